@@ -1,0 +1,93 @@
+//! Guest time. One clock per machine: the guest's TSC is the host's TSC plus an offset, and nanoseconds are
+//! derived from it, so that all timers of a machine agree.
+// UNSAFETY: RDTSC is reached through a compiler intrinsic.
+#![allow(unsafe_code)]
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// The time base of a machine.
+#[derive(Debug)]
+pub struct Clock {
+    /// Added to the host's TSC to give the guest's.
+    offset: AtomicU64,
+    hz: u64,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock {
+    /// A clock whose TSC starts at zero now.
+    pub fn new() -> Self {
+        let hz = host_tsc_hz();
+        Self { offset: AtomicU64::new(host_tsc().wrapping_neg()), hz }
+    }
+
+    /// Guest TSC now, in ticks of [`tsc_hz`](Self::tsc_hz).
+    #[inline]
+    pub fn tsc(&self) -> u64 {
+        host_tsc().wrapping_add(self.offset.load(Ordering::Relaxed))
+    }
+
+    /// Ticks per second.
+    pub fn tsc_hz(&self) -> u64 {
+        self.hz
+    }
+
+    /// Moves the clock so that the guest TSC reads `tsc` now (resume from a snapshot).
+    pub fn set_tsc(&self, tsc: u64) {
+        self.offset.store(tsc.wrapping_sub(host_tsc()), Ordering::Relaxed);
+    }
+
+    /// Nanoseconds since the guest TSC was zero.
+    pub fn ns(&self) -> u64 {
+        self.tsc_to_ns(self.tsc())
+    }
+
+    /// Converts TSC ticks to nanoseconds.
+    pub fn tsc_to_ns(&self, ticks: u64) -> u64 {
+        (u128::from(ticks) * 1_000_000_000 / u128::from(self.hz)) as u64
+    }
+
+    /// Converts nanoseconds to TSC ticks, saturating.
+    pub fn ns_to_tsc(&self, ns: u64) -> u64 {
+        u64::try_from(u128::from(ns) * u128::from(self.hz) / 1_000_000_000).unwrap_or(u64::MAX)
+    }
+}
+
+fn host_tsc() -> u64 {
+    // SAFETY: RDTSC exists on every x86-64 CPU and touches no memory.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+/// Measures the host TSC once per process against the monotonic clock: 10 ms asleep, good to a few ppm.
+fn host_tsc_hz() -> u64 {
+    static HZ: OnceLock<u64> = OnceLock::new();
+    *HZ.get_or_init(|| {
+        let (t0, c0) = (Instant::now(), host_tsc());
+        std::thread::sleep(Duration::from_millis(10));
+        let (elapsed, ticks) = (t0.elapsed(), host_tsc() - c0);
+        // Rounded to 1 kHz: CPUID and guests express the frequency in kHz.
+        ((u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1)) as u64).max(1) * 1000
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_agrees_with_the_host() {
+        let clock = Clock::new();
+        let (t0, n0) = (Instant::now(), clock.ns());
+        std::thread::sleep(Duration::from_millis(50));
+        let ratio = (clock.ns() - n0) as f64 / t0.elapsed().as_nanos() as f64;
+        assert!((0.98..1.02).contains(&ratio), "{ratio}");
+        assert_eq!(clock.tsc_to_ns(clock.ns_to_tsc(1_000_000_000)) / 1000, 1_000_000);
+    }
+}

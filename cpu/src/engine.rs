@@ -1,0 +1,115 @@
+//! The engine contract: how a machine runs vCPUs without knowing the technique.
+
+use std::sync::Arc;
+
+use memory::GuestRam;
+use thiserror::Error;
+
+use crate::x86::CpuModel;
+use crate::{Clock, CpuIo, CpuState, Signals};
+
+/// What an engine can do on this host; data, so that a machine is refused early and with the reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Why the engine cannot be used at all, if so.
+    pub unusable: Option<String>,
+    /// Most vCPUs of one machine.
+    pub max_vcpus: u32,
+    /// Runs unmodified ring-0 and ring-3 code of every mode.
+    pub full_virtualization: bool,
+    /// Can stop after an exact number of instructions ([`Vcpu::run_limited`]).
+    pub exact_limit: bool,
+}
+
+/// A technique of running guest code.
+pub trait Engine: Send + Sync {
+    /// The name on the command line.
+    fn name(&self) -> &'static str;
+    /// What it can do here.
+    fn capabilities(&self) -> Capabilities;
+    /// Makes a machine's execution context.
+    fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError>;
+}
+
+/// What all vCPUs of a machine share.
+#[derive(Clone)]
+pub struct VmConfig {
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// Guest time.
+    pub clock: Arc<Clock>,
+    /// What CPUID says, and with it which instructions exist.
+    pub model: Arc<CpuModel>,
+    /// Number of vCPUs (CPUID topology).
+    pub vcpus: u32,
+}
+
+/// A machine as an engine sees it.
+pub trait Vm: Send + Sync {
+    /// Makes vCPU `index` (also its APIC id) in the power-on state.
+    fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError>;
+}
+
+/// A virtual CPU. It belongs to one thread at a time.
+pub trait Vcpu: Send {
+    /// Runs until something needs the machine.
+    fn run(&mut self, io: &dyn CpuIo) -> Result<VcpuExit, CpuFault>;
+    /// Runs exactly `instructions` instructions unless another exit comes first, then reports
+    /// [`VcpuExit::Limit`]. Engines without `exact_limit` run to the next exit.
+    fn run_limited(&mut self, io: &dyn CpuIo, instructions: u64) -> Result<VcpuExit, CpuFault>;
+    /// The architectural state, at an instruction boundary.
+    fn state(&self) -> CpuState;
+    /// Replaces the architectural state.
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
+    /// Instructions retired so far, where the engine counts them.
+    fn instructions(&self) -> u64 {
+        0
+    }
+}
+
+/// Why [`Vcpu::run`] returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VcpuExit {
+    /// HLT: run again when an interrupt is pending.
+    Halt,
+    /// Triple fault.
+    Shutdown,
+    /// [`Signals::EXIT`] was set.
+    Kicked,
+    /// The instruction limit is used up.
+    Limit,
+}
+
+/// An engine cannot go on: the instruction at this place is not implemented, or the engine is at fault.
+#[derive(Debug, Clone, Error)]
+#[error("{reason} at rip {rip:#x} ({mode} mode, bytes {})", hex(.bytes))]
+pub struct CpuFault {
+    /// What happened.
+    pub reason: String,
+    /// Guest instruction pointer.
+    pub rip: u64,
+    /// Bytes at that place, as far as readable.
+    pub bytes: Vec<u8>,
+    /// "real", "protected", "long" and so on.
+    pub mode: &'static str,
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+/// An engine refuses what it was asked.
+#[derive(Debug, Error)]
+pub enum EngineError {
+    /// The host lacks something.
+    #[error("engine {engine} cannot run here: {reason}")]
+    Unusable {
+        /// Engine name.
+        engine: &'static str,
+        /// What is missing, with the remedy.
+        reason: String,
+    },
+    /// A saved state that no CPU can be in.
+    #[error("cpu state is not valid: {0}")]
+    BadState(String),
+}

@@ -1,0 +1,32 @@
+//! What an engine asks of the machine while it runs a vCPU.
+
+/// The outside world of one vCPU. An engine calls it from the vCPU's thread in mid-instruction; port and
+/// memory-mapped accesses are 1, 2, 4 or 8 bytes (ports: at most 4) and little-endian. Accesses that no
+/// device claims read as all ones and are dropped when written. A device effect on the machine (reset,
+/// power-off) reaches the engine as [`Signals::EXIT`](crate::Signals::EXIT).
+pub trait CpuIo {
+    /// IN.
+    fn port_read(&self, port: u16, data: &mut [u8]);
+    /// OUT.
+    fn port_write(&self, port: u16, data: &[u8]);
+    /// Load from an address that is not RAM.
+    fn mmio_read(&self, addr: u64, data: &mut [u8]);
+    /// Store to an address that is not RAM.
+    fn mmio_write(&self, addr: u64, data: &[u8]);
+
+    /// The CPU accepts an external interrupt: the vector of the highest-priority one, now in service.
+    /// `None` if it went away meanwhile.
+    fn take_interrupt(&self) -> Option<u8>;
+    /// CR8: task priority, 0 to 15.
+    fn task_priority(&self) -> u8;
+    /// MOV to CR8.
+    fn set_task_priority(&self, priority: u8);
+    /// RDMSR of a local APIC register (IA32_APIC_BASE 0x1b, IA32_TSC_DEADLINE 0x6e0, x2APIC 0x800-0x8ff);
+    /// `None` raises #GP.
+    fn apic_msr_read(&self, msr: u32) -> Option<u64>;
+    /// WRMSR of a local APIC register; false raises #GP.
+    fn apic_msr_write(&self, msr: u32, value: u64) -> bool;
+
+    /// Called every few microseconds of guest execution: local timers that are due fire now.
+    fn poll(&self);
+}

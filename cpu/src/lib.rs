@@ -1,0 +1,17 @@
+//! Guest CPU state and the contract between a machine and the engines that run its vCPUs.
+//!
+//! Nothing here executes an instruction or performs I/O. [`CpuState`] is architectural and belongs to no
+//! engine, so that a guest saved on one engine resumes on another.
+
+mod clock;
+mod engine;
+mod io;
+mod signals;
+mod state;
+pub mod x86;
+
+pub use clock::Clock;
+pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
+pub use io::CpuIo;
+pub use signals::Signals;
+pub use state::{CpuState, DescriptorTable, Msrs, PendingEvents, Segment, XSAVE_LEN};

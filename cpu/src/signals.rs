@@ -1,0 +1,66 @@
+//! What other threads want of a vCPU: one word that its engine polls at block boundaries.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+/// Pending requests to a vCPU. Setting a bit wakes a vCPU that waits in [`Signals::wait`].
+#[derive(Debug, Default)]
+pub struct Signals {
+    bits: AtomicU32,
+    asleep: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Signals {
+    /// Level: an external interrupt can be taken; kept by the interrupt controller, which the engine asks
+    /// for the vector through [`CpuIo::take_interrupt`](crate::CpuIo::take_interrupt).
+    pub const INTR: u32 = 1 << 0;
+    /// Edge: a non-maskable interrupt; the engine clears it when it delivers it.
+    pub const NMI: u32 = 1 << 1;
+    /// Edge: leave `run` with [`VcpuExit::Kicked`](crate::VcpuExit::Kicked); the machine clears it.
+    pub const EXIT: u32 = 1 << 2;
+
+    /// A word with nothing pending.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// All bits.
+    #[inline(always)]
+    pub fn load(&self) -> u32 {
+        self.bits.load(Ordering::Relaxed)
+    }
+
+    /// Sets bits and wakes the vCPU if it sleeps.
+    pub fn set(&self, bits: u32) {
+        if self.bits.fetch_or(bits, Ordering::SeqCst) & bits != bits {
+            let asleep = self.asleep.lock();
+            if *asleep {
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    /// Clears bits; true if any of them was set.
+    pub fn clear(&self, bits: u32) -> bool {
+        self.bits.fetch_and(!bits, Ordering::SeqCst) & bits != 0
+    }
+
+    /// Sleeps until a bit of `mask` is set or the time is over.
+    pub fn wait(&self, mask: u32, timeout: Option<Duration>) {
+        let mut asleep = self.asleep.lock();
+        *asleep = true;
+        // Spurious wake-ups are harmless: the caller looks again at everything it waits for.
+        if self.bits.load(Ordering::SeqCst) & mask == 0 {
+            match timeout {
+                Some(t) => {
+                    self.wake.wait_for(&mut asleep, t);
+                }
+                None => self.wake.wait(&mut asleep),
+            }
+        }
+        *asleep = false;
+    }
+}

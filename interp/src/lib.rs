@@ -1,0 +1,1 @@
+//! The x86-64 interpreter: the reference semantics of every other engine.

@@ -1,0 +1,27 @@
+//! What can go wrong with guest memory.
+
+use thiserror::Error;
+
+/// Errors of guest memory.
+#[derive(Debug, Error)]
+pub enum MemoryError {
+    /// The size is no multiple of a page or too small to hold anything.
+    #[error("guest memory of {0} bytes is not a multiple of 4096: give a size such as 512M")]
+    BadSize(u64),
+    /// The host refused the mapping.
+    #[error("the host cannot give {size} bytes of guest memory ({source}): ask for less with --memory")]
+    Map {
+        /// Requested bytes.
+        size: u64,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// A range is not wholly RAM.
+    #[error("guest-physical range {addr:#x}+{len:#x} is not RAM")]
+    OutOfRange {
+        /// First byte.
+        addr: u64,
+        /// Length in bytes.
+        len: u64,
+    },
+}

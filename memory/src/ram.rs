@@ -1,0 +1,252 @@
+//! Guest RAM: at most two host mappings (below the 32-bit hole and above 4 GiB) and a table of pages.
+// UNSAFETY: guest RAM is shared with the guest's vCPU threads, so it is reached by raw pointers with
+// volatile or atomic accesses; every pointer is made from a range that was checked against the mapping.
+#![allow(unsafe_code)]
+
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use vm_memory::mmap::GuestRegionMmap;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+
+use crate::{HIGH_RAM_START, LOW_RAM_END, MemoryError, PAGE_SIZE, PageInfo, PageRef};
+
+/// A run of guest-physical RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RamRange {
+    /// Guest-physical address of the first byte.
+    pub start: u64,
+    /// Length in bytes.
+    pub len: u64,
+}
+
+struct Block {
+    range: RamRange,
+    host: NonNull<u8>,
+    pages: Box<[PageInfo]>,
+}
+
+/// All RAM of a guest.
+pub struct GuestRam {
+    mmap: GuestMemoryMmap,
+    blocks: Vec<Block>,
+}
+
+// SAFETY: the raw pointers name mappings that `mmap` owns for as long as `self` lives; all access through
+// them is volatile or atomic, and the guest itself is the only other party that interprets the bytes.
+unsafe impl Send for GuestRam {}
+// SAFETY: as above; shared access never forms a Rust reference to guest bytes other than to atomics.
+unsafe impl Sync for GuestRam {}
+
+macro_rules! typed {
+    ($load:ident, $store:ident, $ty:ty, $atomic:ty) => {
+        #[doc = concat!("Reads a naturally aligned little-endian `", stringify!($ty), "` in one access; `None` outside RAM or if misaligned.")]
+        pub fn $load(&self, addr: u64) -> Option<$ty> {
+            let atomic = self.aligned::<$atomic>(addr)?;
+            Some(atomic.load(Ordering::Acquire))
+        }
+
+        #[doc = concat!("Writes a naturally aligned little-endian `", stringify!($ty), "` in one access; `None` outside RAM or if misaligned.")]
+        pub fn $store(&self, addr: u64, value: $ty) -> Option<()> {
+            self.aligned::<$atomic>(addr)?.store(value, Ordering::Release);
+            self.note_store(addr, size_of::<$ty>() as u16);
+            Some(())
+        }
+    };
+}
+
+impl GuestRam {
+    /// Maps `size` bytes (a multiple of the page size) of zeroed RAM, lazily backed by the host.
+    pub fn new(size: u64) -> Result<Self, MemoryError> {
+        if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
+            return Err(MemoryError::BadSize(size));
+        }
+        let mut ranges = vec![RamRange { start: 0, len: size.min(LOW_RAM_END) }];
+        if size > LOW_RAM_END {
+            ranges.push(RamRange { start: HIGH_RAM_START, len: size - LOW_RAM_END });
+        }
+        let layout: Vec<_> = ranges.iter().map(|r| (GuestAddress(r.start), r.len as usize)).collect();
+        let mmap = GuestMemoryMmap::from_ranges(&layout)
+            .map_err(|e| MemoryError::Map { size, source: std::io::Error::other(e) })?;
+        let mut blocks = Vec::new();
+        for (region, &range) in mmap.iter().zip(&ranges) {
+            let region: &GuestRegionMmap = region;
+            let host = NonNull::new(region.as_ptr()).ok_or(MemoryError::BadSize(size))?;
+            debug_assert_eq!(region.len(), range.len);
+            blocks.push(Block { range, host, pages: page_table(range.len / PAGE_SIZE) });
+        }
+        Ok(Self { mmap, blocks })
+    }
+
+    /// The mappings as vm-memory sees them, for virtqueues and loaders.
+    pub fn mmap(&self) -> &GuestMemoryMmap {
+        &self.mmap
+    }
+
+    /// The runs of RAM, lowest first.
+    pub fn ranges(&self) -> impl Iterator<Item = RamRange> + '_ {
+        self.blocks.iter().map(|b| b.range)
+    }
+
+    /// Bytes of RAM in total.
+    pub fn size(&self) -> u64 {
+        self.blocks.iter().map(|b| b.range.len).sum()
+    }
+
+    /// The page that holds `addr`, or `None` if that is no RAM.
+    #[inline]
+    pub fn page(&self, addr: u64) -> Option<PageRef<'_>> {
+        let block = self.block(addr)?;
+        let index = ((addr - block.range.start) / PAGE_SIZE) as usize;
+        // SAFETY: `block` found `addr` inside this mapping, so the page's first byte is inside it too.
+        let host = unsafe { block.host.add(index * PAGE_SIZE as usize) };
+        Some(PageRef { host, info: block.pages.get(index)? })
+    }
+
+    /// Copies guest bytes out. The range may span pages but must be RAM throughout.
+    pub fn read(&self, addr: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        let host = self.range(addr, data.len() as u64)?;
+        for (i, byte) in data.iter_mut().enumerate() {
+            // SAFETY: `range` checked that all bytes lie in one mapping; a byte is always aligned.
+            *byte = unsafe { host.add(i).read_volatile() };
+        }
+        Ok(())
+    }
+
+    /// Copies bytes into the guest. The range may span pages but must be RAM throughout.
+    pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), MemoryError> {
+        let host = self.range(addr, data.len() as u64)?;
+        for (i, byte) in data.iter().enumerate() {
+            // SAFETY: as in `read`.
+            unsafe { host.add(i).write_volatile(*byte) };
+        }
+        let mut at = addr;
+        let end = addr + data.len() as u64;
+        while at < end {
+            let len = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
+            self.note_store(at, len as u16);
+            at += len;
+        }
+        Ok(())
+    }
+
+    typed!(load_u8, store_u8, u8, AtomicU8);
+    typed!(load_u16, store_u16, u16, AtomicU16);
+    typed!(load_u32, store_u32, u32, AtomicU32);
+    typed!(load_u64, store_u64, u64, AtomicU64);
+
+    /// Atomically sets `bits` in the aligned 32-bit word at `addr` if it still equals `seen`.
+    /// Page walks use it for accessed and dirty bits; `false` asks for another walk.
+    pub fn update_u32(&self, addr: u64, seen: u32, new: u32) -> bool {
+        self.aligned::<AtomicU32>(addr)
+            .is_some_and(|a| a.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    /// The 64-bit form of [`update_u32`](Self::update_u32).
+    pub fn update_u64(&self, addr: u64, seen: u64, new: u64) -> bool {
+        self.aligned::<AtomicU64>(addr)
+            .is_some_and(|a| a.compare_exchange(seen, new, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+    }
+
+    /// Makes code marks visible to every thread of the process before the caller reads the code bytes; see
+    /// the module documentation of `page`.
+    pub fn publish_code(&self) {
+        let command = rustix::thread::MembarrierCommand::PrivateExpedited;
+        if rustix::thread::membarrier(command).is_err() {
+            // The first call of a process has to register; a host without membarrier gets the strongest
+            // fence there is, which narrows the race to the storer's store buffer.
+            let _ = rustix::thread::membarrier(rustix::thread::MembarrierCommand::RegisterPrivateExpedited);
+            let _ = rustix::thread::membarrier(command);
+            std::sync::atomic::fence(Ordering::SeqCst);
+        }
+    }
+
+    /// Tells the page table of a store that went through a host pointer.
+    pub fn note_store(&self, addr: u64, len: u16) {
+        if let Some(page) = self.page(addr) {
+            page.info.note_store((addr % PAGE_SIZE) as u16, len);
+        }
+    }
+
+    #[inline]
+    fn block(&self, addr: u64) -> Option<&Block> {
+        self.blocks.iter().find(|b| addr.wrapping_sub(b.range.start) < b.range.len)
+    }
+
+    fn range(&self, addr: u64, len: u64) -> Result<*mut u8, MemoryError> {
+        let block = self.block(addr).ok_or(MemoryError::OutOfRange { addr, len })?;
+        let offset = addr - block.range.start;
+        if len > block.range.len - offset {
+            return Err(MemoryError::OutOfRange { addr, len });
+        }
+        // SAFETY: `offset` is below the mapping's length.
+        Ok(unsafe { block.host.as_ptr().add(offset as usize) })
+    }
+
+    fn aligned<T>(&self, addr: u64) -> Option<&T> {
+        let pointer = self.range(addr, size_of::<T>() as u64).ok()?.cast::<T>();
+        // SAFETY: inside the mapping, aligned, and `T` is an atomic integer (private callers only), which
+        // is valid for any bytes and tolerates concurrent access.
+        pointer.is_aligned().then(|| unsafe { &*pointer })
+    }
+}
+
+/// A zeroed table; `vec![0]`-style allocation leaves untouched entries without host memory.
+fn page_table(pages: u64) -> Box<[PageInfo]> {
+    let layout = std::alloc::Layout::array::<PageInfo>(pages as usize);
+    match layout {
+        Ok(layout) if layout.size() > 0 => {
+            // SAFETY: the layout has a size; all-zero bytes are a valid `PageInfo` (atomics of zero), and the
+            // box takes the allocation over with the layout it was made with.
+            unsafe {
+                let raw = std::alloc::alloc_zeroed(layout).cast::<PageInfo>();
+                if raw.is_null() {
+                    std::alloc::handle_alloc_error(layout);
+                }
+                Box::from_raw(std::ptr::slice_from_raw_parts_mut(raw, pages as usize))
+            }
+        }
+        _ => Box::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ram_above_three_gigabytes_continues_at_four() {
+        let ram = GuestRam::new(LOW_RAM_END + 0x10_0000).unwrap();
+        let ranges: Vec<_> = ram.ranges().collect();
+        assert_eq!(ranges[1], RamRange { start: HIGH_RAM_START, len: 0x10_0000 });
+        assert!(ram.page(LOW_RAM_END).is_none());
+        assert!(ram.page(HIGH_RAM_START + 0xf_ffff).is_some());
+        assert!(ram.page(HIGH_RAM_START + 0x10_0000).is_none());
+    }
+
+    #[test]
+    fn ranges_are_checked_at_both_ends() {
+        let ram = GuestRam::new(0x2000).unwrap();
+        assert!(ram.write(0x1ffc, &[1, 2, 3, 4]).is_ok());
+        assert!(ram.write(0x1ffd, &[1, 2, 3, 4]).is_err());
+        assert!(ram.write(u64::MAX, &[1, 2]).is_err());
+        assert_eq!(ram.load_u32(0x1ffc), Some(0x0403_0201));
+        assert_eq!(ram.load_u32(0x1ffd), None);
+        assert_eq!(ram.load_u64(0x2000), None);
+    }
+
+    #[test]
+    fn a_size_that_is_no_page_multiple_is_refused() {
+        assert!(matches!(GuestRam::new(4097), Err(MemoryError::BadSize(4097))));
+        assert!(matches!(GuestRam::new(0), Err(MemoryError::BadSize(0))));
+    }
+
+    #[test]
+    fn writes_invalidate_decoded_code() {
+        let ram = GuestRam::new(0x3000).unwrap();
+        let info = ram.page(0x1000).unwrap().info;
+        info.mark_code(0, 32);
+        ram.write(0xff0, &[0; 0x20]).unwrap();
+        assert_eq!(info.generation(), 1);
+    }
+}
