@@ -84,4 +84,9 @@ impl CpuModel {
     pub fn has(&self, features: Feature) -> bool {
         self.features.contains(features)
     }
+
+    /// True if 1 GiB pages exist.
+    pub fn gigabyte_pages(&self) -> bool {
+        true
+    }
 }

@@ -1,0 +1,319 @@
+//! From guest bytes to operations: block discovery, and the choice of the family that lowers an instruction.
+
+mod lowering;
+
+use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic};
+
+pub(crate) use lowering::Lowering;
+
+use crate::cache::{Decoded, Source};
+use crate::cpu::{CodeSize, Cpu};
+use crate::mmu::Access;
+use crate::op::{Op, Stop};
+use crate::{exec, host, system};
+
+/// Guest instructions per block at most.
+const MAX_INSNS: usize = 64;
+/// Bytes looked at per block; what an average block needs, several times over.
+const WINDOW: usize = 512;
+/// No instruction is longer.
+const MAX_INSN_LEN: usize = 15;
+
+/// Decodes blocks. Its buffers are reused.
+#[derive(Default)]
+pub(crate) struct Decoder {
+    ops: Vec<Op>,
+}
+
+/// What ended the decoding of a run of bytes.
+#[derive(PartialEq)]
+enum End {
+    Complete,
+    /// The bytes end within an instruction.
+    Truncated,
+}
+
+impl Decoder {
+    /// The operations of the block decoded last.
+    pub fn ops(&self) -> &[Op] {
+        &self.ops
+    }
+
+    /// Decodes the block at `lin`, which `phys` backs. `None` if the code lies outside RAM.
+    pub fn block(&mut self, cpu: &mut Cpu, lin: u64, phys: u64) -> Result<Option<Decoded>, Stop> {
+        let offset = (phys & 0xfff) as usize;
+        let window = WINDOW.min(4096 - offset);
+        let ram = cpu.ram.clone();
+        let Some(page) = ram.page(phys) else { return Ok(None) };
+        loop {
+            let mut bytes = [0; WINDOW + MAX_INSN_LEN];
+            cpu.read_phys(phys, &mut bytes[..window]);
+            let (mut insns, mut len, end) = self.decode(cpu, &bytes[..window]);
+            let mut second = None;
+            if insns == 0 && end == End::Truncated {
+                // The very first instruction crosses into the next page.
+                let next = cpu.fetch_address(cpu.wrap_linear((lin | 0xfff).wrapping_add(1)))?;
+                let Some(next_page) = ram.page(next) else { return Ok(None) };
+                cpu.read_phys(next, &mut bytes[window..window + MAX_INSN_LEN]);
+                let all = bytes;
+                let first = self.decode_first(cpu, &all[..window + MAX_INSN_LEN]);
+                (insns, len) = (1, first);
+                let tail = (len.max(window) - window).max(1) as u16;
+                if next_page.info.mark_code(0, tail) && cpu.vcpus > 1 {
+                    ram.publish_code();
+                }
+                second = Some(Source {
+                    phys: next & !0xfff,
+                    info: next_page.info,
+                    generation: next_page.info.generation(),
+                });
+                let mut again = [0; MAX_INSN_LEN];
+                cpu.read_phys(next, &mut again);
+                if again != all[window..window + MAX_INSN_LEN] || !next_page.info.is_marked(0, tail) {
+                    continue;
+                }
+            }
+            let here = len.min(window).max(1);
+            if page.info.mark_code(offset as u16, here as u16) && cpu.vcpus > 1 {
+                ram.publish_code();
+            }
+            let generation = page.info.generation();
+            let mut again = [0; WINDOW];
+            cpu.read_phys(phys, &mut again[..here]);
+            if again[..here] != bytes[..here] || !page.info.is_marked(offset as u16, here as u16) {
+                continue;
+            }
+            let source = Source { phys: phys & !0xfff, info: page.info, generation };
+            return Ok(Some(Decoded {
+                phys,
+                key: cpu.mode_key(),
+                insns: insns as u16,
+                bytes: len as u16,
+                source,
+                second,
+            }));
+        }
+    }
+
+    /// Decodes the one instruction at RIP into `ops`, checking the CS limit.
+    pub fn single(&mut self, cpu: &mut Cpu, ops: &mut Vec<Op>) -> Result<(), Stop> {
+        let mut bytes = [0; MAX_INSN_LEN];
+        let available = cpu.fetch_bytes(&mut bytes)?;
+        let (insns, _, _) = self.decode_limited(cpu, &bytes[..available], 1);
+        if insns == 0 {
+            // What is missing lies beyond the CS limit or on a page that cannot be fetched: find out by asking.
+            cpu.fetch_beyond(available)?;
+        }
+        ops.clear();
+        ops.extend_from_slice(&self.ops);
+        Ok(())
+    }
+
+    fn decode(&mut self, cpu: &mut Cpu, bytes: &[u8]) -> (usize, usize, End) {
+        self.decode_limited(cpu, bytes, MAX_INSNS)
+    }
+
+    fn decode_first(&mut self, cpu: &mut Cpu, bytes: &[u8]) -> usize {
+        self.decode_limited(cpu, bytes, 1).1
+    }
+
+    /// Fills `self.ops` from `bytes`: number of instructions, bytes used, and why it ended.
+    fn decode_limited(&mut self, cpu: &mut Cpu, bytes: &[u8], max: usize) -> (usize, usize, End) {
+        self.ops.clear();
+        let bitness = match cpu.code_size {
+            CodeSize::Bits64 => 64,
+            CodeSize::Bits32 => 32,
+            CodeSize::Bits16 => 16,
+        };
+        // Addresses are relative to the block, which makes its operations independent of where it is mapped.
+        let mut decoder = iced_x86::Decoder::with_ip(bitness, bytes, 0, DecoderOptions::NONE);
+        let mut insn = Instruction::default();
+        let mut insns = 0;
+        while insns < max {
+            let start = decoder.position();
+            decoder.decode_out(&mut insn);
+            let mut op = Op::template(start as u16, insn.len() as u8);
+            if insn.is_invalid() {
+                if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - start < MAX_INSN_LEN {
+                    if insns > 0 {
+                        self.ops.push(system::next_block(start));
+                    }
+                    return (insns, start, End::Truncated);
+                }
+                op.len = 1;
+                let overlong = overlong(&bytes[start..], cpu.code_size);
+                op.run = if overlong { system::overlong } else { system::undefined };
+                self.ops.push(op);
+                return (insns + 1, start + 1, End::Complete);
+            }
+            let mut lowering = Lowering::new(cpu, &insn, op);
+            lower(&mut lowering);
+            let ends = lowering.ends;
+            op = lowering.op;
+            self.ops.push(op);
+            insns += 1;
+            if ends {
+                return (insns, decoder.position(), End::Complete);
+            }
+        }
+        self.ops.push(system::next_block(decoder.position()));
+        (insns, decoder.position(), End::Complete)
+    }
+}
+
+/// True if the bytes are an instruction longer than 15 bytes (#GP) rather than an undefined one (#UD): with so many
+/// prefixes that nothing else fits.
+fn overlong(bytes: &[u8], size: CodeSize) -> bool {
+    let prefix = |b: &u8| {
+        matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+            || (size == CodeSize::Bits64 && (0x40..=0x4f).contains(b))
+    };
+    let prefixes = bytes.iter().take(MAX_INSN_LEN).take_while(|b| prefix(b)).count();
+    if prefixes >= MAX_INSN_LEN {
+        return true;
+    }
+    if prefixes == 0 || bytes.len() <= MAX_INSN_LEN {
+        return false;
+    }
+    // Without one of its redundant prefixes the instruction would be valid.
+    let bitness = match size {
+        CodeSize::Bits64 => 64,
+        CodeSize::Bits32 => 32,
+        CodeSize::Bits16 => 16,
+    };
+    let insn = iced_x86::Decoder::new(bitness, &bytes[prefixes - 1..], DecoderOptions::NONE).decode();
+    !insn.is_invalid() && prefixes - 1 + insn.len() > MAX_INSN_LEN
+}
+
+/// Chooses the family by mnemonic. Whatever is left goes to the host CPU.
+fn lower(l: &mut Lowering) {
+    use Mnemonic as M;
+    let taken = match l.insn.mnemonic() {
+        M::Add
+        | M::Or
+        | M::Adc
+        | M::Sbb
+        | M::And
+        | M::Sub
+        | M::Xor
+        | M::Cmp
+        | M::Test
+        | M::Inc
+        | M::Dec
+        | M::Neg
+        | M::Not => exec::arith::lower(l),
+        M::Xadd | M::Cmpxchg | M::Cmpxchg8b | M::Cmpxchg16b | M::Xchg => exec::exchange::lower(l),
+        M::Mov
+        | M::Movzx
+        | M::Movsx
+        | M::Movsxd
+        | M::Lea
+        | M::Bswap
+        | M::Movbe
+        | M::Movnti
+        | M::Cbw
+        | M::Cwde
+        | M::Cdqe
+        | M::Cwd
+        | M::Cdq
+        | M::Cqo
+        | M::Xlatb
+        | M::Lahf
+        | M::Sahf
+        | M::Clc
+        | M::Stc
+        | M::Cmc
+        | M::Cld
+        | M::Std
+        | M::Salc => exec::mov::lower(l),
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd => {
+            exec::shift::lower(l)
+        }
+        M::Mul | M::Imul | M::Div | M::Idiv | M::Daa | M::Das | M::Aaa | M::Aas | M::Aam | M::Aad => {
+            exec::muldiv::lower(l)
+        }
+        M::Bt | M::Bts | M::Btr | M::Btc | M::Bsf | M::Bsr => exec::bits::lower(l),
+        M::Push | M::Pop | M::Pusha | M::Pushad | M::Popa | M::Popad | M::Enter | M::Leave => {
+            exec::stack::lower(l)
+        }
+        M::Jmp | M::Call | M::Ret | M::Loop | M::Loope | M::Loopne | M::Jcxz | M::Jecxz | M::Jrcxz => {
+            exec::branch::lower(l)
+        }
+        M::Movsb
+        | M::Movsw
+        | M::Movsd
+        | M::Movsq
+        | M::Stosb
+        | M::Stosw
+        | M::Stosd
+        | M::Stosq
+        | M::Lodsb
+        | M::Lodsw
+        | M::Lodsd
+        | M::Lodsq
+        | M::Scasb
+        | M::Scasw
+        | M::Scasd
+        | M::Scasq
+        | M::Cmpsb
+        | M::Cmpsw
+        | M::Cmpsd
+        | M::Cmpsq
+        | M::Insb
+        | M::Insw
+        | M::Insd
+        | M::Outsb
+        | M::Outsw
+        | M::Outsd
+            if l.insn.is_string_instruction() =>
+        {
+            exec::string::lower(l)
+        }
+        _ if l.insn.is_jcc_short_or_near() => exec::branch::lower(l),
+        _ => exec::condition::lower(l) || system::lower(l),
+    };
+    if !(taken || system::lower(l) || host::lower(l)) {
+        l.end_with(system::unimplemented);
+    }
+}
+
+impl Cpu {
+    /// Where code at a linear address is; #GP if that is not canonical, #PF if it may not be fetched.
+    pub fn fetch_address(&mut self, lin: u64) -> Result<u64, Stop> {
+        if self.code_size == CodeSize::Bits64 && !Self::canonical(lin) {
+            return Err(self.raise(cpu::x86::Exception::gp(0)));
+        }
+        self.page(lin, Access::Execute, self.privilege())
+    }
+
+    /// Copies the bytes at RIP, at most to where the CS limit, or a page that cannot be fetched, ends them.
+    fn fetch_bytes(&mut self, bytes: &mut [u8; MAX_INSN_LEN]) -> Result<usize, Stop> {
+        for i in 0..MAX_INSN_LEN {
+            match self.fetch_byte(i) {
+                Ok(byte) => bytes[i] = byte,
+                Err(stop) if i == 0 => return Err(stop),
+                Err(_) => return Ok(i),
+            }
+        }
+        Ok(MAX_INSN_LEN)
+    }
+
+    /// The fault of the byte behind the first `available` ones.
+    fn fetch_beyond(&mut self, available: usize) -> Result<(), Stop> {
+        self.fetch_byte(available).map(|_| ())
+    }
+
+    fn fetch_byte(&mut self, index: usize) -> Result<u8, Stop> {
+        let ip = self.rip.wrapping_add(index as u64);
+        let cs = self.segments[cpu::x86::seg::CS];
+        let flat = self.code_size == CodeSize::Bits64;
+        if !flat && ip > u64::from(cs.limit) {
+            return Err(self.raise(cpu::x86::Exception::gp(0)));
+        }
+        let lin = if flat { ip } else { self.wrap_linear(cs.base.wrapping_add(ip) & 0xffff_ffff) };
+        let phys = self.fetch_address(lin)?;
+        let mut byte = [0];
+        self.read_phys(phys, &mut byte);
+        Ok(byte[0])
+    }
+}

@@ -1,0 +1,4 @@
+use crate::decode::Lowering;
+pub(crate) fn lower(_: &mut Lowering) -> bool {
+    false
+}

@@ -1,0 +1,176 @@
+//! Loads and stores by linear address: the fast path.
+// UNSAFETY: a TLB hit yields a raw host pointer into guest RAM.
+#![allow(unsafe_code)]
+
+pub(crate) use super::host::Int;
+use crate::cpu::{CodeSize, Cpu};
+use crate::op::{Done, Op, Stop};
+
+/// A store is complete. The handler finishes its other effects and then returns [`done`](Self::done), which
+/// leaves the block if the store hit decoded code.
+#[must_use]
+#[derive(Clone, Copy)]
+pub(crate) struct Stored {
+    pub(super) hit_code: bool,
+}
+
+impl Stored {
+    /// A store that hit no code.
+    pub const CLEAN: Self = Self { hit_code: false };
+
+    #[inline(always)]
+    pub fn done(self) -> Done {
+        if self.hit_code { Err(Stop::Leave) } else { Ok(()) }
+    }
+
+    /// Both.
+    pub fn and(self, other: Self) -> Self {
+        Self { hit_code: self.hit_code | other.hit_code }
+    }
+}
+
+/// Bytes from `lin` to the end of its page suffice for `size`.
+#[inline(always)]
+pub(super) fn fits(lin: u64, size: usize) -> bool {
+    (lin & 0xfff) as usize <= 4096 - size
+}
+
+impl Cpu {
+    /// Effective address of the memory operand.
+    #[inline(always)]
+    pub fn effective(&self, op: &Op) -> u64 {
+        let base = self.regs[usize::from(op.base & 31)];
+        let index = self.regs[usize::from(op.index & 31)] << (op.scale & 3);
+        let address = base.wrapping_add(index).wrapping_add(op.disp as i64 as u64);
+        address << (op.addr_shift & 63) >> (op.addr_shift & 63)
+    }
+
+    /// Linear address of the memory operand, with segment checks where they exist.
+    #[inline(always)]
+    pub fn linear(&mut self, op: &Op, size: usize, write: bool) -> Result<u64, Stop> {
+        let ea = self.effective(op);
+        self.segmented(op.seg, ea, size, write)
+    }
+
+    /// Segment and offset to linear address.
+    #[inline(always)]
+    pub fn segmented(&mut self, seg: u8, offset: u64, size: usize, write: bool) -> Result<u64, Stop> {
+        if self.code_size == CodeSize::Bits64 {
+            return Ok(self.seg_base[usize::from(seg & 7)].wrapping_add(offset));
+        }
+        self.checked_segment(seg, offset, size, write)
+    }
+
+    /// Loads from the instruction's memory operand.
+    #[inline(always)]
+    pub fn load_op<T: Int>(&mut self, op: &Op) -> Result<T, Stop> {
+        let lin = self.linear(op, T::SIZE, false)?;
+        self.load(lin, op.seg)
+    }
+
+    /// Stores to the instruction's memory operand.
+    #[inline(always)]
+    pub fn store_op<T: Int>(&mut self, op: &Op, value: T) -> Result<Stored, Stop> {
+        let lin = self.linear(op, T::SIZE, true)?;
+        self.store(lin, op.seg, value)
+    }
+
+    /// Loads at a linear address, at the current privilege. `seg` tells #SS from #GP for addresses that are not
+    /// canonical.
+    #[inline(always)]
+    pub fn load<T: Int>(&mut self, lin: u64, seg: u8) -> Result<T, Stop> {
+        let entry = self.tlb.entry(lin);
+        if entry.read == self.tlb.tag(lin) && fits(lin, T::SIZE) {
+            let host = entry.addend.wrapping_add(lin as usize) as *const u8;
+            // SAFETY: a tag matches only while the entry describes this linear page, whose host page lives as
+            // long as `self.ram`; `fits` keeps the access inside it.
+            return Ok(unsafe { T::load(host) });
+        }
+        self.load_slow(lin, seg)
+    }
+
+    /// Stores at a linear address, at the current privilege.
+    #[inline(always)]
+    pub fn store<T: Int>(&mut self, lin: u64, seg: u8, value: T) -> Result<Stored, Stop> {
+        let entry = self.tlb.entry(lin);
+        if entry.write == self.tlb.tag(lin) && fits(lin, T::SIZE) {
+            let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
+            // SAFETY: as in `load`, and `write` tags are set for writable pages only. `info` points into the
+            // page table of `self.ram`.
+            let hit_code = unsafe {
+                T::store(host, value);
+                (*entry.info).note_store((lin & 0xfff) as u16, T::SIZE as u16)
+            };
+            return Ok(Stored { hit_code });
+        }
+        self.store_slow(lin, seg, value)
+    }
+
+    /// Reads, changes and writes back, not atomically: `change` gives the new value and a result. Faults are
+    /// those of a store, raised before `change` is called.
+    #[inline(always)]
+    pub fn modify<T: Int, R>(
+        &mut self,
+        lin: u64,
+        seg: u8,
+        change: impl FnOnce(&mut Self, T) -> (T, R),
+    ) -> Result<(Stored, R), Stop> {
+        let entry = *self.tlb.entry(lin);
+        if entry.write == self.tlb.tag(lin) && fits(lin, T::SIZE) {
+            let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
+            // SAFETY: as in `store`.
+            let old = unsafe { T::load(host) };
+            let (new, result) = change(self, old);
+            // SAFETY: as in `store`; `change` computes and cannot unmap RAM.
+            let hit_code = unsafe {
+                T::store(host, new);
+                (*entry.info).note_store((lin & 0xfff) as u16, T::SIZE as u16)
+            };
+            return Ok((Stored { hit_code }, result));
+        }
+        let old = self.load_for_write(lin, seg)?;
+        let (new, result) = change(self, old);
+        Ok((self.store_slow(lin, seg, new)?, result))
+    }
+
+    /// The LOCKed form of [`modify`](Self::modify); `change` may be called several times.
+    pub fn modify_locked<T: Int, R>(
+        &mut self,
+        lin: u64,
+        seg: u8,
+        mut change: impl FnMut(&mut Self, T) -> (T, R),
+    ) -> Result<(Stored, R), Stop> {
+        let mut entry = *self.tlb.entry(lin);
+        if entry.write != self.tlb.tag(lin) || !fits(lin, T::SIZE) {
+            let old: T = self.load_for_write(lin, seg)?;
+            entry = *self.tlb.entry(lin);
+            if entry.write != self.tlb.tag(lin) || !fits(lin, T::SIZE) {
+                return self.modify_split(lin, seg, old, change);
+            }
+        }
+        let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
+        // SAFETY: as in `store`.
+        let mut old = unsafe { T::load(host) };
+        loop {
+            let (new, result) = change(self, old);
+            // SAFETY: as in `store`.
+            let seen = unsafe { T::swap_if(host, old, new) };
+            if seen == old {
+                // SAFETY: `info` points into the page table of `self.ram`.
+                let hit_code = unsafe { (*entry.info).note_store((lin & 0xfff) as u16, T::SIZE as u16) };
+                return Ok((Stored { hit_code }, result));
+            }
+            old = seen;
+        }
+    }
+
+    /// A host pointer for `len` bytes of one page, if the page may be read (or written) directly. Bulk moves of
+    /// string instructions and vector operands use it.
+    #[inline]
+    pub fn direct(&self, lin: u64, len: usize, write: bool) -> Option<*mut u8> {
+        let entry = self.tlb.entry(lin);
+        let tag = if write { entry.write } else { entry.read };
+        (tag == self.tlb.tag(lin) && len <= 4096 && fits(lin, len))
+            .then(|| entry.addend.wrapping_add(lin as usize) as *mut u8)
+    }
+}

@@ -1,0 +1,214 @@
+//! The software TLB: per page what may be done directly on host memory.
+//!
+//! A tag is the page's linear address with an address-space number in its low 12 bits, so one comparison checks
+//! page, address space and, for addresses that cross into the next page at the low end, nothing else. Entries of
+//! user and supervisor accesses (without and with EFLAGS.AC, where SMAP is on) live in separate banks, so that a
+//! tag needs no privilege. Kernel-half addresses are tagged 0 whatever the space: global pages stay over CR3
+//! switches; a non-global page there is remembered and costs a flush of that half at the next switch.
+
+use std::ptr::null;
+
+use memory::PageInfo;
+
+/// Entries per bank.
+const SIZE: usize = 1024;
+/// User, supervisor, supervisor with SMAP suspended.
+const BANKS: usize = 3;
+/// A tag that no page has: not page-aligned in a way any tag is.
+const NEVER: u64 = 0xfff;
+/// Address-space numbers in use: 1 to `SPACES - 1`; 0 is the kernel half, 0xfff is [`NEVER`].
+const SPACES: u16 = 0xffe;
+
+/// What the TLB knows of a page.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    /// Tag if loads may go to the host directly.
+    pub read: u64,
+    /// Tag if stores may.
+    pub write: u64,
+    /// Host address minus linear address.
+    pub addend: usize,
+    /// The page's entry in the RAM table.
+    pub info: *const PageInfo,
+}
+
+const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, info: null() };
+
+/// The TLB of a vCPU.
+pub(crate) struct Tlb {
+    entries: [[Entry; SIZE]; BANKS],
+    /// Bank in force.
+    bank: usize,
+    /// Tag of lower-half addresses.
+    space: u16,
+    /// SMAP is on and the CPL is below 3: EFLAGS.AC chooses the bank.
+    smap: bool,
+    user: bool,
+    next_space: u16,
+    /// PCID to address-space number.
+    spaces: Box<[u16; 4096]>,
+    pcid: u16,
+    upper_nonglobal: bool,
+    /// Changes whenever linear-to-physical may have changed: lower half, upper half.
+    pub epochs: [u32; 2],
+}
+
+impl Default for Tlb {
+    fn default() -> Self {
+        Self {
+            entries: [[EMPTY; SIZE]; BANKS],
+            bank: 1,
+            space: 1,
+            smap: false,
+            user: false,
+            next_space: 2,
+            spaces: Box::new([0; 4096]),
+            pcid: 0,
+            upper_nonglobal: false,
+            epochs: [0, 0],
+        }
+    }
+}
+
+#[inline(always)]
+fn index(lin: u64) -> usize {
+    ((lin >> 12) ^ (lin >> 22)) as usize & (SIZE - 1)
+}
+
+impl Tlb {
+    /// The tag of a linear address.
+    #[inline(always)]
+    pub fn tag(&self, lin: u64) -> u64 {
+        (lin & !0xfff) | (u64::from(self.space) & !((lin as i64 >> 63) as u64))
+    }
+
+    /// The only entry that can describe `lin` in the bank in force.
+    #[inline(always)]
+    pub fn entry(&self, lin: u64) -> &Entry {
+        &self.entries[self.bank][index(lin)]
+    }
+
+    /// Remembers a translation for the bank in force.
+    pub fn fill(
+        &mut self,
+        lin: u64,
+        host_page: *mut u8,
+        info: *const PageInfo,
+        read: bool,
+        write: bool,
+        global: bool,
+    ) {
+        if (lin as i64) < 0 && !global {
+            self.upper_nonglobal = true;
+        }
+        let tag = self.tag(lin);
+        self.entries[self.bank][index(lin)] = Entry {
+            read: if read { tag } else { NEVER },
+            write: if write { tag } else { NEVER },
+            addend: (host_page as usize).wrapping_sub((lin & !0xfff) as usize),
+            info,
+        };
+    }
+
+    /// Chooses the bank for the CPL, CR4.SMAP and EFLAGS.AC.
+    pub fn set_mode(&mut self, user: bool, smap: bool, ac: bool) {
+        self.user = user;
+        self.smap = smap && !user;
+        self.bank = if user {
+            0
+        } else if self.smap && ac {
+            2
+        } else {
+            1
+        };
+    }
+
+    /// EFLAGS.AC changed.
+    #[inline]
+    pub fn set_ac(&mut self, ac: bool) {
+        if self.smap {
+            self.bank = if ac { 2 } else { 1 };
+        }
+    }
+
+    /// Identifies, together with the epochs, what code fetches of `lin` see: address space and privilege.
+    #[inline(always)]
+    pub fn fetch_context(&self, lin: u64) -> u64 {
+        let upper = lin >> 63;
+        let space = u64::from(self.space) & (upper.wrapping_sub(1));
+        (u64::from(self.epochs[upper as usize]) << 16) | (space << 1) | u64::from(self.user)
+    }
+
+    /// Drops everything, global pages too (CR0.PG, CR4 and EFER changes).
+    pub fn flush_all(&mut self) {
+        self.entries = [[EMPTY; SIZE]; BANKS];
+        self.spaces.fill(0);
+        self.next_space = 1;
+        self.upper_nonglobal = false;
+        self.space = self.new_space();
+        self.bump(true, true);
+    }
+
+    /// Address space `pcid` is loaded; with `keep` (bit 63 of the new CR3) its entries stay.
+    pub fn switch(&mut self, pcid: u16, keep: bool) {
+        self.pcid = pcid & 0xfff;
+        if self.upper_nonglobal {
+            self.flush_upper();
+        }
+        let known = self.spaces[usize::from(self.pcid)];
+        self.space = if keep && known != 0 { known } else { self.new_space() };
+    }
+
+    /// INVPCID types 0 and 1, other spaces than the one loaded included.
+    pub fn flush_pcid(&mut self, pcid: u16) {
+        let pcid = pcid & 0xfff;
+        if pcid == self.pcid {
+            self.switch(pcid, false);
+        } else {
+            self.spaces[usize::from(pcid)] = 0;
+        }
+    }
+
+    /// INVLPG.
+    pub fn flush_page(&mut self, lin: u64) {
+        let page = lin & !0xfff;
+        for bank in &mut self.entries {
+            let entry = &mut bank[index(lin)];
+            // A tag may belong to another space: dropping that too is always allowed.
+            if (entry.read ^ page) < 0x1000 || (entry.write ^ page) < 0x1000 {
+                *entry = EMPTY;
+            }
+        }
+        let upper = (lin as i64) < 0;
+        self.bump(!upper, upper);
+    }
+
+    /// Drops the kernel half.
+    fn flush_upper(&mut self) {
+        for entry in self.entries.iter_mut().flatten() {
+            if (entry.read | entry.write) >> 63 != 0 {
+                *entry = EMPTY;
+            }
+        }
+        self.upper_nonglobal = false;
+        self.bump(false, true);
+    }
+
+    fn new_space(&mut self) -> u16 {
+        if self.next_space >= SPACES {
+            self.entries = [[EMPTY; SIZE]; BANKS];
+            self.spaces.fill(0);
+            self.next_space = 1;
+            self.bump(true, false);
+        }
+        let space = self.next_space;
+        self.next_space += 1;
+        self.spaces[usize::from(self.pcid)] = space;
+        space
+    }
+
+    fn bump(&mut self, lower: bool, upper: bool) {
+        self.epochs[0] = self.epochs[0].wrapping_add(u32::from(lower));
+        self.epochs[1] = self.epochs[1].wrapping_add(u32::from(upper));
+    }
+}

@@ -1,0 +1,109 @@
+//! The pre-resolved form of a guest instruction and how executing one ends.
+
+use crate::cpu::Cpu;
+
+/// Executes one operation. It either completes and returns `Ok`, or leaves the architectural state as it was
+/// before the instruction and returns [`Stop::Fault`], or ends the block in another way.
+pub(crate) type Handler = fn(&mut Cpu, &Op) -> Done;
+
+/// The outcome of an operation.
+pub(crate) type Done = Result<(), Stop>;
+
+/// Why a block is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    /// The instruction is complete and has set `cpu.rip`.
+    Jump,
+    /// The instruction is complete; the block must be left since its code may have changed.
+    Leave,
+    /// `cpu.exception` is to be delivered; RIP is that of this instruction.
+    Fault,
+    /// HLT is complete.
+    Halt,
+    /// No engine of this project executes the instruction.
+    Unimplemented,
+    /// Triple fault.
+    Shutdown,
+}
+
+/// Register slots of [`Cpu::regs`] beyond the sixteen general registers.
+pub(crate) mod slot {
+    /// Always zero: no base, no index.
+    pub(crate) const ZERO: u8 = 16;
+    /// RIP of the first instruction of the running block.
+    pub(crate) const BLOCK: u8 = 17;
+    /// A page beyond [`BLOCK`], for displacements that would overflow an `i32`.
+    pub(crate) const BLOCK_PLUS_PAGE: u8 = 18;
+    /// Number of slots; a power of two so that masking an index proves it in bounds.
+    pub(crate) const COUNT: usize = 32;
+}
+
+/// The flat segment slot of [`Cpu::seg_base`]: base zero.
+pub(crate) const SEG_FLAT: u8 = 6;
+
+/// Bits of [`Op::flags`].
+pub(crate) mod op_flag {
+    /// The destination is AH, CH, DH or BH of slot `dst`.
+    pub(crate) const HIGH_DST: u8 = 1 << 0;
+    /// The source is AH, CH, DH or BH of slot `src`.
+    pub(crate) const HIGH_SRC: u8 = 1 << 1;
+    /// LOCK prefix (or XCHG with memory).
+    pub(crate) const LOCK: u8 = 1 << 2;
+    /// REP or REPE.
+    pub(crate) const REP: u8 = 1 << 3;
+    /// REPNE.
+    pub(crate) const REPNE: u8 = 1 << 4;
+    /// The memory operand must be aligned to its size (legacy SSE).
+    pub(crate) const ALIGNED: u8 = 1 << 5;
+    /// Stack addresses are 32-bit (SS.B) outside 64-bit mode.
+    pub(crate) const STACK32: u8 = 1 << 6;
+}
+
+/// One instruction (or a fused pair), ready to run: 32 bytes.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub(crate) struct Op {
+    /// What to do.
+    pub run: Handler,
+    /// Immediate, branch target relative to the block, or index into a side table.
+    pub imm: u64,
+    /// Displacement of the memory operand.
+    pub disp: i32,
+    /// Destination register slot.
+    pub dst: u8,
+    /// Source register slot.
+    pub src: u8,
+    /// Base register slot of the memory operand.
+    pub base: u8,
+    /// Index register slot of the memory operand.
+    pub index: u8,
+    /// log2 of the index scale.
+    pub scale: u8,
+    /// Segment slot: 0-5, or [`SEG_FLAT`].
+    pub seg: u8,
+    /// Left and right shift that truncates an effective address: 0, 32 or 48.
+    pub addr_shift: u8,
+    /// See [`op_flag`].
+    pub flags: u8,
+    /// Offset of the instruction from the block's first byte.
+    pub off: u16,
+    /// Instruction length in bytes.
+    pub len: u8,
+    /// Free for the family: operand size, condition, shift count.
+    pub aux: u8,
+}
+
+const _: () = assert!(size_of::<Op>() == 32);
+
+impl Op {
+    /// Offset of the next instruction from the block's first byte.
+    #[inline(always)]
+    pub fn next(&self) -> u64 {
+        u64::from(self.off) + u64::from(self.len)
+    }
+
+    #[inline(always)]
+    pub fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+}
