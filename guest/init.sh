@@ -1,0 +1,33 @@
+#!/bin/busybox sh
+# Process 1 of the default guest: mounts what programs expect, runs what the host asks for, powers off.
+export PATH=/bin:/sbin HOME=/root TERM=linux
+umask 022
+
+mount -t proc -o nosuid,nodev,noexec proc /proc
+mount -t sysfs -o nosuid,nodev,noexec sysfs /sys
+mount -t devtmpfs -o nosuid devtmpfs /dev 2>/dev/null
+mkdir -p /dev/pts /dev/shm
+mount -t devpts -o nosuid,noexec,gid=5,mode=620 devpts /dev/pts
+mount -t tmpfs -o nosuid,nodev tmpfs /dev/shm
+mount -t tmpfs -o nosuid,nodev,mode=755 tmpfs /run
+mount -t tmpfs -o nosuid,nodev,mode=1777 tmpfs /tmp
+echo guesthouse >/proc/sys/kernel/hostname
+ip link set lo up 2>/dev/null
+cd "$HOME"
+
+line=/dev/ttyS0
+[ -c $line ] || line=/dev/console
+# What the host says about the terminal: "rows columns name".
+if read -r rows columns term 2>/dev/null </etc/guesthouse/terminal; then
+    stty rows "$rows" cols "$columns" <$line
+    export TERM="$term"
+fi
+
+if [ -e /etc/guesthouse/command ]; then
+    /sbin/guesthouse-agent <$line >$line 2>&1
+else
+    echo "Type 'exit' to power off." >$line
+    setsid -c sh -l <$line >$line 2>&1
+fi
+sync
+poweroff -f

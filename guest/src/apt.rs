@@ -1,0 +1,215 @@
+//! The host's package manager as an ordinary user: looks packages up and downloads them, installs nothing.
+//! The host's own package lists serve if they are there and current; otherwise lists of our own are fetched
+//! into the working folder, from the host's sources.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::{Cancel, GuestError, PackageRecord};
+
+/// apt in a working folder, which takes downloads and, if need be, lists.
+pub(crate) struct Apt<'a> {
+    guest: &'a str,
+    folder: &'a Path,
+    cancel: &'a Cancel,
+    own_lists: bool,
+}
+
+/// A package as the lists describe it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub name: String,
+    pub version: String,
+    pub sha256: String,
+    pub depends: Vec<String>,
+}
+
+impl Package {
+    pub fn record(&self) -> PackageRecord {
+        PackageRecord { name: self.name.clone(), version: self.version.clone(), sha256: self.sha256.clone() }
+    }
+
+    /// Reads one paragraph of `apt-cache show`.
+    fn parse(text: &str) -> Option<Self> {
+        let field = |name: &str| {
+            text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ").map(|v| v.trim().to_owned()))
+        };
+        let depends = field("Depends").unwrap_or_default();
+        Some(Self {
+            name: field("Package")?,
+            version: field("Version")?,
+            sha256: field("SHA256")?,
+            // The first of alternatives, without the version asked for.
+            depends: depends
+                .split(',')
+                .filter_map(|d| d.split_whitespace().next())
+                .map(|d| d.trim_end_matches("|").to_owned())
+                .collect(),
+        })
+    }
+}
+
+impl<'a> Apt<'a> {
+    pub fn new(guest: &'a str, folder: &'a Path, cancel: &'a Cancel) -> Self {
+        Self { guest, folder, cancel, own_lists: false }
+    }
+
+    /// From now on lists of our own; fetches them.
+    pub fn update(&mut self) -> Result<(), GuestError> {
+        self.own_lists = true;
+        let mkdir = |name: &str| {
+            let path = self.folder.join(name);
+            fs::create_dir_all(&path).map_err(GuestError::io("make the folder", &path))
+        };
+        mkdir("state/lists/partial")?;
+        mkdir("cache/archives/partial")?;
+        // One source of several may be out of reach without harm: what counts is whether the packages are
+        // found afterwards.
+        let run = self.run("apt-get", &["update"])?;
+        if !run.success {
+            tracing::warn!("package lists are incomplete: {}", run.fact);
+        }
+        Ok(())
+    }
+
+    /// The package as the lists have it now; `None` if they do not.
+    pub fn show(&self, package: &str) -> Result<Option<Package>, GuestError> {
+        let run = self.run("apt-cache", &["show", "--no-all-versions", package])?;
+        Ok(if run.success { Package::parse(&run.output) } else { None })
+    }
+
+    /// Downloads a package into the working folder.
+    pub fn download(&self, package: &Package) -> Result<PathBuf, GuestError> {
+        let fail = |fact: &str| GuestError::Package { package: package.name.clone(), fact: fact.to_owned() };
+        let run = self.run("apt-get", &["download", &format!("{}={}", package.name, package.version)])?;
+        if !run.success {
+            return Err(fail(&run.fact));
+        }
+        let listing = fs::read_dir(self.folder).map_err(GuestError::io("list the folder", self.folder))?;
+        let prefix = format!("{}_", package.name);
+        listing
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.starts_with(&prefix) && name.ends_with(".deb")
+            })
+            .ok_or_else(|| fail("the download left no file"))
+    }
+
+    fn run(&self, program: &'static str, arguments: &[&str]) -> Result<Run, GuestError> {
+        let mut command = Command::new(program);
+        // Downloads as the calling user: the sandbox user cannot enter a private folder.
+        command.args(["-q", "-o", "APT::Sandbox::User=root", "-o", "Acquire::Languages=none"]);
+        if self.own_lists {
+            for (option, folder) in [("Dir::State", "state"), ("Dir::Cache", "cache")] {
+                command.arg("-o").arg(format!("{option}={}", self.folder.join(folder).display()));
+            }
+            command.args(["-o", "Dir::State::status=/var/lib/dpkg/status"]);
+        }
+        command.args(arguments).current_dir(self.folder).env("LC_ALL", "C").stdin(Stdio::null());
+        run(command, program, self.guest, self.folder, self.cancel)
+    }
+}
+
+/// What a host program did.
+struct Run {
+    success: bool,
+    output: String,
+    /// Its last complaint on one line.
+    fact: String,
+}
+
+/// Runs a program to its end, or ends it when the caller cancels. Its output goes through files, so that no
+/// pipe fills up while we wait.
+fn run(
+    mut command: Command,
+    program: &'static str,
+    guest: &str,
+    folder: &Path,
+    cancel: &Cancel,
+) -> Result<Run, GuestError> {
+    let [out, err] = ["stdout", "stderr"].map(|name| folder.join(name));
+    for (path, stream) in [(&out, true), (&err, false)] {
+        let file = File::create(path).map_err(GuestError::io("write", path))?;
+        if stream {
+            command.stdout(file)
+        } else {
+            command.stderr(file)
+        };
+    }
+    tracing::debug!("{command:?}");
+    let mut child = command.spawn().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => GuestError::NoProgram { guest: guest.to_owned(), program },
+        _ => GuestError::Io { action: "start", path: program.into(), source: e },
+    })?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(GuestError::io("wait for", Path::new(program)))? {
+            break status;
+        }
+        if cancel.is_cancelled() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    if cancel.is_cancelled() {
+        return Err(GuestError::Interrupted(guest.to_owned()));
+    }
+    let read = |path: &Path| fs::read(path).map_err(GuestError::io("read", path));
+    let output = String::from_utf8_lossy(&read(&out)?).into_owned();
+    let complaint = String::from_utf8_lossy(&read(&err)?).into_owned();
+    Ok(Run { success: status.success(), output, fact: fact(program, &complaint) })
+}
+
+/// The last error of apt's, without addresses, which say nothing to the user about his own host.
+fn fact(program: &str, complaint: &str) -> String {
+    let line = complaint.lines().rev().find_map(|l| l.strip_prefix("E: ").or(l.strip_prefix("Err: ")));
+    let words = line.unwrap_or_default().split_whitespace().filter(|w| !w.contains("://"));
+    let text = words.collect::<Vec<_>>().join(" ");
+    if text.is_empty() { format!("{program} failed") } else { format!("{program} says: {text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_paragraph_of_the_lists_is_understood() {
+        let text = "Package: linux-image-cloud-amd64\nVersion: 6.1.1-2\nDepends: linux-image-6.1.0-1-cloud-amd64 \
+                    (= 6.1.1-2), a | b\nDescription: x\n more\nSHA256: 00be\n";
+        let package = Package::parse(text).unwrap();
+        assert_eq!(package.version, "6.1.1-2");
+        assert_eq!(package.depends, ["linux-image-6.1.0-1-cloud-amd64", "a"]);
+        assert_eq!(Package::parse("N: Unable to locate package x\n"), None);
+    }
+
+    #[test]
+    fn complaints_become_one_line_without_addresses() {
+        let text = "W: x\nE: Failed to fetch http://host/path 404  Not Found\n";
+        assert_eq!(fact("apt-get", text), "apt-get says: Failed to fetch 404 Not Found");
+        assert_eq!(fact("apt-get", ""), "apt-get failed");
+    }
+
+    #[test]
+    fn a_missing_program_is_named_with_the_remedy() {
+        let folder = tempfile::tempdir().unwrap();
+        let command = Command::new("/nonexistent/apt-get");
+        let error =
+            run(command, "apt-get", "g", folder.path(), &Cancel::default()).err().unwrap().to_string();
+        assert!(error.contains("apt-get") && error.contains("--kernel FILE --initrd FILE"), "{error}");
+    }
+
+    #[test]
+    fn a_cancelled_program_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let cancel = Cancel::default();
+        cancel.cancel();
+        let mut command = Command::new("sleep");
+        command.arg("60");
+        let error = run(command, "sleep", "g", folder.path(), &cancel).err().unwrap();
+        assert!(matches!(error, GuestError::Interrupted(_)));
+    }
+}

@@ -1,0 +1,124 @@
+//! Files out of a Debian package, without installing it and without root: the host's `dpkg-deb` undoes the
+//! compression, the tar stream is read here. The package is not trusted: nothing is written to disk.
+
+use std::io::{self, Read};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::GuestError;
+
+/// No kernel and no busybox is larger.
+const MAX_FILE: u64 = 256 << 20;
+
+/// The first file of the package that matches one of the patterns: its path and content.
+pub(crate) fn extract(
+    deb: &Path,
+    patterns: &[String],
+    guest: &str,
+) -> Result<Option<(String, Vec<u8>)>, GuestError> {
+    let mut child = Command::new("dpkg-deb")
+        .arg("--fsys-tarfile")
+        .arg(deb)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => GuestError::NoProgram { guest: guest.to_owned(), program: "dpkg-deb" },
+            _ => GuestError::Io { action: "start", path: "dpkg-deb".into(), source: e },
+        })?;
+    let found = match child.stdout.take() {
+        Some(stdout) => find(stdout, patterns),
+        None => Ok(None),
+    };
+    if matches!(found, Ok(Some(_))) {
+        let _ = child.kill(); // the rest does not matter
+    }
+    let status = child.wait();
+    let bad = |fact: String| GuestError::Deb { path: deb.to_owned(), fact };
+    match found {
+        Ok(Some(file)) => Ok(Some(file)),
+        Ok(None) if status.is_ok_and(|s| s.success()) => Ok(None),
+        Ok(None) => Err(bad("dpkg-deb cannot unpack it".into())),
+        Err(e) => Err(bad(format!("its content is damaged ({e})"))),
+    }
+}
+
+/// Looks for a regular file in a tar stream.
+fn find(stream: impl Read, patterns: &[String]) -> io::Result<Option<(String, Vec<u8>)>> {
+    let mut archive = tar::Archive::new(stream);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
+        if !entry.header().entry_type().is_file() || !patterns.iter().any(|p| matches_pattern(p, &path)) {
+            continue;
+        }
+        if entry.size() > MAX_FILE {
+            return Err(io::Error::other(format!("{path} has {} bytes", entry.size())));
+        }
+        let mut data = Vec::new();
+        entry.read_to_end(&mut data)?;
+        if data.len() as u64 != entry.size() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        return Ok(Some((path, data)));
+    }
+    Ok(None)
+}
+
+fn matches_pattern(pattern: &str, path: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(start) => path.strip_prefix(start).is_some_and(|rest| !rest.contains('/')),
+        None => pattern == path,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, data) in [("./boot/config-1", b"c".as_slice()), ("./boot/vmlinuz-1", b"kernel")] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(data.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, data).unwrap();
+        }
+        tar.into_inner().unwrap()
+    }
+
+    #[test]
+    fn the_file_is_found_by_its_pattern() {
+        let patterns = ["boot/vmlinuz-*".to_owned()];
+        let found = find(sample().as_slice(), &patterns).unwrap();
+        assert_eq!(found, Some(("boot/vmlinuz-1".into(), b"kernel".to_vec())));
+        assert_eq!(find(sample().as_slice(), &["boot/initrd-*".to_owned()]).unwrap(), None);
+    }
+
+    #[test]
+    fn a_cut_stream_is_an_error_or_finds_nothing() {
+        let tar = sample();
+        for len in 0..2200.min(tar.len()) {
+            let found = find(&tar[..len], &["boot/vmlinuz-*".to_owned()]);
+            if let Ok(Some((_, data))) = found {
+                assert_eq!(data, b"kernel");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_no_package_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.deb");
+        std::fs::write(&path, b"not a package").unwrap();
+        let error = extract(&path, &["a".to_owned()], "g").unwrap_err().to_string();
+        assert!(error.contains("x.deb") && !error.contains('\n'), "{error}");
+    }
+
+    #[test]
+    fn a_star_stays_in_its_folder() {
+        assert!(matches_pattern("bin/busybox", "bin/busybox"));
+        assert!(!matches_pattern("boot/*", "boot/a/b"));
+    }
+}

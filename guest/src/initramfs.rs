@@ -1,0 +1,63 @@
+//! The default guest's first and only root file system.
+
+use crate::cpio::{Archive, Node};
+
+/// Process 1.
+pub(crate) const INIT: &str = include_str!("../init.sh");
+/// Runs a command on the serial line; see `agent/agent.rs`.
+pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+
+/// The archive with busybox under all its names, our init and agent, and the nodes that the kernel opens
+/// before devtmpfs is mounted.
+pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a str>) -> Archive {
+    let mut archive = Archive::new();
+    for folder in ["dev", "etc", "mnt", "proc", "run", "sys", "usr", "var"] {
+        archive.add(folder, 0o755, Node::Directory);
+    }
+    archive
+        .add("root", 0o700, Node::Directory)
+        .add("tmp", 0o1777, Node::Directory)
+        .add("dev/console", 0o600, Node::CharDevice(5, 1))
+        .add("dev/null", 0o666, Node::CharDevice(1, 3))
+        .add("init", 0o755, Node::File(INIT.into()))
+        .add("sbin/guesthouse-agent", 0o755, Node::File(AGENT.into()))
+        .add("bin/busybox", 0o755, Node::File(busybox))
+        .add("usr/bin", 0o777, Node::Link(b"../bin".to_vec()))
+        .add("usr/sbin", 0o777, Node::Link(b"../sbin".to_vec()))
+        .add("etc/passwd", 0o644, Node::File(b"root::0:0:root:/root:/bin/sh\n".to_vec()))
+        .add("etc/group", 0o644, Node::File(b"root:x:0:\ntty:x:5:\n".to_vec()))
+        .add("etc/hostname", 0o644, Node::File(b"guesthouse\n".to_vec()))
+        .add("etc/hosts", 0o644, Node::File(b"127.0.0.1 localhost guesthouse\n".to_vec()))
+        .add("etc/profile", 0o644, Node::File(b"PS1='\\u@\\h:\\w\\$ '\n".to_vec()));
+    for applet in applets {
+        archive.add(&format!("bin/{applet}"), 0o777, Node::Link(b"busybox".to_vec()));
+    }
+    archive
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_has_what_the_kernel_wants_first() {
+        let archive = archive(vec![0x7f], ["sh", "mount"].into_iter());
+        let find = |path: &str| archive.iter().find(|e| e.0 == path.as_bytes()).map(|e| (e.1, e.2.clone()));
+        assert_eq!(find("dev/console"), Some((0o600, Node::CharDevice(5, 1))));
+        assert_eq!(find("init").map(|n| n.0), Some(0o755));
+        assert_eq!(find("bin/sh"), Some((0o777, Node::Link(b"busybox".to_vec()))));
+        let again = super::archive(vec![0x7f], ["mount", "sh"].into_iter());
+        assert_eq!(archive.write(), again.write());
+    }
+
+    #[test]
+    fn the_agent_is_a_static_program() {
+        assert_eq!(AGENT.get(..4), Some(b"\x7fELF".as_slice()));
+        // No PT_INTERP among the program headers: e_phoff, e_phentsize, e_phnum of the ELF64 header.
+        let word = |at: usize| u16::from_le_bytes([AGENT[at], AGENT[at + 1]]) as usize;
+        for i in 0..word(56) {
+            let header = word(32) + i * word(54);
+            assert_ne!(AGENT[header], 3);
+        }
+    }
+}
