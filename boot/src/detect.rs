@@ -29,7 +29,7 @@ pub enum Kind {
 pub fn detect(image: Image) -> Result<Kind, BootError> {
     let data = image.data;
     if data.is_empty() {
-        return Err(BootError::Empty { file: image.name.to_owned(), what: "kernel image" });
+        return Err(BootError::Empty { file: image.name.to_owned(), what: "a kernel image" });
     }
     if linux::is_bzimage(data) {
         return Ok(Kind::BzImage);

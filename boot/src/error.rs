@@ -10,7 +10,7 @@ use crate::Protocol;
 #[allow(missing_docs)] // the fields are what the messages say
 pub enum BootError {
     /// A file without content.
-    #[error("{file} is empty: give a {what}")]
+    #[error("{file} is empty: give {what}")]
     Empty { file: String, what: &'static str },
     /// A file that ends too early.
     #[error("{file} is truncated: its {what} ends at byte {need}, the file at {have}: fetch it again")]

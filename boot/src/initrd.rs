@@ -34,7 +34,7 @@ pub fn modules<'a>(spec: &BootSpec<'a>) -> Result<&'a [crate::Module<'a>], BootE
         return Err(BootError::TooManyModules(spec.modules.len()));
     }
     match spec.modules.iter().find(|m| m.image.data.is_empty()) {
-        Some(m) => Err(BootError::Empty { file: m.image.name.to_owned(), what: "initrd" }),
+        Some(m) => Err(BootError::Empty { file: m.image.name.to_owned(), what: "an initrd" }),
         None => Ok(spec.modules),
     }
 }

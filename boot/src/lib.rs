@@ -45,4 +45,6 @@ pub fn load(ram: &GuestRam, spec: &BootSpec) -> Result<Entry, BootError> {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

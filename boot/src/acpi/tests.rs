@@ -1,1 +1,117 @@
+use super::*;
+use crate::bytes::{array, u32_at, u64_at};
 
+const BOARD: Board = Board {
+    cpus: 2,
+    lapic: 0xfee0_0000,
+    ioapic: 0xfec0_0000,
+    pm_base: 0x600,
+    pm_timer_32bit: false,
+    power_button: true,
+    sci: 9,
+    s5_type: 5,
+    reset: (0xcf9, 6),
+    serial: &[(0x3f8, 4)],
+    i8042: true,
+};
+
+fn at(area: &[u8], address: u64) -> &[u8] {
+    &area[(address - ACPI_START) as usize..]
+}
+
+/// A table by signature, found as a guest does: RSDP, XSDT, FADT.
+fn table<'a>(area: &'a [u8], signature: &[u8; 4]) -> &'a [u8] {
+    let sized = |table: &'a [u8]| &table[..u32_at(table, 4).unwrap() as usize];
+    let xsdt = sized(at(area, u64_at(area, 24).unwrap()));
+    let mut all: Vec<_> =
+        xsdt[36..].chunks(8).map(|p| sized(at(area, u64::from_le_bytes(p.try_into().unwrap())))).collect();
+    let fadt = *all.iter().find(|t| t.starts_with(b"FACP")).unwrap();
+    all.push(sized(at(area, u64::from(u32_at(fadt, 40).unwrap()))));
+    all.push(sized(at(area, u64::from(u32_at(fadt, 36).unwrap()))));
+    all.push(xsdt);
+    all.into_iter().find(|t| t.starts_with(signature)).unwrap()
+}
+
+fn sum(data: &[u8]) -> u8 {
+    data.iter().fold(0, |sum, b| sum.wrapping_add(*b))
+}
+
+#[test]
+fn every_table_is_found_and_sums_to_zero() {
+    let area = build(&BOARD);
+    assert_eq!(&area[..8], b"RSD PTR ");
+    assert_eq!((sum(&area[..20]), sum(&area[..36]), area[15]), (0, 0, 2));
+    for signature in [b"XSDT", b"FACP", b"APIC", b"DSDT"] {
+        assert_eq!(sum(table(&area, signature)), 0, "{signature:?}");
+    }
+    let facs = table(&area, b"FACS");
+    assert_eq!((facs.len(), facs.as_ptr().addr().wrapping_sub(area.as_ptr().addr()) % 64), (64, 0));
+}
+
+#[test]
+fn the_fadt_says_where_the_registers_are() {
+    let area = build(&BOARD);
+    let fadt = table(&area, b"FACP");
+    assert_eq!(u32_at(fadt, 56), Some(0x600));
+    assert_eq!(u32_at(fadt, 64), Some(0x604));
+    assert_eq!(u32_at(fadt, 76), Some(0x608));
+    assert_eq!(array(fadt, 46), Some(9u16.to_le_bytes()));
+    assert_eq!(u32_at(fadt, 48), Some(0), "no SMI port: ACPI mode is on");
+    // Not hardware-reduced; a fixed power button, a reset register, a 24-bit timer.
+    assert_eq!(u32_at(fadt, 112).unwrap() & (1 << 20 | 1 << 10 | 1 << 8 | 1 << 4), 1 << 10);
+    assert_eq!(array(fadt, 116), Some([1, 8, 0, 1]));
+    assert_eq!((u64_at(fadt, 120), fadt[128]), (Some(0xcf9), 6));
+    assert_eq!(fadt[109] & 2, 2, "8042");
+}
+
+/// Type and content of the MADT's structures.
+fn structures(madt: &[u8]) -> Vec<(u8, Vec<u8>)> {
+    let mut rest = &madt[44..];
+    let mut out = Vec::new();
+    while !rest.is_empty() {
+        out.push((rest[0], rest[2..usize::from(rest[1])].to_vec()));
+        rest = &rest[usize::from(rest[1])..];
+    }
+    out
+}
+
+#[test]
+fn the_madt_lists_every_cpu() {
+    let area = build(&BOARD);
+    let all = structures(table(&area, b"APIC"));
+    let kinds: Vec<_> = all.iter().map(|s| s.0).collect();
+    assert_eq!(kinds, [0, 0, 1, 2, 2, 4]);
+    assert_eq!(all[1].1, [1, 1, 1, 0, 0, 0]);
+    assert_eq!(all[3].1, [0, 0, 2, 0, 0, 0, 0, 0], "the timer is on input 2");
+    assert_eq!(all[4].1, [0, 9, 9, 0, 0, 0, 13, 0], "the SCI is level-triggered, active high");
+    let area = build(&Board { cpus: 300, ..BOARD });
+    let all = structures(table(&area, b"APIC"));
+    assert_eq!(all.iter().filter(|s| s.0 == 0).count(), 255);
+    let x2apic: Vec<_> = all.iter().filter(|s| s.0 == 9).collect();
+    assert_eq!(x2apic.len(), 45);
+    assert_eq!(x2apic[0].1, [0, 0, 255, 0, 0, 0, 1, 0, 0, 0, 255, 0, 0, 0]);
+}
+
+/// AML bytes as the specification's grammar has them, written out by hand.
+#[test]
+fn the_dsdt_names_the_power_off_state_and_the_serial_port() {
+    let area = build(&BOARD);
+    let aml = &table(&area, b"DSDT")[36..];
+    let find = |part: &[u8]| aml.windows(part.len()).any(|w| w == part);
+    assert!(find(b"\x08_S5_\x12\x08\x04\x0a\x05\x0a\x05\x00\x00"), "package of four");
+    assert!(find(b"\x08_HID\x0c\x41\xd0\x05\x01"), "PNP0501");
+    assert!(find(b"\x47\x01\xf8\x03\xf8\x03\x01\x08\x22\x10\x00\x79"), "ports and IRQ 4");
+    assert!(find(b"\x08_HID\x0c\x41\xd0\x03\x03"), "PNP0303");
+    let without = build(&Board { i8042: false, serial: &[], ..BOARD });
+    let aml = &table(&without, b"DSDT")[36..];
+    assert!(!aml.windows(4).any(|w| w == b"COM1" || w == b"KBD_"));
+}
+
+#[test]
+fn tables_that_do_not_fit_are_refused() {
+    let ram = memory::GuestRam::new(2 << 20).unwrap();
+    assert_eq!(install(&ram, &BOARD).unwrap(), ACPI_START);
+    assert!(install(&ram, &Board { cpus: 10_000, ..BOARD }).is_err());
+    let small = memory::GuestRam::new(0xe_0000).unwrap();
+    assert!(install(&small, &BOARD).is_err());
+}
