@@ -173,8 +173,10 @@ impl Run<'_> {
         for (i, op) in ops.iter().enumerate() {
             if let Err(stop) = (op.run)(self.cpu, op) {
                 if stop == Stop::Jump {
-                    *self.retired += insns;
-                    *self.countdown -= insns as i64;
+                    // A jump before the end is a repeated instruction that was interrupted.
+                    let done = if i + 1 == ops.len() { insns } else { i as u64 };
+                    *self.retired += done;
+                    *self.countdown -= done as i64;
                     return Ok(());
                 }
                 let done = i as u64 + u64::from(stop != Stop::Fault);
@@ -284,7 +286,7 @@ impl Run<'_> {
 impl Cpu {
     /// Instructions have to be run one at a time: TF, breakpoints, or RF that must be cleared after one.
     #[inline(always)]
-    fn needs_stepping(&self) -> bool {
+    pub fn needs_stepping(&self) -> bool {
         self.eflags & (rflags::TF | rflags::RF) != 0 || self.dr[5] & 0xff != 0
     }
 
@@ -293,8 +295,7 @@ impl Cpu {
     pub fn truncate_ip(&self, ip: u64) -> u64 {
         match self.code_size {
             CodeSize::Bits64 => ip,
-            CodeSize::Bits32 => ip & 0xffff_ffff,
-            CodeSize::Bits16 => ip & 0xffff_ffff,
+            CodeSize::Bits32 | CodeSize::Bits16 => ip & 0xffff_ffff,
         }
     }
 

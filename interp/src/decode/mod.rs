@@ -4,7 +4,7 @@ mod lowering;
 
 use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic};
 
-pub(crate) use lowering::Lowering;
+pub(crate) use lowering::{Lowering, segment};
 
 use crate::cache::{Decoded, Source};
 use crate::cpu::{CodeSize, Cpu};
@@ -16,6 +16,8 @@ use crate::{exec, host, system};
 const MAX_INSNS: usize = 64;
 /// Bytes looked at per block; what an average block needs, several times over.
 const WINDOW: usize = 512;
+/// Attempts to decode bytes that change under the decoder.
+const MAX_RETRIES: usize = 8;
 /// No instruction is longer.
 const MAX_INSN_LEN: usize = 15;
 
@@ -45,7 +47,8 @@ impl Decoder {
         let window = WINDOW.min(4096 - offset);
         let ram = cpu.ram.clone();
         let Some(page) = ram.page(phys) else { return Ok(None) };
-        loop {
+        // Another vCPU may rewrite the bytes meanwhile. One that never stops does not hold this one up for ever.
+        for _ in 0..MAX_RETRIES {
             let mut bytes = [0; WINDOW + MAX_INSN_LEN];
             cpu.read_phys(phys, &mut bytes[..window]);
             let (mut insns, mut len, end) = self.decode(cpu, &bytes[..window]);
@@ -93,6 +96,7 @@ impl Decoder {
                 second,
             }));
         }
+        Ok(None)
     }
 
     /// Decodes the one instruction at RIP into `ops`, checking the CS limit.
@@ -270,7 +274,7 @@ fn lower(l: &mut Lowering) {
             exec::string::lower(l)
         }
         _ if l.insn.is_jcc_short_or_near() => exec::branch::lower(l),
-        _ => exec::condition::lower(l) || system::lower(l),
+        _ => exec::condition::lower(l),
     };
     if !(taken || system::lower(l) || host::lower(l)) {
         l.end_with(system::unimplemented);

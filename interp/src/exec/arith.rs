@@ -1,4 +1,223 @@
+//! ADD OR ADC SBB AND SUB XOR CMP TEST INC DEC NEG NOT.
+
+use iced_x86::Mnemonic;
+
+use super::sized;
+use crate::cpu::Cpu;
 use crate::decode::Lowering;
-pub(crate) fn lower(_: &mut Lowering) -> bool {
-    false
+use crate::flags::Flags;
+use crate::mmu::{Int, Stored};
+use crate::op::{Done, Handler, Op, op_flag};
+
+/// A two-operand operation: result and flags.
+pub(crate) trait Alu {
+    /// CMP and TEST have no result.
+    const WRITES: bool = true;
+    fn apply<T: Int>(a: T, b: T, flags: Flags) -> (T, Flags);
+}
+
+#[inline(always)]
+pub(super) fn add_with<T: Int>(a: T, b: T, carry: bool) -> (T, Flags) {
+    let (x, y) = (a.zx(), b.zx());
+    let sum = x.wrapping_add(y).wrapping_add(u64::from(carry));
+    let res = T::of(sum);
+    (res, Flags::arith(res.sx(), (x & y) | ((x | y) & !sum), T::BITS))
+}
+
+#[inline(always)]
+pub(super) fn sub_with<T: Int>(a: T, b: T, borrow: bool) -> (T, Flags) {
+    let (x, y) = (a.zx(), b.zx());
+    let difference = x.wrapping_sub(y).wrapping_sub(u64::from(borrow));
+    let res = T::of(difference);
+    (res, Flags::arith(res.sx(), (!x & y) | ((!x | y) & difference), T::BITS))
+}
+
+macro_rules! alu {
+    ($name:ident, $a:ident, $b:ident, $flags:ident => $body:expr $(, $writes:literal)?) => {
+        pub(crate) struct $name;
+        impl Alu for $name {
+            $(const WRITES: bool = $writes;)?
+            #[inline(always)]
+            fn apply<T: Int>($a: T, $b: T, $flags: Flags) -> (T, Flags) {
+                $body
+            }
+        }
+    };
+}
+
+macro_rules! logic {
+    ($name:ident, $op:tt $(, $writes:literal)?) => {
+        alu!($name, a, b, _flags => {
+            let res = T::of(a.zx() $op b.zx());
+            (res, Flags::logic(res.sx()))
+        } $(, $writes)?);
+    };
+}
+
+alu!(Add, a, b, _flags => add_with(a, b, false));
+alu!(Adc, a, b, flags => add_with(a, b, flags.cf()));
+alu!(Sub, a, b, _flags => sub_with(a, b, false));
+alu!(Sbb, a, b, flags => sub_with(a, b, flags.cf()));
+alu!(Cmp, a, b, _flags => sub_with(a, b, false), false);
+logic!(And, &);
+logic!(Or, |);
+logic!(Xor, ^);
+logic!(Test, &, false);
+
+fn rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    let (res, flags) = A::apply(cpu.dst::<T>(op), cpu.src::<T>(op), cpu.flags);
+    cpu.flags = flags;
+    if A::WRITES {
+        cpu.set_dst(op, res);
+    }
+    Ok(())
+}
+
+fn ri<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    let (res, flags) = A::apply(cpu.dst::<T>(op), T::of(op.imm), cpu.flags);
+    cpu.flags = flags;
+    if A::WRITES {
+        cpu.set_dst(op, res);
+    }
+    Ok(())
+}
+
+fn rm<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    let b = cpu.load_op::<T>(op)?;
+    let (res, flags) = A::apply(cpu.dst::<T>(op), b, cpu.flags);
+    cpu.flags = flags;
+    if A::WRITES {
+        cpu.set_dst(op, res);
+    }
+    Ok(())
+}
+
+fn mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    let b = cpu.src::<T>(op);
+    memory::<T, A>(cpu, op, b)
+}
+
+fn mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    memory::<T, A>(cpu, op, T::of(op.imm))
+}
+
+#[inline(always)]
+fn memory<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, b: T) -> Done {
+    if !A::WRITES {
+        let a = cpu.load_op::<T>(op)?;
+        cpu.flags = A::apply(a, b, cpu.flags).1;
+        return Ok(());
+    }
+    change::<T>(cpu, op, |cpu, a| A::apply(a, b, cpu.flags))
+}
+
+/// Read-modify-write of the memory operand, locked if the instruction is.
+#[inline(always)]
+pub(super) fn change<T: Int>(cpu: &mut Cpu, op: &Op, apply: impl Fn(&Cpu, T) -> (T, Flags)) -> Done {
+    let lin = cpu.linear(op, T::SIZE, true)?;
+    let (stored, flags): (Stored, Flags) = if op.has(op_flag::LOCK) {
+        cpu.modify_locked(lin, op.seg, |cpu, a| apply(cpu, a))?
+    } else {
+        cpu.modify(lin, op.seg, |cpu, a| apply(cpu, a))?
+    };
+    cpu.flags = flags;
+    stored.done()
+}
+
+/// A one-operand operation.
+trait Unary {
+    fn apply<T: Int>(a: T, flags: Flags) -> (T, Flags);
+}
+
+macro_rules! unary {
+    ($name:ident, $a:ident, $flags:ident => $body:expr) => {
+        struct $name;
+        impl Unary for $name {
+            #[inline(always)]
+            fn apply<T: Int>($a: T, $flags: Flags) -> (T, Flags) {
+                $body
+            }
+        }
+    };
+}
+
+unary!(Inc, a, old => {
+    let (res, flags) = add_with(a, T::of(1), false);
+    (res, flags.with_cf(old.cf()))
+});
+unary!(Dec, a, old => {
+    let (res, flags) = sub_with(a, T::of(1), false);
+    (res, flags.with_cf(old.cf()))
+});
+unary!(Neg, a, _old => sub_with(T::of(0), a, false));
+unary!(Not, a, old => (T::of(!a.zx()), old));
+
+fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
+    let (res, flags) = U::apply(cpu.dst::<T>(op), cpu.flags);
+    cpu.flags = flags;
+    cpu.set_dst(op, res);
+    Ok(())
+}
+
+fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
+    change::<T>(cpu, op, |cpu, a| U::apply(a, cpu.flags))
+}
+
+/// XOR or SUB of a register with itself: zero, without reading it.
+fn zero(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.flags = Flags::logic(0);
+    cpu.set_dst::<u64>(op, 0);
+    Ok(())
+}
+
+pub(crate) fn lower(l: &mut Lowering) -> bool {
+    match l.insn.mnemonic() {
+        Mnemonic::Add => binary::<Add>(l),
+        Mnemonic::Or => binary::<Or>(l),
+        Mnemonic::Adc => binary::<Adc>(l),
+        Mnemonic::Sbb => binary::<Sbb>(l),
+        Mnemonic::And => binary::<And>(l),
+        Mnemonic::Sub => binary::<Sub>(l),
+        Mnemonic::Xor => binary::<Xor>(l),
+        Mnemonic::Cmp => binary::<Cmp>(l),
+        Mnemonic::Test => binary::<Test>(l),
+        Mnemonic::Inc => single::<Inc>(l),
+        Mnemonic::Dec => single::<Dec>(l),
+        Mnemonic::Neg => single::<Neg>(l),
+        Mnemonic::Not => single::<Not>(l),
+        _ => false,
+    }
+}
+
+fn binary<A: Alu>(l: &mut Lowering) -> bool {
+    let size = l.size(0);
+    if l.is_mem(0) {
+        if l.is_reg(1) {
+            l.src(1);
+            return l.run(sized!(size, mr, A));
+        }
+        l.imm(1);
+        return l.run(sized!(size, mi, A));
+    }
+    l.dst(0);
+    if l.is_mem(1) {
+        return l.run(sized!(size, rm, A));
+    }
+    if l.is_reg(1) {
+        l.src(1);
+        let clears =
+            matches!(l.insn.mnemonic(), Mnemonic::Xor | Mnemonic::Sub) && l.op.dst == l.op.src && size >= 4;
+        return l.run(if clears { zero as Handler } else { sized!(size, rr, A) });
+    }
+    l.imm(1);
+    l.run(sized!(size, ri, A))
+}
+
+fn single<U: Unary>(l: &mut Lowering) -> bool {
+    let size = l.size(0);
+    if l.is_mem(0) {
+        return l.run(sized!(size, m, U));
+    }
+    l.dst(0);
+    l.run(sized!(size, r, U))
 }

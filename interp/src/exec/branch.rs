@@ -1,4 +1,248 @@
+//! Near branches: JMP Jcc CALL RET LOOP JCXZ. Every one ends its block.
+
+use cpu::x86::{Exception, gpr, seg};
+use iced_x86::{Mnemonic, OpKind};
+
+use super::condition::{by_condition, encoding};
+use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
-pub(crate) fn lower(_: &mut Lowering) -> bool {
-    false
+use crate::mmu::Int;
+use crate::op::{Done, Handler, Op, Stop, slot};
+
+impl Cpu {
+    /// Jumps within CS. In 64-bit mode the target must be canonical, elsewhere within the limit.
+    #[inline(always)]
+    pub fn jump(&mut self, target: u64) -> Stop {
+        if self.code_size == CodeSize::Bits64 {
+            if !Self::canonical(target) {
+                return self.raise(Exception::gp(0));
+            }
+        } else if target > u64::from(self.segments[seg::CS].limit) {
+            return self.raise(Exception::gp(0));
+        }
+        self.rip = target;
+        Stop::Jump
+    }
+
+    /// The relative target of a branch: `imm` counts from the block's start, `aux` is the operand size.
+    #[inline(always)]
+    fn target(&self, op: &Op) -> u64 {
+        let target = self.regs[usize::from(slot::BLOCK)].wrapping_add(op.imm);
+        match op.aux {
+            8 => target,
+            4 => target & 0xffff_ffff,
+            _ => target & 0xffff,
+        }
+    }
+}
+
+/// 64-bit relative targets leave the canonical range only from its very edge, where the fetch faults.
+fn jmp_64(cpu: &mut Cpu, op: &Op) -> Done {
+    cpu.rip = cpu.regs[usize::from(slot::BLOCK)].wrapping_add(op.imm);
+    Err(Stop::Jump)
+}
+
+fn jcc_64<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    let offset = if cpu.flags.condition(C) { op.imm } else { op.next() };
+    cpu.rip = cpu.regs[usize::from(slot::BLOCK)].wrapping_add(offset);
+    Err(Stop::Jump)
+}
+
+fn jmp(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.target(op);
+    Err(cpu.jump(target))
+}
+
+fn jcc<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    branch_if(cpu, op, cpu.flags.condition(C))
+}
+
+fn branch_if(cpu: &mut Cpu, op: &Op, taken: bool) -> Done {
+    if taken {
+        let target = cpu.target(op);
+        return Err(cpu.jump(target));
+    }
+    cpu.rip = cpu.next_ip(op);
+    Err(Stop::Jump)
+}
+
+/// Indirect targets of `T`: a register or memory.
+fn jmp_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.src::<T>(op).zx();
+    Err(cpu.jump(target))
+}
+
+fn jmp_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.load_op::<T>(op)?.zx();
+    Err(cpu.jump(target))
+}
+
+/// Pushes the return address and jumps; nothing changes if either faults.
+#[inline(always)]
+fn call_to<T: Int>(cpu: &mut Cpu, op: &Op, target: u64) -> Done {
+    let old = cpu.regs[gpr::RSP];
+    let stored = cpu.push(T::of(cpu.next_ip(op)))?;
+    let stop = cpu.jump(target);
+    if stop == Stop::Fault {
+        cpu.regs[gpr::RSP] = old;
+    }
+    // A return address that overwrites code: the jump leaves the block anyway.
+    let _ = stored;
+    Err(stop)
+}
+
+fn call<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.target(op);
+    call_to::<T>(cpu, op, target)
+}
+
+fn call_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.src::<T>(op).zx();
+    call_to::<T>(cpu, op, target)
+}
+
+fn call_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.load_op::<T>(op)?.zx();
+    call_to::<T>(cpu, op, target)
+}
+
+/// `imm` bytes of parameters are released.
+fn ret<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let target = cpu.peek::<T>(0)?.zx();
+    let stop = cpu.jump(target);
+    if stop == Stop::Jump {
+        cpu.release(T::SIZE as u64 + op.imm);
+    }
+    Err(stop)
+}
+
+/// LOOP (`COND` 2), LOOPE (1), LOOPNE (0): the counter has the address size, `addr_shift`.
+fn loop_while<const COND: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    let old = cpu.regs[gpr::RCX];
+    match op.addr_shift {
+        0 => cpu.set_gpr(gpr::RCX, old.wrapping_sub(1)),
+        32 => cpu.set_gpr(gpr::RCX, (old as u32).wrapping_sub(1)),
+        _ => cpu.set_gpr(gpr::RCX, (old as u16).wrapping_sub(1)),
+    }
+    let more = cpu.regs[gpr::RCX] << op.addr_shift != 0;
+    let done = branch_if(cpu, op, more && (COND == 2 || cpu.flags.zf() == (COND == 1)));
+    if done == Err(Stop::Fault) {
+        cpu.regs[gpr::RCX] = old;
+    }
+    done
+}
+
+fn jcxz(cpu: &mut Cpu, op: &Op) -> Done {
+    branch_if(cpu, op, cpu.regs[gpr::RCX] << op.addr_shift == 0)
+}
+
+macro_rules! by_width {
+    ($width:expr, $handler:ident) => {
+        match $width {
+            2 => $handler::<u16> as Handler,
+            4 => $handler::<u32>,
+            _ => $handler::<u64>,
+        }
+    };
+}
+
+pub(crate) fn lower(l: &mut Lowering) -> bool {
+    let kind = if l.insn.op_count() > 0 { l.insn.op_kind(0) } else { OpKind::Immediate16 };
+    match kind {
+        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => relative(l, kind),
+        OpKind::FarBranch16 | OpKind::FarBranch32 => false,
+        OpKind::Register | OpKind::Memory => indirect(l, kind == OpKind::Memory),
+        _ => near_return(l),
+    }
+}
+
+fn relative(l: &mut Lowering, kind: OpKind) -> bool {
+    let width = match kind {
+        OpKind::NearBranch16 => 2,
+        OpKind::NearBranch32 => 4,
+        _ => 8,
+    };
+    l.op.imm = l.insn.near_branch_target();
+    l.op.aux = width;
+    let mnemonic = l.insn.mnemonic();
+    if let Some(condition) = encoding(l.insn.condition_code()).filter(|_| l.insn.is_jcc_short_or_near()) {
+        return l.end_with(if width == 8 {
+            by_condition!(condition, jcc_64)
+        } else {
+            by_condition!(condition, jcc)
+        });
+    }
+    let count = |l: &mut Lowering| {
+        use iced_x86::Code as C;
+        l.op.addr_shift = match l.insn.code() {
+            C::Loop_rel8_64_RCX
+            | C::Loope_rel8_64_RCX
+            | C::Loopne_rel8_64_RCX
+            | C::Jrcxz_rel8_64
+            | C::Loop_rel8_16_RCX
+            | C::Loope_rel8_16_RCX
+            | C::Loopne_rel8_16_RCX
+            | C::Jrcxz_rel8_16 => 0,
+            C::Loop_rel8_16_CX
+            | C::Loop_rel8_32_CX
+            | C::Loope_rel8_16_CX
+            | C::Loope_rel8_32_CX
+            | C::Loopne_rel8_16_CX
+            | C::Loopne_rel8_32_CX
+            | C::Jcxz_rel8_16
+            | C::Jcxz_rel8_32 => 48,
+            _ => 32,
+        };
+    };
+    match mnemonic {
+        Mnemonic::Jmp => l.end_with(if width == 8 { jmp_64 } else { jmp }),
+        Mnemonic::Call => l.end_with(by_width!(width, call)),
+        Mnemonic::Loop => {
+            count(l);
+            l.end_with(loop_while::<2>)
+        }
+        Mnemonic::Loope => {
+            count(l);
+            l.end_with(loop_while::<1>)
+        }
+        Mnemonic::Loopne => {
+            count(l);
+            l.end_with(loop_while::<0>)
+        }
+        Mnemonic::Jcxz | Mnemonic::Jecxz | Mnemonic::Jrcxz => {
+            count(l);
+            l.end_with(jcxz)
+        }
+        _ => false,
+    }
+}
+
+fn indirect(l: &mut Lowering, memory: bool) -> bool {
+    if l.insn.is_jmp_far_indirect() || l.insn.is_call_far_indirect() {
+        return false;
+    }
+    let width = l.size(0);
+    if !memory {
+        l.src(0);
+    }
+    let call = l.insn.mnemonic() == Mnemonic::Call;
+    let run = match (call, memory) {
+        (false, false) => by_width!(width, jmp_r),
+        (false, true) => by_width!(width, jmp_m),
+        (true, false) => by_width!(width, call_r),
+        (true, true) => by_width!(width, call_m),
+    };
+    l.end_with(run)
+}
+
+fn near_return(l: &mut Lowering) -> bool {
+    use iced_x86::Code as C;
+    let width = match l.insn.code() {
+        C::Retnw | C::Retnw_imm16 => 2,
+        C::Retnd | C::Retnd_imm16 => 4,
+        C::Retnq | C::Retnq_imm16 => 8,
+        _ => return false,
+    };
+    l.op.imm = if l.insn.op_count() > 0 { l.insn.immediate(0) } else { 0 };
+    l.end_with(by_width!(width, ret))
 }

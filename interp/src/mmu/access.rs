@@ -173,4 +173,15 @@ impl Cpu {
         (tag == self.tlb.tag(lin) && len <= 4096 && fits(lin, len))
             .then(|| entry.addend.wrapping_add(lin as usize) as *mut u8)
     }
+
+    /// To be called after a store through [`direct`](Self::direct).
+    #[inline]
+    pub fn note_direct_store(&self, lin: u64, len: usize) -> Stored {
+        let info = self.tlb.entry(lin).info;
+        // SAFETY: `direct` has just found this entry filled, so `info` points into the page table of `self.ram`.
+        Stored {
+            hit_code: unsafe { info.as_ref() }
+                .is_some_and(|info| info.note_store((lin & 0xfff) as u16, len as u16)),
+        }
+    }
 }

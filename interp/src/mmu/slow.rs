@@ -65,7 +65,7 @@ impl Cpu {
     }
 
     /// Raises #GP or #SS for an address that is not canonical, #AC for a misaligned one where that is on.
-    fn check_linear(&mut self, lin: u64, size: usize, seg_index: u8) -> Result<(), Stop> {
+    pub fn check_address(&mut self, lin: u64, size: usize, seg_index: u8) -> Result<(), Stop> {
         if self.code_size == CodeSize::Bits64 {
             let last = lin.wrapping_add(size as u64 - 1);
             if !Self::canonical(lin) || !Self::canonical(last) {
@@ -87,7 +87,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(super) fn load_slow<T: Int>(&mut self, lin: u64, seg_index: u8) -> Result<T, Stop> {
-        self.check_linear(lin, T::SIZE, seg_index)?;
+        self.check_address(lin, T::SIZE, seg_index)?;
         let mut bytes = [0; 8];
         self.read_linear(lin, &mut bytes[..T::SIZE], self.privilege())?;
         Ok(T::of(u64::from_le_bytes(bytes)))
@@ -96,7 +96,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(super) fn store_slow<T: Int>(&mut self, lin: u64, seg_index: u8, value: T) -> Result<Stored, Stop> {
-        self.check_linear(lin, T::SIZE, seg_index)?;
+        self.check_address(lin, T::SIZE, seg_index)?;
         self.write_linear(lin, &value.zx().to_le_bytes()[..T::SIZE], self.privilege())
     }
 
@@ -104,7 +104,7 @@ impl Cpu {
     #[cold]
     #[inline(never)]
     pub(super) fn load_for_write<T: Int>(&mut self, lin: u64, seg_index: u8) -> Result<T, Stop> {
-        self.check_linear(lin, T::SIZE, seg_index)?;
+        self.check_address(lin, T::SIZE, seg_index)?;
         self.probe(lin, T::SIZE, Access::Write, self.privilege())?;
         let mut bytes = [0; 8];
         self.read_linear(lin, &mut bytes[..T::SIZE], self.privilege())?;
