@@ -1,5 +1,5 @@
 //! XCHG XADD CMPXCHG CMPXCHG8B CMPXCHG16B.
-// UNSAFETY: the 16-byte compare-and-swap is a host intrinsic on a guest address.
+// UNSAFETY: the 16-byte compare-and-swap is one host instruction on a guest address.
 #![allow(unsafe_code)]
 
 use cpu::x86::{Exception, gpr};
@@ -135,11 +135,24 @@ fn cmpxchg16b(cpu: &mut Cpu, op: &Op) -> Done {
 
 /// # Safety
 /// `at` is 16-aligned and writable for 16 bytes; the host has CMPXCHG16B.
-#[target_feature(enable = "cmpxchg16b")]
 unsafe fn swap16(at: *mut u8, expected: u128, new: u128) -> u128 {
-    use std::sync::atomic::Ordering::SeqCst;
-    // SAFETY: the caller's promise is the intrinsic's contract.
-    unsafe { core::arch::x86_64::cmpxchg16b(at.cast(), expected, new, SeqCst, SeqCst) }
+    let (low, high): (u64, u64);
+    // SAFETY: the caller's promise is the instruction's contract. RBX is the compiler's own: it is exchanged for the
+    // low half of `new` and put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg {new_low}, rbx",
+            "lock cmpxchg16b xmmword ptr [{at}]",
+            "mov rbx, {new_low}",
+            at = in(reg) at,
+            new_low = inout(reg) new as u64 => _,
+            in("rcx") (new >> 64) as u64,
+            inout("rax") expected as u64 => low,
+            inout("rdx") (expected >> 64) as u64 => high,
+            options(nostack),
+        );
+    }
+    u128::from(high) << 64 | u128::from(low)
 }
 
 pub(crate) fn lower(l: &mut Lowering) -> bool {
