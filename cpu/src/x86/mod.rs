@@ -7,7 +7,7 @@ pub mod msr;
 
 pub use bits::{cr0, cr4, efer, rflags, seg_attr, xcr0};
 pub use exception::{Exception, vector};
-pub use model::{CpuModel, CpuidResult, Feature, ModelError};
+pub use model::{APIC_TIMER_HZ, CpuModel, CpuidEnv, CpuidResult, Feature, ModelError, PHYS_BITS};
 
 /// Indices of the segment registers in [`CpuState::segments`](crate::CpuState::segments).
 #[allow(missing_docs)]

@@ -1,0 +1,128 @@
+//! CPU models: what CPUID says. A named model is the same on every host that can run it, so that a guest can
+//! move; `host` is everything that Guesthouse knows and this host has.
+
+mod cpuid;
+mod features;
+
+use std::sync::Arc;
+
+use iced_x86::Code;
+use thiserror::Error;
+
+pub use cpuid::{APIC_TIMER_HZ, CpuidEnv, CpuidResult, PHYS_BITS};
+pub use features::Feature;
+
+/// A CPU model. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct CpuModel {
+    name: &'static str,
+    features: Feature,
+    /// One bit per instruction code: the instruction exists.
+    allowed: Arc<[u64]>,
+}
+
+/// A model that cannot be had.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum ModelError {
+    /// No such name.
+    #[error("no cpu model {0:?}: the models are {1}")]
+    Unknown(String, String),
+    /// The host CPU lacks features the model promises.
+    #[error("cpu model {model} needs {missing} of the host cpu: take a smaller model")]
+    HostLacks {
+        /// Model name.
+        model: &'static str,
+        /// Features that are missing.
+        missing: String,
+    },
+}
+
+/// Largest first: the order in which the default is looked for.
+const NAMED: [(&str, Feature); 3] =
+    [("x86-64-v3", Feature::V3), ("x86-64-v2", Feature::V2), ("x86-64-v1", Feature::empty())];
+
+const HOST: &str = "host";
+
+impl CpuModel {
+    /// The model of that name, or without a name the largest named one that this host has.
+    ///
+    /// # Errors
+    /// The name is unknown, or the host CPU lacks features of the model.
+    pub fn named(name: Option<&str>) -> Result<Self, ModelError> {
+        let Some(name) = name else { return Ok(Self::best_for_host()) };
+        if name == HOST {
+            return Ok(Self::new(HOST, Feature::of_host()));
+        }
+        let Some(&(model, features)) = NAMED.iter().find(|(known, _)| *known == name) else {
+            return Err(ModelError::Unknown(name.to_owned(), Self::names().join(", ")));
+        };
+        let missing = features - Feature::of_host();
+        if !missing.is_empty() {
+            let missing = missing.iter_names().map(|(n, _)| n.to_lowercase()).collect::<Vec<_>>();
+            return Err(ModelError::HostLacks { model, missing: missing.join(", ") });
+        }
+        Ok(Self::new(model, features))
+    }
+
+    /// All names, smallest model first.
+    pub fn names() -> Vec<&'static str> {
+        NAMED.iter().rev().map(|m| m.0).chain([HOST]).collect()
+    }
+
+    /// The largest named model that this host has.
+    pub fn best_for_host() -> Self {
+        let host = Feature::of_host();
+        let (name, features) = NAMED.into_iter().find(|m| host.contains(m.1)).unwrap_or(NAMED[2]);
+        Self::new(name, features)
+    }
+
+    fn new(name: &'static str, features: Feature) -> Self {
+        Self { name, features, allowed: features::allowed_codes(features) }
+    }
+
+    /// The model's name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// The optional features it has.
+    pub fn features(&self) -> Feature {
+        self.features
+    }
+
+    /// True if the model has all of `features`.
+    pub fn has(&self, features: Feature) -> bool {
+        self.features.contains(features)
+    }
+
+    /// True if an instruction exists on the model; it raises #UD otherwise.
+    #[inline]
+    pub fn allows(&self, code: Code) -> bool {
+        let index = code as usize;
+        self.allowed.get(index / 64).is_some_and(|word| word >> (index % 64) & 1 != 0)
+    }
+
+    /// True if 1 GiB pages exist.
+    pub fn gigabyte_pages(&self) -> bool {
+        true
+    }
+
+    /// Extended state components that XCR0 may enable.
+    pub fn xcr0(&self) -> u64 {
+        use super::xcr0::{AVX, SSE, X87};
+        if self.has(Feature::AVX) { X87 | SSE | AVX } else { X87 | SSE }
+    }
+
+    /// IA32_ARCH_CAPABILITIES.
+    pub fn arch_capabilities(&self) -> u64 {
+        cpuid::ARCH_CAPABILITIES
+    }
+
+    /// What CPUID returns for EAX = `leaf` and ECX = `subleaf`.
+    pub fn cpuid(&self, leaf: u32, subleaf: u32, env: &CpuidEnv) -> CpuidResult {
+        cpuid::cpuid(self, leaf, subleaf, env)
+    }
+}
+
+#[cfg(test)]
+mod tests;
