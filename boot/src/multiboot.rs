@@ -119,7 +119,7 @@ fn place_flat(space: &mut Space, spec: &BootSpec, header: &Header, a: Addresses)
     })?;
     let mem_len = match a.bss_end {
         0 => file_len,
-        end => u64::from(end).checked_sub(u64::from(a.load)).unwrap_or(0).max(file_len),
+        end => u64::from(end).saturating_sub(u64::from(a.load)).max(file_len),
     };
     if !(u64::from(a.load)..u64::from(a.load) + file_len).contains(&u64::from(a.entry)) {
         return Err(corrupt("has its entry outside the code"));
