@@ -1,0 +1,100 @@
+//! What carries interrupt messages to local APICs.
+//!
+//! Destinations are found without a lock: the registers they depend on are mirrored in atomics. Delivery takes
+//! the lock of one local APIC at a time.
+
+use std::sync::{Arc, OnceLock, Weak};
+
+use cpu::{Clock, Signals};
+
+use super::lapic::Core;
+use super::{Delivery, Destination, I8259, Ioapic, Message};
+
+/// All local APICs of a machine; vCPU `i` has APIC id `i`.
+pub struct ApicBus {
+    cores: Vec<Arc<Core>>,
+    ioapic: OnceLock<Weak<Ioapic>>,
+    pic: OnceLock<Weak<I8259>>,
+}
+
+impl ApicBus {
+    /// One local APIC for each vCPU's signal word; the first is the boot processor's.
+    pub fn new(clock: &Arc<Clock>, signals: impl IntoIterator<Item = Arc<Signals>>) -> Self {
+        let cores = signals
+            .into_iter()
+            .enumerate()
+            .map(|(i, s)| Arc::new(Core::new(i as u32, clock.clone(), s)))
+            .collect();
+        Self { cores, ioapic: OnceLock::new(), pic: OnceLock::new() }
+    }
+
+    /// Says where end-of-interrupt messages go. Once.
+    pub fn connect_ioapic(&self, ioapic: &Arc<Ioapic>) {
+        let _ = self.ioapic.set(Arc::downgrade(ioapic));
+    }
+
+    /// Says who acknowledges external interrupts. Once.
+    pub fn connect_pic(&self, pic: &Arc<I8259>) {
+        let _ = self.pic.set(Arc::downgrade(pic));
+    }
+
+    /// Number of local APICs.
+    pub fn len(&self) -> usize {
+        self.cores.len()
+    }
+
+    /// True if there is none.
+    pub fn is_empty(&self) -> bool {
+        self.cores.is_empty()
+    }
+
+    pub(super) fn core(&self, index: usize) -> Option<&Arc<Core>> {
+        self.cores.get(index)
+    }
+
+    pub(super) fn cores(&self) -> &[Arc<Core>] {
+        &self.cores
+    }
+
+    /// Delivers a message; true if a local APIC accepted it.
+    pub fn send(&self, message: &Message) -> bool {
+        if let (Destination::Physical(id), true) =
+            (message.destination, message.delivery != Delivery::LowestPriority)
+        {
+            return self.cores.get(id as usize).is_some_and(|core| core.accept(message));
+        }
+        let targets = self.cores.iter().filter(|core| core.is_addressed(message.destination));
+        if message.delivery == Delivery::LowestPriority {
+            // Ties go to the lowest id: any choice is architectural, and this one repeats.
+            return targets
+                .filter(|core| core.is_software_enabled())
+                .min_by_key(|core| core.processor_priority())
+                .is_some_and(|core| core.accept(message));
+        }
+        targets.fold(false, |accepted, core| core.accept(message) | accepted)
+    }
+
+    /// Level of the 8259's INT output, wired to LINT0 of the boot processor.
+    pub(super) fn set_lint0(&self, asserted: bool) {
+        if let Some(core) = self.cores.first() {
+            core.set_lint0(asserted);
+        }
+    }
+
+    /// A pulse on the NMI line, wired to LINT1 of every processor.
+    pub fn pulse_lint1(&self) {
+        for core in &self.cores {
+            core.pulse_lint1();
+        }
+    }
+
+    pub(super) fn broadcast_eoi(&self, vector: u8) {
+        if let Some(ioapic) = self.ioapic.get().and_then(Weak::upgrade) {
+            ioapic.end_of_interrupt(vector);
+        }
+    }
+
+    pub(super) fn acknowledge_pic(&self) -> Option<u8> {
+        self.pic.get().and_then(Weak::upgrade).map(|pic| pic.acknowledge())
+    }
+}
