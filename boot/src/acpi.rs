@@ -43,7 +43,7 @@ pub struct Board {
     pub reset: (u16, u8),
     /// First port and IRQ of each serial port.
     pub serial: &'static [(u16, u8)],
-    /// Keyboard controller with keyboard (IRQ 1) and mouse (IRQ 12) at 0x60 and 0x64.
+    /// Keyboard controller with keyboard (IRQ 1) at 0x60 and 0x64.
     pub i8042: bool,
 }
 

@@ -19,7 +19,6 @@ pub fn build(board: &Board) -> Vec<u8> {
     }
     if board.i8042 {
         devices.push(device("KBD_", "PNP0303", 0, &[(0x60, 1), (0x64, 1)], Some(1)));
-        devices.push(device("MOU_", "PNP0F13", 0, &[], Some(12)));
     }
     let mut content = bytes(&s5(board.s5_type));
     content.extend(Scope::raw("_SB_".into(), devices.concat()));

@@ -1,0 +1,277 @@
+//! Where the threads of a machine meet: pause, reset, end.
+//!
+//! Every vCPU thread and the timer thread are participants. A request sets what is wanted and kicks all of
+//! them; each comes to [`Control::meet`] at its next boundary and waits there until it may go on. The last to
+//! arrive does what needs everybody to stand still.
+
+use std::fmt;
+use std::sync::Arc;
+
+use device::Action;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::Report;
+
+/// How a machine ended.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// The guest switched itself off (ACPI S5).
+    PowerOff,
+    /// The guest reset itself, and the machine was told not to start again.
+    Reset,
+    /// The guest wrote this value to the debug-exit port.
+    DebugExit(u8),
+    /// A CPU shut down on a triple fault.
+    TripleFault(Arc<Report>),
+    /// The engine could not go on: an instruction that is not implemented, or a fault of its own.
+    EngineFault(Arc<Report>),
+    /// The guest reset itself and could not be booted again, or a thread of the machine failed; one line.
+    Failed(String),
+    /// The machine was stopped from outside.
+    Stopped,
+}
+
+impl fmt::Display for Outcome {
+    /// One line; faults have a few more.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("the guest switched itself off"),
+            Self::Reset => f.write_str("the guest reset itself"),
+            Self::DebugExit(value) => write!(f, "the guest ended the run with {value:#x}"),
+            Self::TripleFault(report) | Self::EngineFault(report) => report.fmt(f),
+            Self::Failed(why) => f.write_str(why),
+            Self::Stopped => f.write_str("the machine was stopped"),
+        }
+    }
+}
+
+/// What a participant does after a meeting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Go {
+    /// Continue.
+    On,
+    /// The machine was reset: begin anew.
+    Restart,
+    /// The machine has ended.
+    End,
+}
+
+#[derive(Default)]
+struct State {
+    participants: usize,
+    waiting: usize,
+    paused: bool,
+    reset: bool,
+    /// Counts resets; the first boot is one.
+    generation: u64,
+    outcome: Option<Outcome>,
+}
+
+impl State {
+    fn calls_a_meeting(&self) -> bool {
+        self.paused || self.reset || self.outcome.is_some()
+    }
+
+    fn everybody_waits(&self) -> bool {
+        self.waiting == self.participants
+    }
+}
+
+/// The meeting place.
+#[derive(Default)]
+pub struct Control {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+impl Control {
+    /// A place for so many threads, which will all begin with [`Go::Restart`].
+    pub fn new(participants: usize) -> Self {
+        let state = State { participants, generation: 1, ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// What a device wants of the machine; true if the participants have to be kicked.
+    pub fn act(&self, action: Action, no_reboot: bool) -> bool {
+        match action {
+            Action::None => return false,
+            Action::Reset if no_reboot => return self.end(Outcome::Reset),
+            Action::Reset => self.state.lock().reset = true,
+            Action::PowerOff => return self.end(Outcome::PowerOff),
+            Action::DebugExit(value) => return self.end(Outcome::DebugExit(value)),
+        }
+        true
+    }
+
+    /// Ends the machine. The first outcome stands; true if this is it.
+    pub fn end(&self, outcome: Outcome) -> bool {
+        let mut state = self.state.lock();
+        let first = state.outcome.is_none();
+        state.outcome.get_or_insert(outcome);
+        self.changed.notify_all();
+        first
+    }
+
+    /// A participant is at a boundary. `seen` is the generation it knows, zero in the beginning. If there is a
+    /// reset to do, the last participant to arrive calls `restart`, which ends the machine if it fails.
+    pub fn meet(&self, seen: &mut u64, restart: impl FnOnce() -> Result<(), Outcome>) -> Go {
+        let mut state = self.state.lock();
+        if state.calls_a_meeting() {
+            state.waiting += 1;
+            if state.everybody_waits() && state.reset && state.outcome.is_none() {
+                state.reset = false;
+                state.generation += 1;
+                if let Err(outcome) = restart() {
+                    state.outcome = Some(outcome);
+                }
+            }
+            self.changed.notify_all();
+            while state.outcome.is_none() && (state.paused || state.reset) {
+                self.changed.wait(&mut state);
+            }
+            state.waiting -= 1;
+        }
+        if state.outcome.is_some() {
+            state.participants -= 1;
+            self.changed.notify_all();
+            return Go::End;
+        }
+        if std::mem::replace(seen, state.generation) == state.generation { Go::On } else { Go::Restart }
+    }
+
+    /// True if there is a meeting to come to.
+    pub fn is_called(&self) -> bool {
+        self.state.lock().calls_a_meeting()
+    }
+
+    /// Asks for a pause; the caller kicks the participants, then calls [`wait_paused`](Self::wait_paused).
+    pub fn pause(&self) {
+        self.state.lock().paused = true;
+    }
+
+    /// Waits until all participants stand still; false if the machine ended instead.
+    pub fn wait_paused(&self) -> bool {
+        let mut state = self.state.lock();
+        while state.outcome.is_none() && !(state.everybody_waits() && !state.reset) {
+            self.changed.wait(&mut state);
+        }
+        state.outcome.is_none()
+    }
+
+    /// Ends a pause.
+    pub fn resume(&self) {
+        self.state.lock().paused = false;
+        self.changed.notify_all();
+    }
+
+    /// True in a pause that all participants have come to, and when they are gone.
+    pub fn stands_still(&self) -> bool {
+        let state = self.state.lock();
+        state.paused && state.everybody_waits() || state.participants == 0
+    }
+
+    /// The outcome, if the machine has ended.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.state.lock().outcome.clone()
+    }
+
+    /// Waits for the outcome and for all participants to be gone.
+    pub fn wait(&self) -> Outcome {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(outcome) = gone(&state) {
+                return outcome;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+
+    /// A participant that never came (its thread could not be made).
+    pub fn leave(&self) {
+        self.state.lock().participants -= 1;
+        self.changed.notify_all();
+    }
+}
+
+fn gone(state: &MutexGuard<State>) -> Option<Outcome> {
+    if state.participants == 0 { state.outcome.clone() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn no_restart() -> Result<(), Outcome> {
+        Ok(())
+    }
+
+    #[test]
+    fn everybody_begins_with_a_restart() {
+        let control = Control::new(1);
+        let mut seen = 0;
+        assert_eq!(control.meet(&mut seen, no_restart), Go::Restart);
+        assert_eq!(control.meet(&mut seen, no_restart), Go::On);
+    }
+
+    #[test]
+    fn the_last_to_arrive_resets_and_all_restart() {
+        let control = Arc::new(Control::new(3));
+        let resets = Arc::new(Mutex::new(0));
+        control.act(Action::Reset, false);
+        let threads: Vec<_> = (0..3)
+            .map(|i| {
+                let (control, resets) = (control.clone(), resets.clone());
+                thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(5 * i));
+                    let restart = || {
+                        *resets.lock() += 1;
+                        Ok(())
+                    };
+                    control.meet(&mut 1, restart)
+                })
+            })
+            .collect();
+        assert!(threads.into_iter().all(|t| t.join().unwrap() == Go::Restart));
+        assert_eq!(*resets.lock(), 1);
+    }
+
+    #[test]
+    fn a_pause_holds_everybody_until_it_ends() {
+        let control = Arc::new(Control::new(1));
+        control.pause();
+        assert!(!control.stands_still());
+        let participant = thread::spawn({
+            let control = control.clone();
+            move || control.meet(&mut 1, no_restart)
+        });
+        assert!(control.wait_paused());
+        assert!(control.stands_still() && !participant.is_finished());
+        control.resume();
+        assert_eq!(participant.join().unwrap(), Go::On);
+    }
+
+    #[test]
+    fn the_first_outcome_stands() {
+        let control = Control::new(1);
+        assert!(control.act(Action::DebugExit(7), false));
+        assert!(!control.end(Outcome::Stopped));
+        assert_eq!(control.meet(&mut 1, no_restart), Go::End);
+        assert!(matches!(control.wait(), Outcome::DebugExit(7)));
+        assert!(!control.wait_paused());
+    }
+
+    #[test]
+    fn a_reset_that_fails_or_is_not_wanted_ends_the_machine() {
+        let control = Control::new(1);
+        control.act(Action::Reset, false);
+        let failed = || Err(Outcome::Failed("gone".to_owned()));
+        assert_eq!(control.meet(&mut 1, failed), Go::End);
+        assert!(matches!(control.wait(), Outcome::Failed(_)));
+        let control = Control::new(1);
+        assert!(control.act(Action::Reset, true));
+        assert!(matches!(control.outcome(), Some(Outcome::Reset)));
+    }
+}

@@ -1,0 +1,149 @@
+//! The engines there are, and which one a machine gets.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use cpu::{Capabilities, Engine, EngineError};
+use serde::{Deserialize, Serialize};
+
+use crate::MachineError;
+
+/// Which engine is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineKind {
+    /// The best that this host can run.
+    #[default]
+    Auto,
+    /// The interpreter.
+    Interp,
+}
+
+impl EngineKind {
+    /// All of them, for help texts.
+    pub const NAMES: [&'static str; 2] = ["auto", "interp"];
+}
+
+impl fmt::Display for EngineKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Auto => "auto",
+            Self::Interp => "interp",
+        })
+    }
+}
+
+impl FromStr for EngineKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        [Self::Auto, Self::Interp]
+            .into_iter()
+            .find(|k| k.to_string() == name)
+            .ok_or_else(|| format!("no engine {name:?}: take one of {}", Self::NAMES.join(", ")))
+    }
+}
+
+/// Every engine of this build, best first.
+pub fn all() -> Vec<Arc<dyn Engine>> {
+    vec![Arc::new(interp::Interp::new())]
+}
+
+/// An engine that was picked, and why.
+#[derive(Clone)]
+pub struct Choice {
+    /// The engine.
+    pub engine: Arc<dyn Engine>,
+    /// What it can do here.
+    pub capabilities: Capabilities,
+    /// The reason, one line.
+    pub reason: String,
+}
+
+/// Picks an engine.
+///
+/// # Errors
+/// The one asked for, or every one, cannot be used on this host.
+pub fn choose(kind: EngineKind) -> Result<Choice, MachineError> {
+    pick(all(), kind)
+}
+
+fn pick(engines: Vec<Arc<dyn Engine>>, kind: EngineKind) -> Result<Choice, MachineError> {
+    let wanted = kind.to_string();
+    let mut passed_over = Vec::new();
+    for engine in engines {
+        if kind != EngineKind::Auto && engine.name() != wanted {
+            continue;
+        }
+        let (name, capabilities) = (engine.name(), engine.capabilities());
+        match &capabilities.unusable {
+            Some(why) => passed_over.push(format!("{name} cannot run here: {why}")),
+            None => {
+                let reason = if kind != EngineKind::Auto {
+                    "asked for".to_owned()
+                } else if passed_over.is_empty() {
+                    "the best engine of this build".to_owned()
+                } else {
+                    format!("the best that this host can run ({})", passed_over.join("; "))
+                };
+                return Ok(Choice { engine, capabilities, reason });
+            }
+        }
+    }
+    let reason =
+        if passed_over.is_empty() { "it is not in this build".to_owned() } else { passed_over.join("; ") };
+    let engine = EngineKind::NAMES.into_iter().find(|n| *n == wanted).unwrap_or("auto");
+    Err(EngineError::Unusable { engine, reason }.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cpu::{Vm, VmConfig};
+
+    struct Named(&'static str, Option<&'static str>);
+
+    impl Engine for Named {
+        fn name(&self) -> &'static str {
+            self.0
+        }
+        fn capabilities(&self) -> Capabilities {
+            Capabilities {
+                unusable: self.1.map(str::to_owned),
+                max_vcpus: 1,
+                full_virtualization: true,
+                exact_limit: false,
+            }
+        }
+        fn create_vm(&self, _: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
+            Err(EngineError::BadState(String::new()))
+        }
+    }
+
+    fn list(fast: Option<&'static str>, slow: Option<&'static str>) -> Vec<Arc<dyn Engine>> {
+        vec![Arc::new(Named("kvm", fast)), Arc::new(Named("interp", slow))]
+    }
+
+    #[test]
+    fn auto_takes_the_first_that_runs_and_says_why() {
+        let choice = pick(list(None, None), EngineKind::Auto).unwrap();
+        assert_eq!((choice.engine.name(), choice.reason.as_str()), ("kvm", "the best engine of this build"));
+        let choice = pick(list(Some("no /dev/kvm"), None), EngineKind::Auto).unwrap();
+        assert_eq!(choice.engine.name(), "interp");
+        assert_eq!(choice.reason, "the best that this host can run (kvm cannot run here: no /dev/kvm)");
+    }
+
+    #[test]
+    fn an_engine_asked_for_is_taken_or_refused() {
+        assert_eq!(pick(list(None, None), EngineKind::Interp).unwrap().engine.name(), "interp");
+        let error = pick(list(None, Some("broken")), EngineKind::Interp).err().unwrap().to_string();
+        assert_eq!(error, "engine interp cannot run here: interp cannot run here: broken");
+        assert!(pick(Vec::new(), EngineKind::Auto).is_err());
+    }
+
+    #[test]
+    fn this_build_has_an_engine_that_runs_everywhere() {
+        assert_eq!(choose(EngineKind::Auto).unwrap().capabilities.unusable, None);
+    }
+}

@@ -1,0 +1,100 @@
+//! Why there is no machine.
+
+use std::path::PathBuf;
+
+use boot::BootError;
+use cpu::EngineError;
+use cpu::x86::ModelError;
+use device::BusError;
+use memory::MemoryError;
+use thiserror::Error;
+
+use crate::Size;
+use crate::spec::MAX_CPUS;
+
+/// Errors of making a machine; each message is one line: fact, object, remedy.
+#[derive(Debug, Error)]
+pub enum MachineError {
+    /// Nothing to boot.
+    #[error("no kernel is named: give --kernel")]
+    NoKernel,
+    /// A number of CPUs that no machine has.
+    #[error("{0} cpus are not possible: give 1 to {MAX_CPUS}")]
+    Cpus(u32),
+    /// An engine runs fewer CPUs.
+    #[error("engine {engine} runs at most {max} cpus: give fewer")]
+    EngineCpus {
+        /// Engine name.
+        engine: &'static str,
+        /// Its limit.
+        max: u32,
+    },
+    /// A memory size that no machine has.
+    #[error("guest memory of {memory} is not possible: give whole MiB, at least {least}")]
+    MemorySize {
+        /// Asked for.
+        memory: Size,
+        /// Least size.
+        least: Size,
+    },
+    /// More memory than there is.
+    #[error("{memory} of guest memory are more than the host can give ({mib} MiB by {limit}): ask for less")]
+    HostMemory {
+        /// Asked for.
+        memory: Size,
+        /// What the host can give.
+        mib: u64,
+        /// What limits it.
+        limit: &'static str,
+    },
+    /// A file cannot be read.
+    #[error("{} cannot be read ({source}): check the path and its permissions", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// Not a file with content.
+    #[error("{} is {what}: give a regular file", path.display())]
+    NoFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is instead.
+        what: &'static str,
+    },
+    /// Longer than any kernel.
+    #[error("{} is larger than {max}: give a kernel or an initrd", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Most that is read.
+        max: Size,
+    },
+    /// The host refuses a thread.
+    #[error("the host refuses a thread ({0}): raise its limit of tasks or ask for fewer cpus")]
+    Thread(std::io::Error),
+    /// The call does not fit the machine's state.
+    #[error("the machine is {state}: {remedy}")]
+    State {
+        /// Its state.
+        state: &'static str,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// The kernel cannot be booted.
+    #[error(transparent)]
+    Boot(#[from] BootError),
+    /// Guest memory.
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// The CPU model.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The board contradicts itself.
+    #[error(transparent)]
+    Bus(#[from] BusError),
+}

@@ -1,0 +1,32 @@
+//! Boards and their life: a [`MachineSpec`] becomes a running [`Machine`].
+//!
+//! One host thread runs each vCPU, one more serves the deadlines of the parts. They meet in `control` when the
+//! machine is paused, reset or stopped; nothing else synchronises them.
+
+mod control;
+pub mod engine;
+mod error;
+mod files;
+mod host;
+mod machine;
+mod pc;
+mod report;
+mod size;
+mod spec;
+mod vcpu;
+
+pub use control::Outcome;
+pub use error::MachineError;
+pub use machine::Machine;
+pub use pc::{Backends, Pc};
+pub use report::Report;
+pub use size::Size;
+pub use spec::{MAX_CPUS, MachineSpec, ModuleSpec};
+
+pub use boot::Protocol;
+pub use cpu::CpuState;
+pub use device::{CharBackend, NullBackend};
+pub use engine::EngineKind;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,326 @@
+//! A machine from its definition to its end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{Builder, JoinHandle};
+
+use cpu::x86::CpuModel;
+use cpu::{Clock, CpuState, Engine, Signals, Vm, VmConfig};
+use device::Action;
+use memory::GuestRam;
+use parking_lot::Mutex;
+
+use crate::control::{Control, Go};
+use crate::pc::{Backends, Pc};
+use crate::vcpu::{self, Slot};
+use crate::{MachineError, MachineSpec, Outcome, files};
+
+/// What the threads of a machine share.
+pub struct Shared {
+    pub pc: Pc,
+    pub vm: Box<dyn Vm>,
+    spec: MachineSpec,
+    slots: Vec<Slot>,
+    control: Control,
+    /// How the boot processor starts.
+    entry: Mutex<CpuState>,
+    /// Instructions between two reloads of CPU state; 0 for never.
+    reload_every: AtomicU64,
+    /// Instructions of vCPUs that were replaced.
+    retired: AtomicU64,
+}
+
+impl Shared {
+    /// A participant is at a boundary.
+    pub fn meet(&self, seen: &mut u64) -> Go {
+        self.control.meet(seen, || self.reset().map_err(|e| Outcome::Failed(e.to_string())))
+    }
+
+    /// Somebody calls a meeting.
+    pub fn is_called(&self) -> bool {
+        self.control.is_called()
+    }
+
+    /// Does what a device asks for.
+    pub fn act(&self, action: Action) {
+        if self.control.act(action, self.spec.no_reboot) {
+            tracing::info!(?action, "the guest asks for it");
+            self.kick();
+        }
+    }
+
+    /// Ends the machine.
+    pub fn end(&self, outcome: Outcome) {
+        self.control.end(outcome);
+        self.kick();
+    }
+
+    pub fn entry(&self) -> CpuState {
+        self.entry.lock().clone()
+    }
+
+    pub fn reload_every(&self) -> Option<u64> {
+        Some(self.reload_every.load(Ordering::Relaxed)).filter(|&n| n != 0)
+    }
+
+    pub fn count_retired(&self, instructions: u64) {
+        self.retired.fetch_add(instructions, Ordering::Relaxed);
+    }
+
+    /// Brings every participant to the meeting.
+    fn kick(&self) {
+        for slot in &self.slots {
+            slot.signals.set(Signals::EXIT);
+        }
+        self.pc.timers.stop();
+    }
+
+    /// The board to power-on, tables and kernel into RAM.
+    fn reset(&self) -> Result<(), MachineError> {
+        self.pc.reset();
+        let rsdp = boot::acpi::install(&self.pc.ram, &Pc::acpi(self.spec.cpus))?;
+        let entry = files::boot(&self.spec, &self.pc.ram, rsdp)?;
+        *self.entry.lock() = entry.state;
+        Ok(())
+    }
+
+    fn timer_thread(&self) {
+        let mut seen = 0;
+        while self.meet(&mut seen) != Go::End {
+            self.pc.timers.run();
+        }
+    }
+}
+
+/// A machine. Dropping it stops it.
+pub struct Machine {
+    shared: Arc<Shared>,
+    /// None before the start.
+    threads: Mutex<Option<Vec<JoinHandle<()>>>>,
+    /// Guest time at which a pause began.
+    paused_at: Mutex<Option<u64>>,
+}
+
+impl Machine {
+    /// Makes a machine and loads its kernel; nothing runs yet.
+    ///
+    /// # Errors
+    /// A definition that cannot be: numbers, memory, files, CPU model, engine. Each is one line.
+    pub fn new(spec: MachineSpec, engine: &dyn Engine, backends: Backends) -> Result<Self, MachineError> {
+        spec.validate()?;
+        let max = engine.capabilities().max_vcpus;
+        if spec.cpus > max {
+            return Err(MachineError::EngineCpus { engine: engine.name(), max });
+        }
+        let model = Arc::new(CpuModel::named(spec.cpu_model.as_deref())?);
+        let ram = Arc::new(GuestRam::new(spec.memory.get())?);
+        let clock = Arc::new(Clock::new());
+        let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
+        let pc = Pc::new(ram.clone(), clock.clone(), &signals, backends)?;
+        let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
+        let slots = (0..spec.cpus)
+            .zip(signals)
+            .filter_map(|(index, signals)| Some((index, signals, pc.lapic(index)?)))
+            .map(|(index, signals, lapic)| {
+                let vcpu = Mutex::new(vm.create_vcpu(index, signals.clone())?);
+                Ok(Slot { vcpu, signals, lapic, exits: AtomicU64::new(0) })
+            })
+            .collect::<Result<Vec<_>, MachineError>>()?;
+        let shared = Shared {
+            control: Control::new(slots.len() + 1),
+            pc,
+            vm,
+            spec,
+            slots,
+            entry: Mutex::new(CpuState::reset()),
+            reload_every: AtomicU64::new(0),
+            retired: AtomicU64::new(0),
+        };
+        shared.reset()?;
+        Ok(Self { shared: Arc::new(shared), threads: Mutex::default(), paused_at: Mutex::new(None) })
+    }
+
+    /// Starts the guest. Once.
+    ///
+    /// # Errors
+    /// The host refuses threads, or the machine was started before.
+    pub fn start(&self) -> Result<(), MachineError> {
+        let mut threads = self.threads.lock();
+        if threads.is_some() {
+            return Err(MachineError::State { state: "started already", remedy: "start a machine once" });
+        }
+        let threads = threads.insert(Vec::new());
+        let mut failed = None;
+        let mut spawn = |name: String, body: Box<dyn FnOnce(&Shared) + Send>| {
+            let shared = self.shared.clone();
+            let thread = failed.is_none().then(|| {
+                Builder::new().name(name).spawn(move || {
+                    let guard = Guard(&shared);
+                    body(&shared);
+                    std::mem::forget(guard);
+                })
+            });
+            match thread {
+                Some(Ok(thread)) => return threads.push(thread),
+                Some(Err(error)) => failed = Some(error),
+                None => {}
+            }
+            self.shared.control.leave();
+        };
+        spawn("timers".to_owned(), Box::new(Shared::timer_thread));
+        for index in 0..self.shared.slots.len() {
+            let body = move |shared: &Shared| vcpu::thread(shared, index as u32, &shared.slots[index]);
+            spawn(format!("vcpu{index}"), Box::new(body));
+        }
+        match failed {
+            None => Ok(()),
+            Some(error) => {
+                self.shared.end(Outcome::Stopped);
+                Err(MachineError::Thread(error))
+            }
+        }
+    }
+
+    /// Stops all vCPUs at an instruction boundary, and guest time with them.
+    ///
+    /// # Errors
+    /// The machine is not running.
+    pub fn pause(&self) -> Result<(), MachineError> {
+        if !self.is_started() {
+            return Err(MachineError::State { state: "not started", remedy: "start it first" });
+        }
+        let mut paused_at = self.paused_at.lock();
+        if paused_at.is_some() {
+            return Ok(());
+        }
+        self.shared.control.pause();
+        self.shared.kick();
+        if !self.shared.control.wait_paused() {
+            return Err(MachineError::State { state: "at its end", remedy: "start another one" });
+        }
+        *paused_at = Some(self.shared.pc.clock.tsc());
+        Ok(())
+    }
+
+    /// Continues after a pause.
+    pub fn resume(&self) {
+        if let Some(tsc) = self.paused_at.lock().take() {
+            self.shared.pc.clock.set_tsc(tsc);
+            self.shared.control.resume();
+        }
+    }
+
+    /// Resets the machine as its reset button does: the kernel is loaded anew.
+    pub fn reset(&self) {
+        self.shared.act(Action::Reset);
+    }
+
+    /// Ends the machine at once. The guest is not asked.
+    pub fn stop(&self) {
+        self.shared.end(Outcome::Stopped);
+    }
+
+    /// Presses the power button; a guest that listens shuts down.
+    pub fn press_power_button(&self) {
+        self.shared.pc.power.press_power_button();
+    }
+
+    /// Waits for the end: all threads of the machine are gone when it returns. A machine that was never started
+    /// is taken as stopped.
+    pub fn wait(&self) -> Outcome {
+        if !self.is_started() {
+            return Outcome::Stopped;
+        }
+        let outcome = self.shared.control.wait();
+        for thread in self.threads.lock().iter_mut().flat_map(std::mem::take) {
+            // A panic was reported by the thread's guard.
+            let _ = thread.join();
+        }
+        outcome
+    }
+
+    /// How the machine ended, if it has.
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.shared.control.outcome()
+    }
+
+    /// The board: serial port, keyboard, memory.
+    pub fn pc(&self) -> &Pc {
+        &self.shared.pc
+    }
+
+    /// The definition.
+    pub fn spec(&self) -> &MachineSpec {
+        &self.shared.spec
+    }
+
+    /// The state of every vCPU.
+    ///
+    /// # Errors
+    /// The machine is neither paused nor at its end.
+    pub fn cpu_states(&self) -> Result<Vec<CpuState>, MachineError> {
+        self.still()?;
+        Ok(self.shared.slots.iter().map(|slot| slot.vcpu.lock().state()).collect())
+    }
+
+    /// Replaces the state of every vCPU, in their order; those without a new state keep theirs.
+    ///
+    /// # Errors
+    /// The machine is not paused, or a state is none that a CPU can be in.
+    pub fn set_cpu_states(&self, states: &[CpuState]) -> Result<(), MachineError> {
+        self.still()?;
+        for (slot, state) in self.shared.slots.iter().zip(states) {
+            slot.set_state(slot.vcpu.lock().as_mut(), state)?;
+        }
+        Ok(())
+    }
+
+    /// From now on, moves the state of every vCPU into a new vCPU after so many instructions: a guest that does not
+    /// notice proves that a CPU state is whole. `None` ends it. Takes effect at each vCPU's next exit.
+    pub fn reload_cpu_states_every(&self, instructions: Option<u64>) {
+        self.shared.reload_every.store(instructions.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// Instructions run by all vCPUs, where the engine counts them.
+    ///
+    /// # Errors
+    /// The machine is neither paused nor at its end.
+    pub fn instructions(&self) -> Result<u64, MachineError> {
+        self.still()?;
+        let running: u64 = self.shared.slots.iter().map(|slot| slot.vcpu.lock().instructions()).sum();
+        Ok(running + self.shared.retired.load(Ordering::Relaxed))
+    }
+
+    /// Returns of all vCPUs to the machine so far.
+    pub fn exits(&self) -> u64 {
+        self.shared.slots.iter().map(|slot| slot.exits.load(Ordering::Relaxed)).sum()
+    }
+
+    fn is_started(&self) -> bool {
+        self.threads.lock().is_some()
+    }
+
+    fn still(&self) -> Result<(), MachineError> {
+        if !self.is_started() || self.shared.control.stands_still() {
+            return Ok(());
+        }
+        Err(MachineError::State { state: "running", remedy: "pause it first" })
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.stop();
+        self.wait();
+    }
+}
+
+/// Dropped by a participant's panic: the machine ends instead of waiting for it.
+struct Guard<'a>(&'a Shared);
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        self.0.end(Outcome::Failed("a thread of the machine panicked: this is a bug, report it".to_owned()));
+        self.0.control.leave();
+    }
+}

@@ -1,0 +1,159 @@
+//! The PC: which parts it has, where they are and how they are wired. `boot::acpi` tells the guest the same.
+
+use std::sync::Arc;
+
+use boot::acpi;
+use cpu::{Clock, Signals};
+use device::acpi::{AcpiPower, ResetControl, S5_SLEEP_TYPE};
+use device::input::I8042;
+use device::interrupt::{I8259, InterruptFabric, Ioapic, LocalApic};
+use device::legacy::{DebugConsole, DebugExit, Port92, PostCodes};
+use device::serial::Uart16550;
+use device::time::{I8254, Rtc};
+use device::{BusError, CharBackend, Device, MmioBus, Pollable, PortBus, PortWindow, Registers, Timers};
+use memory::GuestRam;
+
+use crate::MachineError;
+
+/// First port of the power-management block.
+const PM_BASE: u16 = 0x600;
+/// ISA interrupts.
+mod irq {
+    pub const PIT: u32 = 0;
+    pub const KEYBOARD: u32 = 1;
+    pub const RTC: u32 = 8;
+    pub const SCI: u32 = 9;
+}
+/// Where the local APICs are after a reset.
+const LAPIC: u32 = 0xfee0_0000;
+/// COM1: first port and ISA interrupt.
+const COM1: (u16, u32) = Uart16550::COM[0];
+const SERIAL: [(u16, u8); 1] = [(COM1.0, COM1.1 as u8)];
+
+/// Where characters from the guest go.
+#[derive(Clone)]
+pub struct Backends {
+    /// COM1.
+    pub console: Arc<dyn CharBackend>,
+    /// The debug console, ports 0xe9 and 0x402.
+    pub debug: Arc<dyn CharBackend>,
+}
+
+/// The board and everything on it but the CPUs.
+pub struct Pc {
+    /// Guest RAM.
+    pub ram: Arc<GuestRam>,
+    /// Guest time.
+    pub clock: Arc<Clock>,
+    /// Port space.
+    pub ports: PortBus,
+    /// Memory-mapped registers, the local APICs' excepted.
+    pub mmio: MmioBus,
+    /// Deadlines of the parts.
+    pub timers: Timers,
+    /// Interrupt controllers.
+    pub fabric: Arc<InterruptFabric>,
+    /// COM1.
+    pub uart: Arc<Uart16550>,
+    /// Keyboard controller.
+    pub keyboard: Arc<I8042>,
+    /// Power button and timer.
+    pub power: Arc<AcpiPower>,
+    rtc: Arc<Rtc>,
+    parts: Vec<Arc<dyn Device>>,
+}
+
+impl Pc {
+    /// Builds the board. `signals` are the vCPUs'; the first is the boot processor.
+    pub fn new(
+        ram: Arc<GuestRam>,
+        clock: Arc<Clock>,
+        signals: &[Arc<Signals>],
+        backends: Backends,
+    ) -> Result<Self, MachineError> {
+        let fabric = InterruptFabric::new(&clock, signals.iter().cloned());
+        let timers = Timers::new(clock.clone());
+        let notifier = || timers.notifier();
+        let pit = Arc::new(I8254::new(clock.clone(), fabric.line(irq::PIT), notifier()));
+        let rtc = Arc::new(Rtc::new(clock.clone(), fabric.line(irq::RTC), notifier()));
+        let power = Arc::new(AcpiPower::new(clock.clone(), fabric.line(irq::SCI), notifier()));
+        let uart = Arc::new(Uart16550::new(fabric.line(COM1.1), backends.console));
+        let keyboard = Arc::new(I8042::new(fabric.line(irq::KEYBOARD)));
+        for part in [pit.clone() as Arc<dyn Pollable>, rtc.clone(), power.clone()] {
+            timers.add(part);
+        }
+
+        let mut parts = Parts::default();
+        parts.add(I8259::PORTS, fabric.pic().clone())?;
+        parts.add(I8254::PORTS, pit)?;
+        parts.add(Rtc::PORTS, rtc.clone())?;
+        parts.add(I8042::PORTS, keyboard.clone())?;
+        parts.add(&[window(COM1.0, Uart16550::LEN)], uart.clone())?;
+        parts.add(&[window(PM_BASE, AcpiPower::LEN)], power.clone())?;
+        parts.add(ResetControl::PORTS, Arc::new(ResetControl::new()))?;
+        parts.add(Port92::PORTS, Arc::new(Port92::new()))?;
+        parts.add(PostCodes::PORTS, Arc::new(PostCodes::new()))?;
+        parts.add(DebugExit::PORTS, Arc::new(DebugExit))?;
+        parts.add(DebugConsole::PORTS, Arc::new(DebugConsole::new(backends.debug)))?;
+        let mut mmio = MmioBus::new();
+        mmio.map(Ioapic::BASE, Ioapic::LEN, fabric.ioapic().clone(), 0)?;
+
+        let Parts { ports, parts } = parts;
+        Ok(Self { ram, clock, ports, mmio, timers, fabric, uart, keyboard, power, rtc, parts })
+    }
+
+    /// Every part back to power-on, then what firmware would have done: the boot processor's APIC passes on
+    /// the 8259's interrupts, CMOS knows the memory size.
+    pub fn reset(&self) {
+        for part in &self.parts {
+            part.reset();
+        }
+        self.fabric.reset();
+        if let Some(lapic) = self.lapic(0) {
+            lapic.set_virtual_wire();
+        }
+        let mut sizes = self.ram.ranges().map(|range| range.len);
+        self.rtc.set_memory_size(sizes.next().unwrap_or(0), sizes.next().unwrap_or(0));
+        self.timers.kick();
+    }
+
+    /// The local APIC of a vCPU.
+    pub fn lapic(&self, index: u32) -> Option<LocalApic> {
+        self.fabric.lapic(index)
+    }
+
+    /// The board for the ACPI tables.
+    pub fn acpi(cpus: u32) -> acpi::Board {
+        acpi::Board {
+            cpus,
+            lapic: LAPIC,
+            ioapic: Ioapic::BASE as u32,
+            pm_base: PM_BASE,
+            pm_timer_32bit: true,
+            power_button: true,
+            sci: irq::SCI as u8,
+            s5_type: S5_SLEEP_TYPE,
+            reset: (ResetControl::PORTS[0].port, ResetControl::RESET),
+            serial: &SERIAL,
+            i8042: true,
+        }
+    }
+}
+
+fn window(port: u16, len: u16) -> PortWindow {
+    PortWindow { port, len, offset: 0 }
+}
+
+/// Parts in the port space, each of which is reset with the board.
+#[derive(Default)]
+struct Parts {
+    ports: PortBus,
+    parts: Vec<Arc<dyn Device>>,
+}
+
+impl Parts {
+    fn add<T: Registers + 'static>(&mut self, windows: &[PortWindow], part: Arc<T>) -> Result<(), BusError> {
+        self.parts.push(part.clone());
+        self.ports.map_windows(windows, part)
+    }
+}

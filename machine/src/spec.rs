@@ -1,0 +1,132 @@
+//! What a machine is to be: one definition for files, the network and the command line.
+
+use std::path::PathBuf;
+
+use boot::Protocol;
+use serde::{Deserialize, Serialize};
+
+use crate::{EngineKind, MachineError, Size, host};
+
+/// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
+pub const MAX_CPUS: u32 = 64;
+/// Least memory: below, there is no room for a kernel above 1 MiB.
+const MIN_MEMORY: Size = Size::mib(2);
+
+/// The definition of a machine.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MachineSpec {
+    /// The kernel image.
+    pub kernel: PathBuf,
+    /// The initrd.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub initrd: Option<PathBuf>,
+    /// Further modules, for protocols that have them; with Linux, archives that are unpacked after the initrd.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<ModuleSpec>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Guest RAM.
+    pub memory: Size,
+    /// Number of CPUs, 1 to [`MAX_CPUS`].
+    pub cpus: u32,
+    /// What CPUID says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cpu_model: Option<String>,
+    /// How guest code is run.
+    pub engine: EngineKind,
+    /// How the kernel is started.
+    pub boot: Protocol,
+    /// A reset by the guest ends the machine.
+    pub no_reboot: bool,
+}
+
+/// A module of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ModuleSpec {
+    /// The file.
+    pub path: PathBuf,
+    /// The module's command line.
+    pub args: String,
+}
+
+impl Default for MachineSpec {
+    fn default() -> Self {
+        Self {
+            kernel: PathBuf::new(),
+            initrd: None,
+            modules: Vec::new(),
+            cmdline: String::new(),
+            memory: Size::mib(512),
+            cpus: 1,
+            cpu_model: None,
+            engine: EngineKind::default(),
+            boot: Protocol::default(),
+            no_reboot: false,
+        }
+    }
+}
+
+impl MachineSpec {
+    /// Checks what can be checked without touching the files.
+    ///
+    /// # Errors
+    /// Numbers out of range, and memory that the host does not have.
+    pub fn validate(&self) -> Result<(), MachineError> {
+        if self.kernel.as_os_str().is_empty() {
+            return Err(MachineError::NoKernel);
+        }
+        if !(1..=MAX_CPUS).contains(&self.cpus) {
+            return Err(MachineError::Cpus(self.cpus));
+        }
+        if self.memory < MIN_MEMORY || !self.memory.get().is_multiple_of(1 << 20) {
+            return Err(MachineError::MemorySize { memory: self.memory, least: MIN_MEMORY });
+        }
+        let (available, limit) = host::memory();
+        if self.memory.get() > available {
+            return Err(MachineError::HostMemory { memory: self.memory, mib: available >> 20, limit });
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec() -> MachineSpec {
+        MachineSpec { kernel: "k".into(), memory: Size::mib(64), ..MachineSpec::default() }
+    }
+
+    #[test]
+    fn a_file_names_what_differs_from_the_default() {
+        let text = "kernel = \"vmlinuz\"\nmemory = \"1G\"\ncpus = 4\nengine = \"interp\"\nboot = \"pvh\"\n";
+        let spec: MachineSpec = toml::from_str(text).unwrap();
+        assert_eq!((spec.memory, spec.cpus, spec.boot), (Size::mib(1024), 4, Protocol::Pvh));
+        assert!(!spec.no_reboot);
+        let again: MachineSpec = toml::from_str(&toml::to_string(&spec).unwrap()).unwrap();
+        assert_eq!(again, spec);
+        assert!(toml::from_str::<MachineSpec>("kernal = \"vmlinuz\"").is_err());
+    }
+
+    #[test]
+    fn impossible_numbers_are_refused() {
+        spec().validate().unwrap();
+        for cpus in [0, 65, u32::MAX] {
+            let error = MachineSpec { cpus, ..spec() }.validate().unwrap_err().to_string();
+            assert!(error.contains("1 to 64"), "{error}");
+        }
+        for memory in [Size::bytes(0), Size::mib(1), Size::bytes((4 << 20) + 1)] {
+            assert!(MachineSpec { memory, ..spec() }.validate().is_err(), "{memory}");
+        }
+        assert!(matches!(MachineSpec::default().validate(), Err(MachineError::NoKernel)));
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused() {
+        let memory = Size::mib(1 << 30);
+        let error = MachineSpec { memory, ..spec() }.validate().unwrap_err().to_string();
+        assert!(error.starts_with("1024T of guest memory are more than the host can give ("), "{error}");
+    }
+}
