@@ -43,7 +43,8 @@ pub trait Pollable: Send + Sync {
 /// A part whose state can be written to a snapshot and read back.
 ///
 /// The saved type is separate from the runtime one and versioned; times in it are ticks of the machine clock,
-/// which a restore sets before the devices.
+/// which a restore sets before the devices. Interrupt controllers are restored last (8259, I/O APIC, local
+/// APICs): what other parts' lines did meanwhile is then overwritten.
 pub trait SaveRestore {
     /// What is saved.
     type State: Serialize + DeserializeOwned;

@@ -193,19 +193,19 @@ impl Board {
         }
     }
 
-    /// Saves and restores every part.
+    /// Saves and restores every part, controllers last.
     pub fn round_trip(&self) -> Result<(), RestoreError> {
         fn part<T: SaveRestore>(part: &T) -> Result<(), RestoreError> {
             part.restore(&part.save())
         }
-        self.lapics.iter().try_for_each(part)?;
-        part(self.fabric.ioapic().as_ref())?;
-        part(self.fabric.pic().as_ref())?;
         part(self.pit.as_ref())?;
         part(self.rtc.as_ref())?;
         part(self.power.as_ref())?;
         part(self.uart.as_ref())?;
-        part(self.keyboard.as_ref())
+        part(self.keyboard.as_ref())?;
+        part(self.fabric.pic().as_ref())?;
+        part(self.fabric.ioapic().as_ref())?;
+        self.lapics.iter().try_for_each(part)
     }
 }
 

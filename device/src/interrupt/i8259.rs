@@ -73,8 +73,10 @@ impl I8259 {
 
     /// A pair whose INT output is `output`.
     pub fn new(output: IrqLine) -> Self {
-        let inner = Pair { master: Chip::new(Role::Master), slave: Chip::new(Role::Slave), int: false };
-        Self { output, inner: Mutex::new(inner) }
+        let mut pair = Pair { master: Chip::new(Role::Master), slave: Chip::new(Role::Slave), int: false };
+        pair.master.power_on();
+        pair.slave.power_on();
+        Self { output, inner: Mutex::new(pair) }
     }
 
     /// Sets the level of input 0-15; the cascade input is not a line.

@@ -398,7 +398,8 @@ impl SaveRestore for Uart16550 {
         let (Some(ier), Some(mcr)) = (Ier::from_bits(state.ier), Mcr::from_bits(state.mcr)) else {
             return refuse("reserved bits are set");
         };
-        if state.input.len() > FIFO || state.input.iter().any(|c| c & !0x1ff != 0) {
+        let capacity = if state.fcr & FCR_ENABLE != 0 { FIFO } else { 1 };
+        if state.input.len() > capacity || state.input.iter().any(|c| c & !0x1ff != 0) {
             return refuse("the receive FIFO holds what it cannot");
         }
         let mut inner = self.inner.lock();

@@ -69,7 +69,7 @@ impl I8254 {
     }
 
     fn read_port_b(&self, inner: &Inner, now: u64) -> u8 {
-        let refresh = self.clock.tsc_to_ns(now) / REFRESH_NS & 1;
+        let refresh = (self.clock.tsc_to_ns(now) / REFRESH_NS) & 1;
         let out = inner.channels[2].out(now, self.clock.tsc_hz());
         inner.port_b | (refresh as u8) << 4 | u8::from(out) << 5
     }

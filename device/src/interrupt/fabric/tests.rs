@@ -1,1 +1,245 @@
 use super::*;
+use crate::Registers;
+
+struct Pc {
+    fabric: Arc<InterruptFabric>,
+    signals: Vec<Arc<Signals>>,
+}
+
+impl Pc {
+    /// All local APICs enabled, flat logical ids.
+    fn new(cpus: u32) -> Self {
+        let clock = Arc::new(Clock::new());
+        let signals: Vec<_> = (0..cpus).map(|_| Arc::new(Signals::new())).collect();
+        let pc = Self { fabric: InterruptFabric::new(&clock, signals.iter().cloned()), signals };
+        for cpu in 0..cpus {
+            pc.lapic_write(cpu, 0xf0, 0x1ff);
+            pc.lapic_write(cpu, 0xd0, 1 << (24 + cpu));
+        }
+        pc
+    }
+
+    fn lapic(&self, cpu: u32) -> LocalApic {
+        self.fabric.lapic(cpu).unwrap()
+    }
+
+    fn lapic_write(&self, cpu: u32, offset: u64, value: u32) {
+        self.lapic(cpu).mmio_write(offset, &value.to_le_bytes());
+    }
+
+    fn route(&self, pin: u32, low: u32, destination: u8) {
+        for (register, value) in [(0x11 + 2 * pin, u32::from(destination) << 24), (0x10 + 2 * pin, low)] {
+            let _ = self.fabric.ioapic().write(0, &register.to_le_bytes());
+            let _ = self.fabric.ioapic().write(0x10, &value.to_le_bytes());
+        }
+    }
+
+    fn entry(&self, pin: u32) -> u32 {
+        let _ = self.fabric.ioapic().write(0, &(0x10 + 2 * pin).to_le_bytes());
+        let mut data = [0; 4];
+        self.fabric.ioapic().read(0x10, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    /// INTR says the same as the APIC would.
+    fn take(&self, cpu: u32) -> Option<u8> {
+        let signal = self.signals[cpu as usize].load() & Signals::INTR != 0;
+        let vector = self.lapic(cpu).take_interrupt();
+        assert_eq!(signal, vector.is_some(), "INTR of cpu {cpu}");
+        vector
+    }
+
+    fn eoi(&self, cpu: u32) {
+        self.lapic_write(cpu, 0xb0, 0);
+    }
+}
+
+#[test]
+fn an_edge_reaches_the_addressed_processor() {
+    let pc = Pc::new(2);
+    pc.route(4, 0x41, 1);
+    pc.fabric.line(4).pulse();
+    assert_eq!(pc.take(0), None);
+    assert_eq!(pc.take(1), Some(0x41));
+    assert_eq!(pc.take(1), None);
+    pc.fabric.line(4).pulse();
+    assert_eq!(pc.take(1), None, "0x41 is in service");
+    pc.eoi(1);
+    assert_eq!(pc.take(1), Some(0x41));
+}
+
+#[test]
+fn the_timer_is_on_pin_two() {
+    let pc = Pc::new(1);
+    pc.route(2, 0x30, 0);
+    pc.fabric.line(0).pulse();
+    assert_eq!(pc.take(0), Some(0x30));
+}
+
+#[test]
+fn an_edge_on_a_masked_pin_is_lost() {
+    let pc = Pc::new(1);
+    pc.fabric.line(5).pulse();
+    pc.route(5, 0x55, 0);
+    assert_eq!(pc.take(0), None);
+}
+
+#[test]
+fn a_level_comes_again_after_eoi_until_it_falls() {
+    let pc = Pc::new(1);
+    pc.route(9, 0x8061, 0);
+    pc.fabric.line(9).raise();
+    assert_eq!(pc.take(0), Some(0x61));
+    assert_ne!(pc.entry(9) & 1 << 14, 0, "remote IRR");
+    pc.eoi(0);
+    assert_eq!(pc.take(0), Some(0x61), "still asserted");
+    pc.fabric.line(9).lower();
+    pc.eoi(0);
+    assert_eq!(pc.take(0), None);
+    assert_eq!(pc.entry(9) & 1 << 14, 0);
+}
+
+#[test]
+fn a_directed_eoi_replaces_the_broadcast() {
+    let pc = Pc::new(1);
+    pc.lapic_write(0, 0xf0, 0x11ff); // suppress EOI broadcasts
+    pc.route(9, 0x8061, 0);
+    pc.fabric.line(9).raise();
+    assert_eq!(pc.take(0), Some(0x61));
+    pc.eoi(0);
+    assert_eq!(pc.take(0), None);
+    let _ = pc.fabric.ioapic().write(0x40, &0x61u32.to_le_bytes());
+    assert_eq!(pc.take(0), Some(0x61));
+}
+
+#[test]
+fn logical_and_lowest_priority_destinations() {
+    let pc = Pc::new(3);
+    pc.route(6, 0x0870, 0b110); // fixed, logical
+    pc.fabric.line(6).pulse();
+    assert_eq!([pc.take(0), pc.take(1), pc.take(2)], [None, Some(0x70), Some(0x70)]);
+    pc.route(6, 0x0971, 0b111); // lowest priority
+    pc.eoi(2);
+    pc.lapic(0).set_task_priority(9);
+    pc.fabric.line(6).pulse();
+    assert_eq!([pc.take(0), pc.take(1), pc.take(2)], [None, None, Some(0x71)]);
+}
+
+#[test]
+fn the_8259_goes_through_lint0() {
+    let pc = Pc::new(2);
+    pc.lapic(0).set_virtual_wire();
+    let pic = pc.fabric.pic();
+    for (offset, value) in
+        [(0, 0x11), (1, 0x20), (1, 4), (1, 1), (1, 0), (2, 0x11), (3, 0x28), (3, 2), (3, 1), (3, 0)]
+    {
+        let _ = pic.write(offset, &[value]);
+    }
+    pc.fabric.line(0).pulse();
+    pc.fabric.line(1).pulse();
+    assert_eq!(pc.take(0), Some(0x20));
+    assert_eq!(pc.take(0), None);
+    let _ = pic.write(0, &[0x20]);
+    assert_eq!(pc.take(0), Some(0x21));
+    assert_eq!(pc.take(1), None);
+    let _ = pic.write(0, &[0x20]);
+    // A masked LINT0 holds it back, a disabled APIC lets it through.
+    pc.lapic_write(0, 0x350, 0x1_0700);
+    pc.fabric.line(0).pulse();
+    assert_eq!(pc.take(0), None);
+    assert!(pc.lapic(0).msr_write(0x1b, 0xfee0_0000));
+    assert_eq!(pc.take(0), Some(0x20));
+}
+
+#[test]
+fn the_8259_goes_through_ioapic_pin_zero() {
+    let pc = Pc::new(1);
+    for (offset, value) in [(0, 0x11), (1, 0x20), (1, 4), (1, 1), (1, 0)] {
+        let _ = pc.fabric.pic().write(offset, &[value]);
+    }
+    pc.route(0, 0x0700, 0);
+    for _ in 0..2 {
+        pc.fabric.line(1).pulse();
+        pc.fabric.line(3).pulse();
+        assert_eq!(pc.take(0), Some(0x21));
+        let _ = pc.fabric.pic().write(0, &[0x20]);
+        assert_eq!(pc.take(0), Some(0x23));
+        let _ = pc.fabric.pic().write(0, &[0x20]);
+    }
+}
+
+#[test]
+fn message_signalled_interrupts() {
+    let pc = Pc::new(2);
+    assert!(pc.fabric.deliver_msi(0xfee0_1000, 0x4045));
+    assert_eq!(pc.take(1), Some(0x45));
+    assert!(pc.fabric.deliver_msi(0xfeef_f000, 0x56), "broadcast");
+    assert_eq!([pc.take(0), pc.take(1)], [Some(0x56), Some(0x56)]);
+    assert!(!pc.fabric.deliver_msi(0xfee7_7000, 0x47), "nobody has id 0x77");
+    assert!(!pc.fabric.deliver_msi(0xfed0_0000, 0x47));
+    assert!(pc.fabric.deliver_msi(0xfee0_1000, 0x400));
+    assert_eq!(pc.signals[1].load() & Signals::NMI, Signals::NMI);
+}
+
+#[test]
+fn the_nmi_line_is_lint1() {
+    let pc = Pc::new(2);
+    pc.fabric.nmi();
+    assert_eq!(pc.signals[0].load(), 0, "masked");
+    pc.lapic_write(0, 0x360, 0x400);
+    pc.fabric.nmi();
+    assert_eq!([pc.signals[0].load(), pc.signals[1].load()], [Signals::NMI, 0]);
+}
+
+#[test]
+fn processors_that_interrupt_each_other_do_not_lock_up() {
+    let pc = Pc::new(2);
+    const ROUNDS: usize = 50_000;
+    let start = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        for cpu in 0..2 {
+            let (pc, start) = (&pc, &start);
+            scope.spawn(move || {
+                start.wait();
+                let lapic = pc.lapic(cpu);
+                for _ in 0..ROUNDS {
+                    lapic.mmio_write(0x310, &((1 - cpu) << 24).to_le_bytes());
+                    lapic.mmio_write(0x300, &0x40u32.to_le_bytes());
+                    if lapic.take_interrupt().is_some() {
+                        lapic.mmio_write(0xb0, &[0; 4]);
+                    }
+                }
+            });
+        }
+    });
+    for cpu in 0..2 {
+        while pc.take(cpu).is_some() {
+            pc.eoi(cpu);
+        }
+        assert_eq!(pc.signals[cpu as usize].load() & Signals::INTR, 0);
+    }
+}
+
+#[test]
+fn a_level_shared_between_threads_is_never_lost() {
+    // One thread drives the line, another takes and ends the interrupts: whenever the line is up for good,
+    // an interrupt is pending or in service.
+    let pc = Pc::new(1);
+    pc.route(10, 0x80a0, 0);
+    std::thread::scope(|scope| {
+        let driver = scope.spawn(|| {
+            for _ in 0..20_000 {
+                pc.fabric.line(10).raise();
+                pc.fabric.line(10).lower();
+            }
+            pc.fabric.line(10).raise();
+        });
+        let lapic = pc.lapic(0);
+        while !driver.is_finished() {
+            if lapic.take_interrupt().is_some() {
+                lapic.mmio_write(0xb0, &[0; 4]);
+            }
+        }
+    });
+    assert_eq!(pc.take(0), Some(0xa0));
+}

@@ -104,9 +104,10 @@ impl Chip {
         }
     }
 
-    /// Back to power-on; the input wires keep their level.
+    /// Back to power-on; the input wires keep their level. The part's state is undefined then: all inputs are
+    /// masked, so that nothing comes with a vector nobody has set.
     pub(super) fn power_on(&mut self) {
-        *self = Self { inputs: self.inputs, ..Self::new(self.role) };
+        *self = Self { inputs: self.inputs, imr: 0xff, ..Self::new(self.role) };
     }
 
     /// True if the level changed.

@@ -306,6 +306,10 @@ impl Core {
         (answers && addr & !0xfff == apic_base & base::ADDRESS).then_some(addr & 0xfff)
     }
 
+    pub(super) fn is_x2apic(&self) -> bool {
+        self.apic_base.load(Ordering::Relaxed) & base::X2APIC != 0
+    }
+
     pub(super) fn next_deadline(&self) -> Option<u64> {
         Some(self.deadline.load(Ordering::Relaxed)).filter(|d| *d != u64::MAX)
     }
@@ -375,9 +379,9 @@ impl Core {
 
     pub(in crate::interrupt) fn set_lint0(&self, asserted: bool) {
         let nmi = self.with(|state| {
-            let rises = asserted && !std::mem::replace(&mut state.lint0, asserted);
+            let was = std::mem::replace(&mut state.lint0, asserted);
             state.external &= asserted;
-            rises && state.is_enabled() && state.fire(lvt::LINT0)
+            asserted && !was && state.is_enabled() && state.fire(lvt::LINT0)
         });
         if nmi {
             self.signals.set(Signals::NMI);

@@ -34,7 +34,7 @@ impl Core {
             }
             _ => {}
         }
-        let Some(register) = msr.checked_sub(X2APIC_FIRST).filter(|_| self.look(State::is_x2apic)) else {
+        let Some(register) = msr.checked_sub(X2APIC_FIRST).filter(|_| self.is_x2apic()) else {
             return false;
         };
         match register {

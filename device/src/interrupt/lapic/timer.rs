@@ -5,6 +5,9 @@ use cpu::Clock;
 use super::APIC_TIMER_HZ;
 use super::core::{State, lvt};
 
+/// Nanoseconds of an undivided count.
+const NS_PER_COUNT: u64 = 1_000_000_000 / APIC_TIMER_HZ;
+
 /// Runtime state of the timer.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Timer {
@@ -43,7 +46,7 @@ impl Timer {
     /// Ticks of the machine clock that `count` takes; at least one, so that a timer cannot fire for ever
     /// at one instant.
     fn ticks(&self, count: u32, clock: &Clock) -> u64 {
-        let ns = (u64::from(count) << self.shift()) * (1_000_000_000 / APIC_TIMER_HZ);
+        let ns = (u64::from(count) << self.shift()) * NS_PER_COUNT;
         clock.ns_to_tsc(ns).max(1)
     }
 
@@ -58,7 +61,7 @@ impl Timer {
             false if elapsed >= period => return 0,
             false => elapsed,
         };
-        let counts = clock.tsc_to_ns(elapsed) / (1_000_000_000 / APIC_TIMER_HZ) >> self.shift();
+        let counts = (clock.tsc_to_ns(elapsed) / NS_PER_COUNT) >> self.shift();
         self.initial - counts.min(u64::from(self.initial)) as u32
     }
 }

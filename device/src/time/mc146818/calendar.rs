@@ -59,7 +59,7 @@ impl Format {
 
     fn register(self, number: i64) -> u8 {
         let number = number.rem_euclid(100) as u8;
-        if self.binary { number } else { number / 10 << 4 | number % 10 }
+        if self.binary { number } else { ((number / 10) << 4) | (number % 10) }
     }
 
     fn hour(self, register: u8) -> Option<i64> {
