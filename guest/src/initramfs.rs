@@ -27,8 +27,7 @@ pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a st
         .add("etc/passwd", 0o644, Node::File(b"root::0:0:root:/root:/bin/sh\n".to_vec()))
         .add("etc/group", 0o644, Node::File(b"root:x:0:\ntty:x:5:\n".to_vec()))
         .add("etc/hostname", 0o644, Node::File(b"guesthouse\n".to_vec()))
-        .add("etc/hosts", 0o644, Node::File(b"127.0.0.1 localhost guesthouse\n".to_vec()))
-        .add("etc/profile", 0o644, Node::File(b"PS1='\\u@\\h:\\w\\$ '\n".to_vec()));
+        .add("etc/hosts", 0o644, Node::File(b"127.0.0.1 localhost guesthouse\n".to_vec()));
     for applet in applets {
         archive.add(&format!("bin/{applet}"), 0o777, Node::Link(b"busybox".to_vec()));
     }

@@ -1,0 +1,152 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand};
+use machine::{EngineKind, MAX_CPUS, Protocol, Size};
+
+const EXAMPLES: &str = "\
+Examples:
+  guesthouse run                             boot the default guest to a shell
+  guesthouse run -- uname -a                 run a command in it; its exit status is ours
+  tar c . | guesthouse run -- tar t          streams pass through, also binary ones
+  guesthouse run --cpus 4 --memory 1G        a larger machine
+  guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img --append 'console=ttyS0'
+  guesthouse doctor                          what this host offers, and the engine `auto` takes
+  guesthouse completions bash                completions for your shell
+
+Exit status:
+  0      the guest powered itself off
+  1      the machine could not go on for a reason of the host's
+  2      wrong usage or input: one line on stderr says which file, what is wrong and what to do
+  3      the guest's CPU stopped: triple fault, or an instruction that is not implemented yet
+  n      with `-- COMMAND`: the command's own (126 not executable, 127 not found, 128+n by signal n)
+  128+n  guesthouse itself was ended by signal n (130 interrupt, 143 termination)";
+
+const RUN_HELP: &str = "\
+Keys, while the terminal belongs to the guest:
+  Ctrl-A x       end the machine
+  Ctrl-A h       show these keys
+  Ctrl-A Ctrl-A  send Ctrl-A to the guest
+
+Without a terminal, stdin and stdout are the guest's console; with `-- COMMAND` they are the command's, and its
+stderr and anything else the guest says go to stderr.
+
+Examples:
+  guesthouse run
+  guesthouse run -- sh -c 'cat /proc/cpuinfo | grep name'
+  echo hello | guesthouse run -- sha256sum
+  guesthouse run --kernel vmlinux --boot pvh --append 'console=ttyS0 panic=-1' --no-reboot
+  guesthouse run --kernel mykernel --boot multiboot --module first.bin --module second.bin";
+
+/// Boots an operating system in a virtual machine of its own, without root.
+#[derive(Debug, Parser)]
+#[command(name = "guesthouse", version, after_help = EXAMPLES, disable_help_subcommand = true)]
+pub struct Arguments {
+    /// What to log to stderr: a level (error, warn, info, debug, trace) or target=level, comma-separated.
+    #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
+    pub log: String,
+    /// What to do.
+    #[command(subcommand)]
+    pub action: Action,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Action {
+    /// Boot a machine: the default guest, or the given kernel.
+    Run(Box<RunArguments>),
+    /// Say what this host offers, which engine `auto` takes, and why.
+    Doctor {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the guests that need no files of yours, or build one.
+    Guests {
+        /// Build this guest now, from the newest packages, even if it is there already.
+        #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+        build: Option<String>,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print completions for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `guesthouse run`.
+#[derive(Debug, Args)]
+#[command(after_help = RUN_HELP)]
+pub struct RunArguments {
+    /// The guest to boot when no kernel is given; `guesthouse guests` lists them.
+    #[arg(long, value_name = "NAME", conflicts_with = "kernel")]
+    pub guest: Option<String>,
+    /// Kernel to boot: bzImage, ELF vmlinux (PVH), or multiboot.
+    #[arg(long, value_name = "FILE")]
+    pub kernel: Option<PathBuf>,
+    /// Initial RAM disk for that kernel.
+    #[arg(long, value_name = "FILE")]
+    pub initrd: Option<PathBuf>,
+    /// Kernel command line; for a default guest, what to add to its own.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    pub append: Option<String>,
+    /// Guest RAM, such as 512M or 2G.
+    #[arg(long, short, value_name = "SIZE", default_value = "512M")]
+    pub memory: Size,
+    /// Virtual CPUs.
+    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
+    pub cpus: u32,
+    /// How to run the guest's code.
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
+    pub engine: EngineKind,
+    /// What the guest's CPUID says; without it the best model that this host can run.
+    #[arg(long, value_name = "MODEL")]
+    pub cpu_model: Option<String>,
+    /// Boot protocol; `auto` looks at the kernel.
+    #[arg(long, value_name = "PROTOCOL", default_value = "auto", value_parser = one_of::<Protocol>(Protocol::NAMES))]
+    pub boot: Protocol,
+    /// End, with status 0, when the guest asks for a reset.
+    #[arg(long)]
+    pub no_reboot: bool,
+    /// Module for a multiboot or PVH kernel: a file and, after a blank, its arguments. May be repeated.
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    pub module: Vec<String>,
+    /// Program to run in the default guest instead of a shell, with its arguments.
+    #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
+    pub command: Vec<OsString>,
+}
+
+/// A parser that knows all names, for help and completions.
+fn one_of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+where
+    T: FromStr<Err = String> + Clone + Send + Sync + 'static,
+{
+    PossibleValuesParser::new(names).try_map(|name| name.parse())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_command_keeps_its_own_flags() {
+        let arguments =
+            Arguments::try_parse_from(["guesthouse", "run", "--cpus", "2", "--", "ls", "--help"]).unwrap();
+        let Action::Run(run) = arguments.action else { panic!("{arguments:?}") };
+        assert_eq!(run.command, ["ls", "--help"]);
+        assert_eq!(run.cpus, 2);
+    }
+}

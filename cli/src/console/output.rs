@@ -1,0 +1,138 @@
+//! From the serial port to stdout. The port delivers single characters on the thread of a vCPU; here they are
+//! collected for a moment and written together by a thread of their own.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use guest::{LineDecoder, LineEvent};
+use parking_lot::{Condvar, Mutex};
+
+use super::Style;
+
+/// The guest waits when its reader is so far behind.
+const LIMIT: usize = 1 << 20;
+/// How long characters are collected: too short to be seen, long enough for hundreds of them.
+const COLLECT: Duration = Duration::from_millis(1);
+
+#[derive(Default)]
+struct Queue {
+    data: Vec<u8>,
+    closed: bool,
+}
+
+#[derive(Default)]
+pub(super) struct Output {
+    queue: Mutex<Queue>,
+    filled: Condvar,
+    emptied: Condvar,
+}
+
+impl Output {
+    /// Takes all bytes, after a wait if there is no room for them.
+    pub fn push(&self, bytes: &[u8]) {
+        let mut queue = self.queue.lock();
+        while queue.data.len() >= LIMIT && !queue.closed {
+            self.emptied.wait(&mut queue);
+        }
+        if queue.data.is_empty() {
+            self.filled.notify_one();
+        }
+        queue.data.extend_from_slice(bytes);
+    }
+
+    /// No more will come.
+    pub fn close(&self) {
+        self.queue.lock().closed = true;
+        self.filled.notify_all();
+        self.emptied.notify_all();
+    }
+
+    /// Writes what comes until the end.
+    pub fn drain(&self, style: Style, grant: &dyn Fn(), broken: impl FnOnce()) {
+        let mut broken = Some(broken);
+        let mut decoder = LineDecoder::default();
+        let mut data = Vec::new();
+        while self.take(&mut data) {
+            let result = match style {
+                Style::Plain { .. } => write(io::stdout(), &data),
+                Style::Command | Style::Shell => decode(&mut decoder, &data, style, grant),
+            };
+            // From here on the output goes nowhere; the guest must not hang on that.
+            if let Err(e) = result
+                && let Some(broken) = broken.take()
+            {
+                tracing::debug!("the console's reader is gone: {e}");
+                broken();
+            }
+        }
+    }
+
+    fn take(&self, data: &mut Vec<u8>) -> bool {
+        let mut queue = self.queue.lock();
+        while queue.data.is_empty() && !queue.closed {
+            self.filled.wait(&mut queue);
+        }
+        if !queue.closed {
+            drop(queue);
+            std::thread::sleep(COLLECT);
+            queue = self.queue.lock();
+        }
+        data.clear();
+        std::mem::swap(data, &mut queue.data);
+        self.emptied.notify_all();
+        !data.is_empty()
+    }
+}
+
+fn decode(decoder: &mut LineDecoder, data: &[u8], style: Style, grant: &dyn Fn()) -> io::Result<()> {
+    let mut result = Ok(());
+    decoder.decode(data, |event| {
+        let written = match (event, style) {
+            (LineEvent::Grant, _) => {
+                grant();
+                Ok(())
+            }
+            (LineEvent::Stdout(d), _) => write(io::stdout(), d),
+            (LineEvent::Console(d) | LineEvent::Stderr(d), Style::Shell) => write(io::stdout(), d),
+            // A lost stderr is no reason to end the command.
+            (LineEvent::Console(d) | LineEvent::Stderr(d), _) => {
+                let _ = write(io::stderr(), d);
+                Ok(())
+            }
+        };
+        if result.is_ok() {
+            result = written;
+        }
+    });
+    result
+}
+
+fn write(mut to: impl Write, data: &[u8]) -> io::Result<()> {
+    to.write_all(data)?;
+    to.flush()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_guest_waits_for_a_slow_reader_and_loses_nothing() {
+        let output = Output::default();
+        let mut got = 0;
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..3 * LIMIT / 1024 {
+                    output.push(&[7; 1024]);
+                }
+                output.close();
+            });
+            let mut data = Vec::new();
+            while output.take(&mut data) {
+                assert!(data.len() <= LIMIT + 1024);
+                got += data.len();
+            }
+        });
+        assert_eq!(got, 3 * LIMIT);
+    }
+}

@@ -1,0 +1,86 @@
+//! `guesthouse`: boots operating systems in virtual machines, without root. `guesthouse --help` teaches by
+//! examples.
+
+mod args;
+mod console;
+mod doctor;
+mod exit;
+mod guests;
+mod run;
+mod signals;
+mod terminal;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+use tracing_subscriber::EnvFilter;
+
+use args::{Action, Arguments};
+use signals::Signals;
+
+fn main() -> ExitCode {
+    terminal::restore_on_panic();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(e) => return usage(&e),
+    };
+    match start(&arguments) {
+        Ok(code) => code.into(),
+        Err(e) => {
+            let broken = e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
+            if broken {
+                return ExitCode::from(exit::signal(libc::SIGPIPE));
+            }
+            // The signal that interrupted the work is the reason, not what it left behind.
+            complain(&format!("{e:#}"));
+            ExitCode::from(exit::USAGE)
+        }
+    }
+}
+
+fn start(arguments: &Arguments) -> anyhow::Result<u8> {
+    let filter: EnvFilter = arguments.log.parse().map_err(|e| {
+        anyhow::anyhow!("--log {}: {e}: give a level such as info, or target=level", arguments.log)
+    })?;
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    match &arguments.action {
+        Action::Run(run) => run::run(run, &Signals::watch()?),
+        Action::Doctor { json } => doctor::run(*json).map(|()| 0),
+        Action::Guests { build, json } => {
+            let signals = Signals::watch()?;
+            let result = guests::run(build.as_deref(), *json, &signals);
+            exit::after_signal(&signals, result.map(|()| 0))
+        }
+        Action::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(*shell, &mut Arguments::command(), "guesthouse", &mut text);
+            io::stdout().write_all(&text)?;
+            Ok(0)
+        }
+    }
+}
+
+/// Help and version as clap prints them; errors on one line.
+fn usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        return match error.print() {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::from(exit::signal(libc::SIGPIPE)),
+        };
+    }
+    let text = error.render().to_string();
+    let fact = text.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = fact.trim_start_matches("error:").split_whitespace().collect();
+    if words.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        complain("no subcommand is given: see guesthouse --help");
+    } else {
+        complain(&format!("{}: see guesthouse --help", words.join(" ")));
+    }
+    ExitCode::from(exit::USAGE)
+}
+
+fn complain(message: &str) {
+    let line: Vec<_> = message.split_whitespace().collect();
+    let _ = writeln!(io::stderr(), "guesthouse: {}", line.join(" "));
+}

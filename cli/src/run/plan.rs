@@ -1,0 +1,142 @@
+//! From the command line to a machine's definition.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use guest::{Built, Cache, Catalogue, CommandMode, GuestEntry, Session};
+use machine::{MachineSpec, ModuleSpec};
+use rustix::fs::{MemfdFlags, memfd_create};
+
+use crate::args::RunArguments;
+use crate::console::Style;
+use crate::guests;
+use crate::signals::Signals;
+use crate::terminal;
+
+/// Command line of a kernel of the user's, unless he gives one: without a console he would see nothing.
+const DEFAULT_APPEND: &str = "console=ttyS0,115200";
+
+/// What to run, and how it is connected.
+pub struct Plan {
+    /// The machine.
+    pub spec: MachineSpec,
+    /// What its serial line carries.
+    pub style: Style,
+    /// The user's terminal is the guest's.
+    pub raw: bool,
+    /// Keeps the composed initrd alive, which is in memory only.
+    _initrd: Option<OwnedFd>,
+}
+
+impl Plan {
+    /// Builds the default guest if it is needed and not there.
+    pub fn new(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<Self> {
+        let (stdin, stdout) = terminal::is_interactive();
+        let mut spec = MachineSpec {
+            modules: arguments.module.iter().map(|text| module(text)).collect(),
+            memory: arguments.memory,
+            cpus: arguments.cpus,
+            cpu_model: arguments.cpu_model.clone(),
+            engine: arguments.engine,
+            boot: arguments.boot,
+            no_reboot: arguments.no_reboot,
+            ..MachineSpec::default()
+        };
+        let command = !arguments.command.is_empty();
+        if let (Some(kernel), false) = (&arguments.kernel, command) {
+            spec.kernel.clone_from(kernel);
+            spec.initrd.clone_from(&arguments.initrd);
+            spec.cmdline = arguments.append.clone().unwrap_or_else(|| DEFAULT_APPEND.to_owned());
+            return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
+        }
+        if let (Some(initrd), None) = (&arguments.initrd, &arguments.kernel) {
+            anyhow::bail!("{} has no kernel to go with: give --kernel too", initrd.display());
+        }
+
+        // What is certainly wrong should not cost a download first.
+        spec.kernel = arguments.kernel.clone().unwrap_or_else(|| "default".into());
+        spec.validate()?;
+        let (entry, built) = default_guest(arguments, signals)?;
+        spec.kernel = arguments.kernel.clone().unwrap_or(built.kernel);
+        spec.cmdline = entry.append.clone();
+        if command {
+            spec.cmdline = format!("{} {}", entry.append, entry.append_quiet);
+            // A panic must end the run, not start another one.
+            spec.no_reboot = true;
+        }
+        if let Some(more) = &arguments.append {
+            spec.cmdline = format!("{} {more}", spec.cmdline);
+        }
+        let (mode, style, raw) = match (command, stdin, stdout) {
+            (true, true, true) => (Some(CommandMode::Terminal), Style::Plain { keys: true }, true),
+            (true, ..) => (Some(CommandMode::Stream), Style::Command, false),
+            (false, true, _) => (None, Style::Plain { keys: true }, true),
+            (false, false, _) => (Some(CommandMode::Console), Style::Shell, false),
+        };
+        let argv = if command { arguments.command.clone() } else { vec!["sh".into(), "-i".into()] };
+        let session =
+            Session { terminal: raw.then(terminal::describe), command: mode.map(|mode| (mode, argv)) };
+        let initrd = compose(&built.initrd, &session)?;
+        // The machine reads its files by path, this one at every boot.
+        spec.initrd = Some(PathBuf::from(format!("/proc/self/fd/{}", initrd.as_raw_fd())));
+        Ok(Self { spec, style, raw, _initrd: Some(initrd) })
+    }
+}
+
+fn default_guest(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<(GuestEntry, Built)> {
+    let catalogue = Catalogue::builtin()?;
+    let entry = catalogue.get(arguments.guest.as_ref().unwrap_or(&catalogue.default))?;
+    Ok((entry.clone(), guests::build(&Cache::of_user()?, entry, false, signals)?))
+}
+
+/// The guest's initramfs with what this run is about behind it, as a file without a name.
+fn compose(initramfs: &Path, session: &Session) -> anyhow::Result<OwnedFd> {
+    let mut data = std::fs::read(initramfs).with_context(|| {
+        format!("{} cannot be read: build it again with guesthouse guests --build", initramfs.display())
+    })?;
+    data.extend(session.archive());
+    let write = || -> std::io::Result<OwnedFd> {
+        let mut file = File::from(memfd_create("guesthouse-initrd", MemfdFlags::CLOEXEC)?);
+        file.write_all(&data)?;
+        Ok(file.into())
+    };
+    write().context("the initramfs cannot be put together in memory: free some")
+}
+
+/// `FILE` or `FILE ARGUMENTS`. A file whose name holds a blank is meant whole if it is there.
+fn module(text: &str) -> ModuleSpec {
+    match text.split_once(' ') {
+        Some((path, args)) if !Path::new(text).exists() => {
+            ModuleSpec { path: path.into(), args: args.to_owned() }
+        }
+        _ => ModuleSpec { path: text.into(), args: String::new() },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_module_may_have_arguments() {
+        let spec = module("mod.bin root=1 x");
+        assert_eq!((spec.path.as_path(), spec.args.as_str()), (Path::new("mod.bin"), "root=1 x"));
+        assert_eq!(module("mod.bin").args, "");
+    }
+
+    #[test]
+    fn the_session_follows_the_initramfs() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("initrd");
+        std::fs::write(&path, guest::cpio::Archive::new().write()).unwrap();
+        let command = Some((CommandMode::Stream, vec!["true".into()]));
+        let fd = compose(&path, &Session { terminal: None, command }).unwrap();
+        let data = std::fs::read(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
+        let (_, rest) = guest::cpio::read(&data).unwrap();
+        let (second, _) = guest::cpio::read(rest).unwrap();
+        assert!(second.iter().any(|(path, ..)| path == b"etc/guesthouse/command"));
+    }
+}

@@ -1,0 +1,61 @@
+//! Commands that only tell.
+
+use std::process::{Command, Stdio};
+
+fn guesthouse(arguments: &[&str]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guesthouse"));
+    let output = command.args(arguments).stdin(Stdio::null()).output().unwrap();
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn doctor_says_what_auto_takes() {
+    let (status, text) = guesthouse(&["doctor"]);
+    assert_eq!(status, 0);
+    assert!(text.contains("auto      interp: "), "{text}");
+    let (status, json) = guesthouse(&["doctor", "--json"]);
+    assert_eq!(status, 0);
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["auto"]["engine"], "interp");
+    assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(report["kvm"]["present"].is_boolean());
+}
+
+#[test]
+fn guests_are_listed() {
+    let (status, json) = guesthouse(&["guests", "--json"]);
+    assert_eq!(status, 0);
+    let list: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(list.as_array().unwrap().iter().any(|g| g["name"] == "debian-12" && g["default"] == true));
+}
+
+#[test]
+fn help_teaches_by_examples_and_names_the_exit_statuses() {
+    let (status, text) = guesthouse(&["--help"]);
+    assert_eq!(status, 0);
+    assert!(text.contains("Examples:") && text.contains("Exit status:"), "{text}");
+    let (_, run) = guesthouse(&["run", "--help"]);
+    assert!(run.contains("Ctrl-A x") && run.contains("--memory"), "{run}");
+}
+
+#[test]
+fn completions_know_the_options() {
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, script) = guesthouse(&["completions", shell]);
+        assert_eq!(status, 0);
+        assert!(script.contains("no-reboot"), "{shell}");
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_panic() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_guesthouse"))
+        .args(["completions", "bash"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+}
