@@ -75,3 +75,36 @@ proptest! {
         prop_assert!(board.round_trip().is_ok());
     }
 }
+
+#[test]
+fn small_parts_keep_their_bytes() {
+    fn survives<T: SaveRestore + Registers>(part: &T, fresh: &T, value: u8) {
+        let _ = part.write(0, &[value]);
+        fresh.restore(&part.save()).unwrap();
+        let (mut a, mut b) = ([0], [0]);
+        part.read(0, &mut a);
+        fresh.read(0, &mut b);
+        assert_eq!(a, b, "{}", part.name());
+        fresh.reset();
+        fresh.read(0, &mut b);
+        assert_ne!(a, b, "{}", part.name());
+    }
+    survives(&Port92::new(), &Port92::new(), 0x08);
+    survives(&PostCodes::new(), &PostCodes::new(), 0x55);
+    survives(&ResetControl::new(), &ResetControl::new(), 0x02);
+}
+
+#[test]
+fn the_debug_console_passes_on_what_it_gets() {
+    #[derive(Default)]
+    struct Sink(parking_lot::Mutex<Vec<u8>>);
+    impl crate::CharBackend for Sink {
+        fn write(&self, bytes: &[u8]) {
+            self.0.lock().extend(bytes);
+        }
+    }
+    let sink = Arc::new(Sink::default());
+    let console = DebugConsole::new(sink.clone());
+    let _ = console.write(0, b"hi");
+    assert_eq!(*sink.0.lock(), b"hi");
+}
