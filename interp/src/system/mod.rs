@@ -1,12 +1,89 @@
 //! Privileged and mode-dependent instructions, and the delivery of exceptions and interrupts.
 
+mod cache;
+mod control;
+mod cpuid;
+mod debug;
+mod deliver;
+mod descriptor;
+mod far;
+mod flags;
+mod halt;
+mod interrupt;
+mod io;
+mod msr;
+mod operand;
+mod segment;
+mod stack;
+mod syscall;
+mod tables;
+mod task;
+mod time;
+mod xcr;
+
+use iced_x86::{Mnemonic, Register};
+
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::op::{Done, Op, Stop};
 
 /// Lowers a system instruction; false if it is none.
-pub(crate) fn lower(_: &mut Lowering) -> bool {
-    false
+pub(crate) fn lower(l: &mut Lowering) -> bool {
+    use Mnemonic as M;
+    match l.insn.mnemonic() {
+        M::Mov => lower_mov(l),
+        M::Push | M::Pop if l.insn.op0_register().is_segment_register() => segment::lower_stack(l),
+        M::Lds | M::Les | M::Lss | M::Lfs | M::Lgs => segment::lower_pointer(l),
+        M::Jmp | M::Call | M::Retf => far::lower(l),
+        M::Int | M::Int1 | M::Int3 | M::Into | M::Bound | M::Iret | M::Iretd | M::Iretq => {
+            interrupt::lower(l)
+        }
+        M::Pushf | M::Pushfd | M::Pushfq | M::Popf | M::Popfd | M::Popfq => flags::lower(l),
+        M::Cli | M::Sti | M::Clac | M::Stac => flags::lower(l),
+        M::Syscall | M::Sysret | M::Sysretq | M::Sysenter | M::Sysexit | M::Sysexitq | M::Swapgs => {
+            syscall::lower(l)
+        }
+        M::Rdfsbase | M::Rdgsbase | M::Wrfsbase | M::Wrgsbase => syscall::lower(l),
+        M::Lmsw | M::Smsw | M::Clts => control::lower(l),
+        M::Lgdt | M::Sgdt | M::Lidt | M::Sidt | M::Lldt | M::Sldt | M::Ltr | M::Str => tables::lower(l),
+        M::Lar | M::Lsl | M::Verr | M::Verw | M::Arpl => tables::lower(l),
+        M::Rdmsr | M::Wrmsr => msr::lower(l),
+        M::Cpuid => l.run(cpuid::cpuid),
+        M::Rdtsc | M::Rdtscp | M::Rdpmc | M::Rdpid => time::lower(l),
+        M::In | M::Out => io::lower(l),
+        M::Xgetbv | M::Xsetbv => xcr::lower(l),
+        M::Invlpg | M::Invpcid | M::Invd | M::Wbinvd | M::Wbnoinvd => cache::lower(l),
+        M::Clflush | M::Clflushopt | M::Clwb | M::Cldemote | M::Serialize => cache::lower(l),
+        M::Lfence | M::Mfence | M::Sfence => cache::lower(l),
+        M::Prefetch
+        | M::Prefetchw
+        | M::Prefetchwt1
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchit0
+        | M::Prefetchit1 => cache::lower(l),
+        M::Hlt | M::Pause | M::Nop | M::Reservednop | M::Rdrand | M::Rdseed => halt::lower(l),
+        // NOPs of CPUs without control-flow enforcement.
+        M::Endbr32 | M::Endbr64 | M::Rdsspd | M::Rdsspq => halt::lower(l),
+        M::Ud0 | M::Ud1 | M::Ud2 | M::Monitor | M::Mwait | M::Rsm | M::Getsec => l.end_with(undefined),
+        _ => false,
+    }
+}
+
+/// MOV with a segment, control or debug register.
+fn lower_mov(l: &mut Lowering) -> bool {
+    let is = |test: fn(Register) -> bool| test(l.insn.op0_register()) || test(l.insn.op1_register());
+    if is(Register::is_segment_register) {
+        segment::lower_mov(l)
+    } else if is(Register::is_cr) {
+        control::lower_mov(l)
+    } else if is(Register::is_dr) {
+        debug::lower(l)
+    } else {
+        false
+    }
 }
 
 /// No engine executes this.
@@ -16,12 +93,12 @@ pub(crate) fn unimplemented(_: &mut Cpu, _: &Op) -> Done {
 
 /// #UD.
 pub(crate) fn undefined(cpu: &mut Cpu, _: &Op) -> Done {
-    Err(cpu.raise(cpu::x86::Exception::ud()))
+    Err(cpu.ud())
 }
 
 /// More than 15 bytes: #GP(0).
 pub(crate) fn overlong(cpu: &mut Cpu, _: &Op) -> Done {
-    Err(cpu.raise(cpu::x86::Exception::gp(0)))
+    Err(cpu.gp0())
 }
 
 /// The end of a block that does not branch: execution goes on at offset `end`.
@@ -31,40 +108,14 @@ pub(crate) fn next_block(end: usize) -> Op {
     op
 }
 
-fn fall_through(cpu: &mut Cpu, op: &Op) -> Done {
-    let next = cpu.regs[usize::from(crate::op::slot::BLOCK)].wrapping_add(op.next());
-    cpu.rip = cpu.truncate_ip(next);
-    Err(Stop::Jump)
+fn fall_through(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Stop {
+    cpu.rip = cpu.next_ip(op);
+    Stop::Next
 }
 
 impl Cpu {
-    /// Delivers `self.exception` at `self.rip`: double and triple faults included.
-    pub fn deliver_exception(&mut self) -> Result<(), Stop> {
-        Err(Stop::Shutdown)
-    }
-    /// Delivers an external interrupt.
-    pub fn deliver_interrupt(&mut self, _vector: u8) -> Result<(), Stop> {
-        Err(Stop::Shutdown)
-    }
-    /// Delivers a non-maskable interrupt.
-    pub fn deliver_nmi(&mut self) -> Result<(), Stop> {
-        Err(Stop::Shutdown)
-    }
-    /// Raises #DB if an instruction breakpoint is at RIP (unless RF).
-    pub fn check_code_breakpoints(&mut self) -> Result<(), Stop> {
-        Ok(())
-    }
-    /// After a stepped instruction: single-step and data-breakpoint traps (delivered at the new RIP), RF is cleared.
-    /// `single_step`: TF was set when the instruction began.
-    pub fn after_step(&mut self, _single_step: bool) -> Result<(), Stop> {
-        Ok(())
-    }
     /// Stack addresses have 32 bits (SS.B); in 64-bit mode they have 64 and this is irrelevant.
     pub fn stack32(&self) -> bool {
         self.segments[cpu::x86::seg::SS].attr & cpu::x86::seg_attr::DB != 0
-    }
-    /// IN and OUT are allowed for `size` bytes at `port` (IOPL, TSS bitmap), else #GP(0).
-    pub fn check_io(&mut self, _port: u16, _size: u16) -> Result<(), Stop> {
-        Ok(())
     }
 }

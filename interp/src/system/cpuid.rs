@@ -1,0 +1,22 @@
+//! CPUID.
+
+use cpu::x86::{CpuidEnv, cr4, gpr};
+
+use crate::cpu::Cpu;
+use crate::op::{Done, Op};
+
+pub(super) fn cpuid(cpu: &mut Cpu, _: &Op) -> Done {
+    let env = CpuidEnv {
+        apic_id: cpu.index,
+        vcpus: cpu.vcpus,
+        osxsave: cpu.cr4 & cr4::OSXSAVE != 0,
+        xcr0: cpu.xcr0,
+        tsc_hz: cpu.clock.tsc_hz(),
+    };
+    let result = cpu.model.cpuid(cpu.regs[gpr::RAX] as u32, cpu.regs[gpr::RCX] as u32, &env);
+    cpu.regs[gpr::RAX] = u64::from(result.eax);
+    cpu.regs[gpr::RBX] = u64::from(result.ebx);
+    cpu.regs[gpr::RCX] = u64::from(result.ecx);
+    cpu.regs[gpr::RDX] = u64::from(result.edx);
+    Ok(())
+}
