@@ -9,7 +9,7 @@ use memory::{GuestRam, PageInfo};
 use crate::op::Op;
 
 /// Operations the arena holds: 10 MiB. A full arena is emptied, which costs a re-decode of what is still hot.
-const MAX_OPS: usize = 10 << 20 >> 5;
+const MAX_OPS: usize = (10 << 20) / size_of::<Op>();
 const MAX_BLOCKS: usize = MAX_OPS / 6;
 const BUCKETS: usize = 1 << 14;
 const JUMPS: usize = 1 << 12;
@@ -25,6 +25,7 @@ pub(crate) struct Source {
 }
 
 /// A run of instructions that ends at the first branch, at a system instruction or at the page end.
+#[repr(align(64))]
 pub(crate) struct Block {
     phys: u64,
     key: u8,
@@ -33,12 +34,42 @@ pub(crate) struct Block {
     start: u32,
     count: u16,
     /// Guest instructions, which may be fewer or more than operations.
-    pub insns: u16,
+    insns: u16,
     /// Guest bytes.
     pub bytes: u16,
     source: Source,
     /// For an instruction that crosses into another page.
     pub second: Option<Source>,
+    /// Blocks of the same page that follow: behind this one, and at the target of its direct branch. Where a page is
+    /// mapped does not matter to them.
+    links: [Link; 2],
+}
+
+/// A block that may be entered without looking it up.
+#[derive(Clone, Copy)]
+struct Link {
+    /// [`memory::code_epoch`] when the block was found current.
+    epoch: u32,
+    entry: Entry,
+}
+
+const NO_LINK: Link = Link { epoch: 0, entry: Entry { block: NONE, span: 0 } };
+
+/// What the run loop needs of a block: two words, so that it stays in registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Entry {
+    /// The block's number.
+    pub block: u32,
+    /// First operation in bits 0-31, number of operations in 32-47, number of guest instructions in 48-63.
+    span: u64,
+}
+
+impl Entry {
+    /// Guest instructions.
+    #[inline(always)]
+    pub fn insns(self) -> u64 {
+        self.span >> 48
+    }
 }
 
 /// A block just decoded.
@@ -66,6 +97,7 @@ pub(crate) struct Cache {
     blocks: Vec<Block>,
     buckets: Box<[u32; BUCKETS]>,
     jumps: Box<[Jump; JUMPS]>,
+    epoch: u32,
     /// Keeps every `Source::info` alive.
     _ram: Arc<GuestRam>,
 }
@@ -98,6 +130,7 @@ impl Cache {
             blocks: Vec::new(),
             buckets: Box::new([NONE; BUCKETS]),
             jumps: Box::new([NO_JUMP; JUMPS]),
+            epoch: 0,
             _ram: ram,
         }
     }
@@ -122,6 +155,64 @@ impl Cache {
         self.jumps[jump_slot(lin)] = Jump { lin, context, block };
     }
 
+    /// The block that follows `block` on side `side`, if it is known and current.
+    #[inline(always)]
+    pub fn linked(&mut self, block: u32, side: usize) -> Option<Entry> {
+        let link = &self.blocks[block as usize].links[side & 1];
+        let entry = link.entry;
+        if link.epoch == memory::code_epoch() && entry.block != NONE {
+            return Some(entry);
+        }
+        self.renew(block, side, entry)
+    }
+
+    /// Code was overwritten somewhere since the link was made or last looked at.
+    #[inline(never)]
+    #[cold]
+    fn renew(&mut self, block: u32, side: usize, old: Entry) -> Option<Entry> {
+        let epoch = memory::code_epoch();
+        if !self.current(old.block) {
+            return None;
+        }
+        let entry = self.entry(old.block); // it may have been decoded anew in its place
+        self.blocks[block as usize].links[side & 1] = Link { epoch, entry };
+        Some(entry)
+    }
+
+    /// Remembers that `next` follows `block` on side `side`, if both are in one page.
+    pub fn link(&mut self, block: u32, side: usize, next: Entry) {
+        let epoch = memory::code_epoch();
+        if !self.current(next.block) {
+            return;
+        }
+        let to = &self.blocks[next.block as usize];
+        let (to_phys, crosses) = (to.phys, to.second.is_some());
+        let Some(from) = self.blocks.get_mut(block as usize) else { return };
+        if (from.phys ^ to_phys) < 4096 && !crosses {
+            from.links[side & 1] = Link { epoch, entry: next };
+        }
+    }
+
+    /// How to enter a block.
+    #[inline(always)]
+    pub fn entry(&self, id: u32) -> Entry {
+        let block = &self.blocks[id as usize];
+        let span = u64::from(block.start) | u64::from(block.count) << 32 | u64::from(block.insns) << 48;
+        Entry { block: id, span }
+    }
+
+    /// The operations of a block.
+    #[inline(always)]
+    pub fn ops(&self, entry: Entry) -> &[Op] {
+        let start = entry.span as u32 as usize;
+        &self.ops[start..start + (entry.span >> 32 & 0xffff) as usize]
+    }
+
+    /// Changes when block numbers become meaningless.
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
     /// The current block at a physical address.
     pub fn find(&self, phys: u64, key: u8) -> Option<u32> {
         let mut at = self.buckets[bucket(phys, key)];
@@ -135,10 +226,8 @@ impl Cache {
     }
 
     #[inline(always)]
-    pub fn block(&self, id: u32) -> (&Block, &[Op]) {
-        let block = &self.blocks[id as usize];
-        let start = block.start as usize;
-        (block, &self.ops[start..start + usize::from(block.count)])
+    pub fn block(&self, id: u32) -> &Block {
+        &self.blocks[id as usize]
     }
 
     /// Adds a block, replacing a stale one with the same key.
@@ -176,6 +265,7 @@ impl Cache {
             bytes: decoded.bytes,
             source: decoded.source,
             second: decoded.second,
+            links: [NO_LINK; 2],
         };
         if let Some((id, ..)) = reuse {
             self.blocks[id as usize] = block;
@@ -193,5 +283,6 @@ impl Cache {
         self.blocks.clear();
         self.buckets.fill(NONE);
         self.jumps.fill(NO_JUMP);
+        self.epoch = self.epoch.wrapping_add(1);
     }
 }

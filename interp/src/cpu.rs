@@ -12,7 +12,7 @@ use memory::GuestRam;
 use crate::flags::Flags;
 use crate::host::HostState;
 use crate::mmu::Tlb;
-use crate::op::{Stop, slot};
+use crate::op::{Op, Stop, slot};
 
 /// Width of code: what the CS descriptor says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +60,9 @@ pub(crate) struct Cpu {
     pub events: PendingEvents,
     /// The exception that goes with [`Stop::Fault`].
     pub exception: Exception,
+    /// Offset and length of the operation that stopped the block.
+    pub stop_off: u16,
+    pub stop_len: u8,
     /// DR6 bits of data breakpoints hit by the running instruction.
     pub watch_hits: u64,
 
@@ -105,6 +108,8 @@ impl Cpu {
             msrs: reset.msrs.clone(),
             events: PendingEvents::default(),
             exception: Exception::ud(),
+            stop_off: 0,
+            stop_len: 0,
             watch_hits: 0,
             index,
             vcpus: config.vcpus,
@@ -150,6 +155,14 @@ impl Cpu {
     pub fn raise(&mut self, exception: Exception) -> Stop {
         self.exception = exception;
         Stop::Fault
+    }
+
+    /// Notes where the block stopped.
+    #[inline(always)]
+    pub fn stopped(&mut self, op: &Op, stop: Stop) -> Stop {
+        self.stop_off = op.off;
+        self.stop_len = op.len;
+        stop
     }
 
     /// RFLAGS as software sees it.

@@ -1,4 +1,10 @@
 //! The pre-resolved form of a guest instruction and how executing one ends.
+//!
+//! Operations of a block are threaded: each one ends by calling the next, which optimised builds turn into a jump, so
+//! that there is no loop to return to and every operation has an indirect branch of its own to predict. A block is at
+//! most 64 instructions, so that the stack stays bounded even where the calls are not turned into jumps.
+// UNSAFETY: an instance of a zero-sized function type is made from nothing.
+#![allow(unsafe_code)]
 
 use crate::cpu::Cpu;
 
@@ -6,14 +12,59 @@ use crate::cpu::Cpu;
 /// before the instruction and returns [`Stop::Fault`], or ends the block in another way.
 pub(crate) type Handler = fn(&mut Cpu, &Op) -> Done;
 
+/// Executes an operation and then the rest of its block.
+pub(crate) type Threaded = fn(&mut Cpu, &Op, &[Op]) -> Stop;
+
+/// Goes on with the rest of the block.
+#[inline(always)]
+pub(crate) fn next(cpu: &mut Cpu, rest: &[Op]) -> Stop {
+    match rest.split_first() {
+        Some((op, rest)) => (op.run)(cpu, op, rest),
+        None => Stop::End,
+    }
+}
+
+/// Makes a threaded operation of a handler.
+pub(crate) fn threaded<H: Fn(&mut Cpu, &Op) -> Done + Copy>(_: H) -> Threaded {
+    const { assert!(size_of::<H>() == 0, "a function item or a closure that captures nothing") };
+    fn run<H: Fn(&mut Cpu, &Op) -> Done + Copy>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+        // SAFETY: `H` has no bytes and is `Copy`, and `threaded` was given an instance, so it is inhabited: one
+        // instance is as good as another.
+        let handler = unsafe { std::mem::MaybeUninit::<H>::uninit().assume_init() };
+        match handler(cpu, op) {
+            Ok(()) => next(cpu, rest),
+            Err(stop) => cpu.stopped(op, stop),
+        }
+    }
+    run::<H>
+}
+
+/// Runs a handler that is known by address only.
+pub(crate) fn plain(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    match (op.plain)(cpu, op) {
+        Ok(()) => next(cpu, rest),
+        Err(stop) => cpu.stopped(op, stop),
+    }
+}
+
 /// The outcome of an operation.
 pub(crate) type Done = Result<(), Stop>;
 
 /// Why a block is left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
 pub(crate) enum Stop {
-    /// The instruction is complete and has set `cpu.rip`.
+    /// Execution goes on behind the block (fall-through, branch not taken); `cpu.rip` is set, nothing but registers
+    /// and memory has changed. The value is the block's link.
+    Next = 0,
+    /// The same for the target of a direct branch.
+    Taken = 1,
+    /// The same for an indirect branch.
+    Indirect,
+    /// The instruction is complete and has set `cpu.rip`; anything may have changed.
     Jump,
+    /// All operations given are complete.
+    End,
     /// The instruction is complete; the block must be left since its code may have changed.
     Leave,
     /// `cpu.exception` is to be delivered; RIP is that of this instruction.
@@ -59,12 +110,14 @@ pub(crate) mod op_flag {
     pub(crate) const STACK32: u8 = 1 << 6;
 }
 
-/// One instruction (or a fused pair), ready to run: 32 bytes.
+/// One instruction (or a fused pair), ready to run: 40 bytes.
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Op {
     /// What to do.
-    pub run: Handler,
+    pub run: Threaded,
+    /// The handler, if `run` is [`plain`].
+    pub plain: Handler,
     /// Immediate, branch target relative to the block, or index into a side table.
     pub imm: u64,
     /// Displacement of the memory operand.
@@ -93,7 +146,7 @@ pub(crate) struct Op {
     pub aux: u8,
 }
 
-const _: () = assert!(size_of::<Op>() == 32);
+const _: () = assert!(size_of::<Op>() == 40);
 
 impl Op {
     /// Offset of the next instruction from the block's first byte.

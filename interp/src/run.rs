@@ -5,10 +5,10 @@ use std::sync::Arc;
 use cpu::x86::{rflags, seg};
 use cpu::{CpuFault, CpuIo, Signals, VcpuExit, VmConfig};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, Entry};
 use crate::cpu::{CodeSize, Cpu};
-use crate::decode::Decoder;
-use crate::op::{Op, Stop, slot};
+use crate::decode::{Decoder, MAX_INSNS};
+use crate::op::{Op, Stop, next, slot};
 
 /// Instructions between two looks at local timers: some 10 us.
 const POLL_INTERVAL: i64 = 4096;
@@ -76,7 +76,7 @@ impl Run<'_> {
             if let Some(exit) = self.boundary() {
                 return Leave::Exit(exit);
             }
-            let outcome = if self.cpu.needs_stepping() { self.step() } else { self.block() };
+            let outcome = if self.cpu.needs_stepping() { self.step() } else { self.blocks() };
             if let Err(stop) = outcome
                 && let Some(leave) = self.stopped(stop)
             {
@@ -88,7 +88,7 @@ impl Run<'_> {
     /// Ends of the loop that are no plain jump.
     fn stopped(&mut self, stop: Stop) -> Option<Leave> {
         match stop {
-            Stop::Jump | Stop::Leave => None,
+            Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect | Stop::Leave | Stop::End => None,
             Stop::Halt => {
                 self.cpu.events.halted = true;
                 None
@@ -159,50 +159,84 @@ impl Run<'_> {
     }
 
     /// Runs blocks until something other than a jump ends one, or the boundary wants attention.
-    fn block(&mut self) -> Result<(), Stop> {
-        let id = self.find()?;
-        let Some(id) = id else { return self.step() };
-        let (block, ops) = self.cache.block(id);
-        let rip = self.cpu.rip;
-        let insns = u64::from(block.insns);
-        if insns > self.end - *self.retired {
-            return self.step();
-        }
-        self.cpu.regs[usize::from(slot::BLOCK)] = rip;
-        self.cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = rip.wrapping_add(4096);
-        for (i, op) in ops.iter().enumerate() {
-            if let Err(stop) = (op.run)(self.cpu, op) {
-                if stop == Stop::Jump {
-                    // A jump before the end is a repeated instruction that was interrupted.
-                    let done = if i + 1 == ops.len() { insns } else { i as u64 };
-                    *self.retired += done;
-                    *self.countdown -= done as i64;
-                    return Ok(());
-                }
-                let done = i as u64 + u64::from(stop != Stop::Fault);
-                *self.retired += done;
-                *self.countdown -= done as i64;
-                return Self::left(self.cpu, rip, op, stop);
-            }
-        }
-        // Every block ends with an operation that leaves it.
-        Ok(())
+    fn blocks(&mut self) -> Result<(), Stop> {
+        let mut done = 0;
+        let outcome = self.chain(&mut done);
+        *self.retired += done;
+        *self.countdown -= done as i64;
+        outcome
     }
 
-    /// RIP after a block was left at `op` by something else than a jump.
-    fn left(cpu: &mut Cpu, rip: u64, op: &Op, stop: Stop) -> Result<(), Stop> {
+    /// The hot loop: block after block, by links where there are some. Counts instructions in `done`.
+    #[inline(always)]
+    fn chain(&mut self, done: &mut u64) -> Result<(), Stop> {
+        let left = self.end - *self.retired;
+        if left <= MAX_INSNS as u64 {
+            return self.step(); // the limit may be within the next block
+        }
+        let pause = (left - MAX_INSNS as u64).min((*self.countdown).max(1) as u64);
+        let flat = self.cpu.code_size == CodeSize::Bits64;
+        let Some(mut block) = self.find()? else { return self.step() };
+        loop {
+            let ops = self.cache.ops(block);
+            let rip = self.cpu.rip;
+            self.cpu.regs[usize::from(slot::BLOCK)] = rip;
+            self.cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = rip.wrapping_add(4096);
+            let stop = next(self.cpu, ops);
+            if stop > Stop::Indirect {
+                return self.ended(block, rip, stop, done);
+            }
+            *done += block.insns();
+            if *done >= pause || self.cpu.signals.load() != 0 {
+                return Ok(());
+            }
+            if stop <= Stop::Taken && flat {
+                if let Some(linked) = self.cache.linked(block.block, stop as usize) {
+                    block = linked;
+                    continue;
+                }
+                let epoch = self.cache.epoch();
+                let Some(found) = self.find()? else { return Ok(()) };
+                if epoch == self.cache.epoch() {
+                    self.cache.link(block.block, stop as usize, found);
+                }
+                block = found;
+            } else {
+                let Some(found) = self.find()? else { return Ok(()) };
+                block = found;
+            }
+        }
+    }
+
+    /// A block ended by something else than a near branch.
+    #[inline(never)]
+    fn ended(&mut self, block: Entry, rip: u64, stop: Stop, done: &mut u64) -> Result<(), Stop> {
+        let ops = self.cache.ops(block);
+        let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).count() as u64;
+        if stop == Stop::Jump {
+            // A jump before the end is a repeated instruction that was interrupted.
+            let whole = ops.last().is_some_and(|last| last.off == self.cpu.stop_off);
+            *done += if whole { block.insns() } else { before() };
+            return Ok(());
+        }
+        *done += before() + u64::from(matches!(stop, Stop::Leave | Stop::Halt));
+        self.left(rip, stop)
+    }
+
+    /// RIP after a block was left by something else than a jump.
+    fn left(&mut self, rip: u64, stop: Stop) -> Result<(), Stop> {
+        let here = u64::from(self.cpu.stop_off);
         let offset = match stop {
-            Stop::Fault | Stop::Unimplemented => u64::from(op.off),
-            Stop::Jump | Stop::Shutdown => return Err(stop),
-            Stop::Leave | Stop::Halt => op.next(),
+            Stop::Leave | Stop::Halt => here + u64::from(self.cpu.stop_len),
+            _ => here,
         };
-        cpu.rip = cpu.truncate_ip(rip.wrapping_add(offset));
+        self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(offset));
         Err(stop)
     }
 
     /// The block at RIP; `None` if the instruction there has to be stepped.
     #[inline(always)]
-    fn find(&mut self) -> Result<Option<u32>, Stop> {
+    fn find(&mut self) -> Result<Option<Entry>, Stop> {
         let flat = self.cpu.code_size == CodeSize::Bits64;
         let lin = if flat {
             self.cpu.rip
@@ -213,18 +247,18 @@ impl Run<'_> {
         if let Some(id) = self.cache.by_jump(lin, context)
             && (flat || self.within_cs(id))
         {
-            return Ok(Some(id));
+            return Ok(Some(self.cache.entry(id)));
         }
         self.find_slow(lin, context)
     }
 
     fn within_cs(&self, id: u32) -> bool {
-        let bytes = u64::from(self.cache.block(id).0.bytes);
+        let bytes = u64::from(self.cache.block(id).bytes);
         self.cpu.rip + bytes - 1 <= u64::from(self.cpu.segments[seg::CS].limit)
     }
 
     #[inline(never)]
-    fn find_slow(&mut self, lin: u64, context: u64) -> Result<Option<u32>, Stop> {
+    fn find_slow(&mut self, lin: u64, context: u64) -> Result<Option<Entry>, Stop> {
         let phys = self.cpu.fetch_address(lin)?;
         let key = self.cpu.mode_key();
         let found = self.cache.find(phys, key).filter(|&id| self.second_page_is_same(id, lin));
@@ -239,12 +273,12 @@ impl Run<'_> {
             return Ok(None);
         }
         self.cache.remember(lin, context, id);
-        Ok(Some(id))
+        Ok(Some(self.cache.entry(id)))
     }
 
     /// An instruction across two pages was decoded from the page that is mapped behind the first one now.
     fn second_page_is_same(&mut self, id: u32, lin: u64) -> bool {
-        match self.cache.block(id).0.second {
+        match self.cache.block(id).second {
             None => true,
             Some(second) => {
                 self.cpu.fetch_address((lin | 0xfff).wrapping_add(1)).is_ok_and(|phys| phys == second.phys)
@@ -262,24 +296,20 @@ impl Run<'_> {
         self.decoder.single(self.cpu, self.scratch)?;
         self.cpu.regs[usize::from(slot::BLOCK)] = rip;
         self.cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = rip.wrapping_add(4096);
-        let Some(op) = self.scratch.first().copied() else { return Err(Stop::Unimplemented) };
-        let outcome = (op.run)(self.cpu, &op);
+        let Some(op) = self.scratch.first() else { return Err(Stop::Unimplemented) };
+        let stop = (op.run)(self.cpu, op, &[]);
         *self.countdown -= 1;
-        match outcome {
-            Ok(()) => self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(op.next())),
-            Err(stop) => {
-                let _ = Self::left(self.cpu, rip, &op, stop);
+        match stop {
+            Stop::End => self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(op.next())),
+            Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect => {}
+            Stop::Leave | Stop::Halt => {
+                let _ = self.left(rip, stop);
             }
-        }
-        if matches!(outcome, Err(Stop::Fault | Stop::Unimplemented | Stop::Shutdown)) {
-            return outcome;
+            Stop::Fault | Stop::Unimplemented | Stop::Shutdown => return self.left(rip, stop),
         }
         *self.retired += 1;
         self.cpu.after_step(trap)?;
-        match outcome {
-            Err(Stop::Halt) => Err(Stop::Halt),
-            _ => Ok(()),
-        }
+        if stop == Stop::Halt { Err(stop) } else { Ok(()) }
     }
 }
 

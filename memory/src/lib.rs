@@ -9,7 +9,7 @@ mod page;
 mod ram;
 
 pub use error::MemoryError;
-pub use page::{PageInfo, PageRef};
+pub use page::{PageInfo, PageRef, code_epoch};
 pub use ram::{GuestRam, RamRange};
 
 /// Size of a guest page in bytes; the unit of every per-page table.

@@ -3,7 +3,8 @@
 use iced_x86::{Instruction, MemorySize, OpKind, Register};
 
 use crate::cpu::{CodeSize, Cpu};
-use crate::op::{Handler, Op, SEG_FLAT, op_flag, slot};
+use crate::exec::fused::{Comparison, Form};
+use crate::op::{Handler, Op, SEG_FLAT, Threaded, op_flag, plain, slot};
 
 /// One instruction on its way to an operation.
 pub(crate) struct Lowering<'a> {
@@ -13,13 +14,16 @@ pub(crate) struct Lowering<'a> {
     pub op: Op,
     /// The block ends here: the handler returns `Err(Stop::Jump)` with `cpu.rip` set, or stops otherwise.
     pub ends: bool,
+    /// The instruction is a comparison that a following branch may absorb.
+    pub comparison: Option<Comparison>,
 }
 
 impl Op {
     /// An operation without operands.
     pub fn template(off: u16, len: u8) -> Self {
         Self {
-            run: crate::system::unimplemented,
+            run: plain,
+            plain: crate::system::unimplemented,
             imm: 0,
             disp: 0,
             dst: slot::ZERO,
@@ -40,7 +44,7 @@ impl Op {
 impl<'a> Lowering<'a> {
     /// Resolves prefixes and the memory operand, if there is one.
     pub fn new(cpu: &'a mut Cpu, insn: &'a Instruction, op: Op) -> Self {
-        let mut this = Self { cpu, insn, op, ends: false };
+        let mut this = Self { cpu, insn, op, ends: false, comparison: None };
         let prefix = |present: bool, flag: u8| if present { flag } else { 0 };
         this.op.flags = prefix(insn.has_lock_prefix(), op_flag::LOCK)
             | prefix(insn.has_rep_prefix(), op_flag::REP)
@@ -52,10 +56,36 @@ impl<'a> Lowering<'a> {
         this
     }
 
+    /// The instruction is CMP or TEST with operands of `size` bytes.
+    pub fn fuse_with_branch(&mut self, size: usize) {
+        let form = match (self.is_mem(0), self.is_mem(1), self.is_reg(1)) {
+            (true, _, true) => Form::MemReg,
+            (true, ..) => Form::MemImm,
+            (_, true, _) => Form::RegMem,
+            (_, _, true) => Form::RegReg,
+            _ => Form::RegImm,
+        };
+        let test = self.insn.mnemonic() == iced_x86::Mnemonic::Test;
+        self.comparison = Some(Comparison { test, size, form });
+    }
+
     /// Sets the handler.
-    pub fn run(&mut self, run: Handler) -> bool {
+    pub fn run(&mut self, handler: Handler) -> bool {
+        self.op.run = plain;
+        self.op.plain = handler;
+        true
+    }
+
+    /// Sets a threaded handler, for instructions that are hot.
+    pub fn thread(&mut self, run: Threaded) -> bool {
         self.op.run = run;
         true
+    }
+
+    /// Sets the threaded handler of an instruction that ends its block.
+    pub fn end_threaded(&mut self, run: Threaded) -> bool {
+        self.ends = true;
+        self.thread(run)
     }
 
     /// Sets the handler of an instruction that ends its block.

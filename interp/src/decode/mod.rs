@@ -4,16 +4,17 @@ mod lowering;
 
 use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic};
 
-pub(crate) use lowering::{Lowering, segment};
+pub(crate) use lowering::{Lowering, register, segment};
 
 use crate::cache::{Decoded, Source};
 use crate::cpu::{CodeSize, Cpu};
+use crate::exec::fused::Comparison;
 use crate::mmu::Access;
 use crate::op::{Op, Stop};
 use crate::{exec, host, system};
 
 /// Guest instructions per block at most.
-const MAX_INSNS: usize = 64;
+pub(crate) const MAX_INSNS: usize = 64;
 /// Bytes looked at per block; what an average block needs, several times over.
 const WINDOW: usize = 512;
 /// Attempts to decode bytes that change under the decoder.
@@ -133,6 +134,7 @@ impl Decoder {
         let mut decoder = iced_x86::Decoder::with_ip(bitness, bytes, 0, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         let mut insns = 0;
+        let mut comparison = None;
         while insns < max {
             let start = decoder.position();
             decoder.decode_out(&mut insn);
@@ -146,15 +148,18 @@ impl Decoder {
                 }
                 op.len = 1;
                 let overlong = overlong(&bytes[start..], cpu.code_size);
-                op.run = if overlong { system::overlong } else { system::undefined };
+                op.plain = if overlong { system::overlong } else { system::undefined };
                 self.ops.push(op);
                 return (insns + 1, start + 1, End::Complete);
+            }
+            if bitness == 64 && fuse(self.ops.last_mut(), comparison, &insn) {
+                return (insns + 1, decoder.position(), End::Complete);
             }
             let mut lowering = Lowering::new(cpu, &insn, op);
             lower(&mut lowering);
             let ends = lowering.ends;
-            op = lowering.op;
-            self.ops.push(op);
+            comparison = lowering.comparison;
+            self.ops.push(lowering.op);
             insns += 1;
             if ends {
                 return (insns, decoder.position(), End::Complete);
@@ -163,6 +168,21 @@ impl Decoder {
         self.ops.push(system::next_block(decoder.position()));
         (insns, decoder.position(), End::Complete)
     }
+}
+
+/// Makes one operation of a comparison and the conditional branch `insn` behind it, if both offsets fit.
+fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instruction) -> bool {
+    let (Some(op), Some(comparison)) = (last, comparison) else { return false };
+    let Some(condition) =
+        exec::condition::encoding(insn.condition_code()).filter(|_| insn.is_jcc_short_or_near())
+    else {
+        return false;
+    };
+    let Ok(target) = i32::try_from(insn.near_branch_target() as i64) else { return false };
+    op.run = comparison.with_branch(condition);
+    op.imm = u64::from(target as u32) << 32 | op.imm & 0xffff_ffff;
+    op.len += insn.len() as u8;
+    true
 }
 
 /// True if the bytes are an instruction longer than 15 bytes (#GP) rather than an undefined one (#UD): with so many

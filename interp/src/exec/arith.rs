@@ -2,12 +2,13 @@
 
 use iced_x86::Mnemonic;
 
-use super::sized;
+use super::{sized, sized_plain};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
+use crate::mmu::access::{with_load, with_modify};
 use crate::mmu::{Int, Stored};
-use crate::op::{Done, Handler, Op, op_flag};
+use crate::op::{Done, Op, Stop, Threaded, next, op_flag};
 
 /// A two-operand operation: result and flags.
 pub(crate) trait Alu {
@@ -64,51 +65,64 @@ logic!(Or, |);
 logic!(Xor, ^);
 logic!(Test, &, false);
 
-fn rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
-    let (res, flags) = A::apply(cpu.dst::<T>(op), cpu.src::<T>(op), cpu.flags);
-    cpu.flags = flags;
-    if A::WRITES {
-        cpu.set_dst(op, res);
-    }
-    Ok(())
-}
-
-fn ri<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
-    let (res, flags) = A::apply(cpu.dst::<T>(op), T::of(op.imm), cpu.flags);
-    cpu.flags = flags;
-    if A::WRITES {
-        cpu.set_dst(op, res);
-    }
-    Ok(())
-}
-
-fn rm<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
-    let b = cpu.load_op::<T>(op)?;
+/// Keeps the flags and, if the operation has one, the result in the destination register.
+#[inline(always)]
+fn finish<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, b: T) {
     let (res, flags) = A::apply(cpu.dst::<T>(op), b, cpu.flags);
     cpu.flags = flags;
     if A::WRITES {
         cpu.set_dst(op, res);
     }
-    Ok(())
 }
 
-fn mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+fn rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let b = cpu.src::<T>(op);
-    memory::<T, A>(cpu, op, b)
+    finish::<T, A>(cpu, op, b);
+    next(cpu, rest)
 }
 
-fn mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
-    memory::<T, A>(cpu, op, T::of(op.imm))
+fn ri<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    finish::<T, A>(cpu, op, T::of(op.imm));
+    next(cpu, rest)
 }
 
-#[inline(always)]
-fn memory<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, b: T) -> Done {
-    if !A::WRITES {
-        let a = cpu.load_op::<T>(op)?;
-        cpu.flags = A::apply(a, b, cpu.flags).1;
-        return Ok(());
-    }
+fn rm<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
+        finish::<T, A>(cpu, op, b);
+        next(cpu, rest)
+    })
+}
+
+/// CMP and TEST with memory first.
+fn look_mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
+        cpu.flags = A::apply(a, cpu.src::<T>(op), cpu.flags).1;
+        next(cpu, rest)
+    })
+}
+
+fn look_mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
+        cpu.flags = A::apply(a, T::of(op.imm), cpu.flags).1;
+        next(cpu, rest)
+    })
+}
+
+fn mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_modify(cpu, op, rest, |cpu, op, a: T| A::apply(a, cpu.src::<T>(op), cpu.flags))
+}
+
+fn mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_modify(cpu, op, rest, |cpu, op, a: T| A::apply(a, T::of(op.imm), cpu.flags))
+}
+
+fn locked_mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    let b = cpu.src::<T>(op);
     change::<T>(cpu, op, |cpu, a| A::apply(a, b, cpu.flags))
+}
+
+fn locked_mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
+    change::<T>(cpu, op, |cpu, a| A::apply(a, T::of(op.imm), cpu.flags))
 }
 
 /// Read-modify-write of the memory operand, locked if the instruction is.
@@ -152,22 +166,26 @@ unary!(Dec, a, old => {
 unary!(Neg, a, _old => sub_with(T::of(0), a, false));
 unary!(Not, a, old => (T::of(!a.zx()), old));
 
-fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
+fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let (res, flags) = U::apply(cpu.dst::<T>(op), cpu.flags);
     cpu.flags = flags;
     cpu.set_dst(op, res);
-    Ok(())
+    next(cpu, rest)
 }
 
-fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
+fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_modify(cpu, op, rest, |cpu, _, a: T| U::apply(a, cpu.flags))
+}
+
+fn locked_m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
     change::<T>(cpu, op, |cpu, a| U::apply(a, cpu.flags))
 }
 
 /// XOR or SUB of a register with itself: zero, without reading it.
-fn zero(cpu: &mut Cpu, op: &Op) -> Done {
+fn zero(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     cpu.flags = Flags::logic(0);
     cpu.set_dst::<u64>(op, 0);
-    Ok(())
+    next(cpu, rest)
 }
 
 pub(crate) fn lower(l: &mut Lowering) -> bool {
@@ -191,33 +209,48 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
 
 fn binary<A: Alu>(l: &mut Lowering) -> bool {
     let size = l.size(0);
+    if !A::WRITES {
+        l.fuse_with_branch(size);
+    }
     if l.is_mem(0) {
+        let locked = l.op.has(op_flag::LOCK);
         if l.is_reg(1) {
             l.src(1);
-            return l.run(sized!(size, mr, A));
+            return match (A::WRITES, locked) {
+                (false, _) => l.thread(sized!(size, look_mr, A)),
+                (true, false) => l.thread(sized!(size, mr, A)),
+                (true, true) => l.run(sized_plain!(size, locked_mr, A)),
+            };
         }
         l.imm(1);
-        return l.run(sized!(size, mi, A));
+        return match (A::WRITES, locked) {
+            (false, _) => l.thread(sized!(size, look_mi, A)),
+            (true, false) => l.thread(sized!(size, mi, A)),
+            (true, true) => l.run(sized_plain!(size, locked_mi, A)),
+        };
     }
     l.dst(0);
     if l.is_mem(1) {
-        return l.run(sized!(size, rm, A));
+        return l.thread(sized!(size, rm, A));
     }
     if l.is_reg(1) {
         l.src(1);
         let clears =
             matches!(l.insn.mnemonic(), Mnemonic::Xor | Mnemonic::Sub) && l.op.dst == l.op.src && size >= 4;
-        return l.run(if clears { zero as Handler } else { sized!(size, rr, A) });
+        return l.thread(if clears { zero as Threaded } else { sized!(size, rr, A) });
     }
     l.imm(1);
-    l.run(sized!(size, ri, A))
+    l.thread(sized!(size, ri, A))
 }
 
 fn single<U: Unary>(l: &mut Lowering) -> bool {
     let size = l.size(0);
     if l.is_mem(0) {
-        return l.run(sized!(size, m, U));
+        if l.op.has(op_flag::LOCK) {
+            return l.run(sized_plain!(size, locked_m, U));
+        }
+        return l.thread(sized!(size, m, U));
     }
     l.dst(0);
-    l.run(sized!(size, r, U))
+    l.thread(sized!(size, r, U))
 }

@@ -7,7 +7,7 @@ use super::condition::{by_condition, encoding};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::Int;
-use crate::op::{Done, Handler, Op, Stop, slot};
+use crate::op::{Done, Op, Stop, slot, threaded};
 
 impl Cpu {
     /// Jumps within CS. In 64-bit mode the target must be canonical, elsewhere within the limit.
@@ -22,6 +22,28 @@ impl Cpu {
         }
         self.rip = target;
         Stop::Jump
+    }
+
+    /// [`jump`](Self::jump) of an indirect near branch, which changes nothing else.
+    #[inline(always)]
+    fn jump_indirect(&mut self, target: u64) -> Stop {
+        match self.jump(target) {
+            Stop::Jump => Stop::Indirect,
+            stop => stop,
+        }
+    }
+
+    /// A conditional branch in 64-bit mode to `offset` from the block's start.
+    #[inline(always)]
+    pub fn branch_64(&mut self, taken: bool, offset: u64, op: &Op) -> Stop {
+        let block = self.regs[usize::from(slot::BLOCK)];
+        if taken {
+            self.rip = block.wrapping_add(offset);
+            Stop::Taken
+        } else {
+            self.rip = block.wrapping_add(op.next());
+            Stop::Next
+        }
     }
 
     /// The relative target of a branch: `imm` counts from the block's start, `aux` is the operand size.
@@ -39,13 +61,12 @@ impl Cpu {
 /// 64-bit relative targets leave the canonical range only from its very edge, where the fetch faults.
 fn jmp_64(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.rip = cpu.regs[usize::from(slot::BLOCK)].wrapping_add(op.imm);
-    Err(Stop::Jump)
+    Err(Stop::Taken)
 }
 
 fn jcc_64<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    let offset = if cpu.flags.condition(C) { op.imm } else { op.next() };
-    cpu.rip = cpu.regs[usize::from(slot::BLOCK)].wrapping_add(offset);
-    Err(Stop::Jump)
+    let taken = cpu.flags.condition(C);
+    Err(cpu.branch_64(taken, op.imm, op))
 }
 
 fn jmp(cpu: &mut Cpu, op: &Op) -> Done {
@@ -69,12 +90,12 @@ fn branch_if(cpu: &mut Cpu, op: &Op, taken: bool) -> Done {
 /// Indirect targets of `T`: a register or memory.
 fn jmp_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     let target = cpu.src::<T>(op).zx();
-    Err(cpu.jump(target))
+    Err(cpu.jump_indirect(target))
 }
 
 fn jmp_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     let target = cpu.load_op::<T>(op)?.zx();
-    Err(cpu.jump(target))
+    Err(cpu.jump_indirect(target))
 }
 
 /// Pushes the return address and jumps; nothing changes if either faults.
@@ -82,7 +103,7 @@ fn jmp_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 fn call_to<T: Int>(cpu: &mut Cpu, op: &Op, target: u64) -> Done {
     let old = cpu.regs[gpr::RSP];
     let stored = cpu.push(T::of(cpu.next_ip(op)))?;
-    let stop = cpu.jump(target);
+    let stop = cpu.jump_indirect(target);
     if stop == Stop::Fault {
         cpu.regs[gpr::RSP] = old;
     }
@@ -109,8 +130,8 @@ fn call_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 /// `imm` bytes of parameters are released.
 fn ret<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     let target = cpu.peek::<T>(0)?.zx();
-    let stop = cpu.jump(target);
-    if stop == Stop::Jump {
+    let stop = cpu.jump_indirect(target);
+    if stop == Stop::Indirect {
         cpu.release(T::SIZE as u64 + op.imm);
     }
     Err(stop)
@@ -139,9 +160,9 @@ fn jcxz(cpu: &mut Cpu, op: &Op) -> Done {
 macro_rules! by_width {
     ($width:expr, $handler:ident) => {
         match $width {
-            2 => $handler::<u16> as Handler,
-            4 => $handler::<u32>,
-            _ => $handler::<u64>,
+            2 => threaded($handler::<u16>),
+            4 => threaded($handler::<u32>),
+            _ => threaded($handler::<u64>),
         }
     };
 }
@@ -166,7 +187,7 @@ fn relative(l: &mut Lowering, kind: OpKind) -> bool {
     l.op.aux = width;
     let mnemonic = l.insn.mnemonic();
     if let Some(condition) = encoding(l.insn.condition_code()).filter(|_| l.insn.is_jcc_short_or_near()) {
-        return l.end_with(if width == 8 {
+        return l.end_threaded(if width == 8 {
             by_condition!(condition, jcc_64)
         } else {
             by_condition!(condition, jcc)
@@ -195,8 +216,9 @@ fn relative(l: &mut Lowering, kind: OpKind) -> bool {
         };
     };
     match mnemonic {
-        Mnemonic::Jmp => l.end_with(if width == 8 { jmp_64 } else { jmp }),
-        Mnemonic::Call => l.end_with(by_width!(width, call)),
+        Mnemonic::Jmp if width == 8 => l.end_threaded(threaded(jmp_64)),
+        Mnemonic::Jmp => l.end_with(jmp),
+        Mnemonic::Call => l.end_threaded(by_width!(width, call)),
         Mnemonic::Loop => {
             count(l);
             l.end_with(loop_while::<2>)
@@ -232,7 +254,7 @@ fn indirect(l: &mut Lowering, memory: bool) -> bool {
         (true, false) => by_width!(width, call_r),
         (true, true) => by_width!(width, call_m),
     };
-    l.end_with(run)
+    l.end_threaded(run)
 }
 
 fn near_return(l: &mut Lowering) -> bool {
@@ -244,5 +266,5 @@ fn near_return(l: &mut Lowering) -> bool {
         _ => return false,
     };
     l.op.imm = if l.insn.op_count() > 0 { l.insn.immediate(0) } else { 0 };
-    l.end_with(by_width!(width, ret))
+    l.end_threaded(by_width!(width, ret))
 }

@@ -2,11 +2,11 @@
 
 use iced_x86::ConditionCode;
 
-use super::sized;
+use super::sized_plain;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::mmu::Int;
-use crate::op::{Done, Handler, Op};
+use crate::op::{Done, Op};
 
 fn set_r<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     let value = u8::from(cpu.flags.condition(C));
@@ -20,10 +20,22 @@ fn set_m<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// A 32-bit CMOV clears the upper half even if the condition is false.
-fn cmov_rr<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = if cpu.flags.condition(op.aux) { cpu.src::<T>(op) } else { cpu.dst::<T>(op) };
+fn cmov_rr<const C: u8, T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+    let value = if cpu.flags.condition(C) { cpu.src::<T>(op) } else { cpu.dst::<T>(op) };
     cpu.set_dst(op, value);
     Ok(())
+}
+
+fn cmov_16<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    cmov_rr::<C, u16>(cpu, op)
+}
+
+fn cmov_32<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    cmov_rr::<C, u32>(cpu, op)
+}
+
+fn cmov_64<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+    cmov_rr::<C, u64>(cpu, op)
 }
 
 /// The load happens, and faults, whatever the condition.
@@ -35,7 +47,7 @@ fn cmov_rm<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// Encoding of a condition, 0 to 15.
-pub(super) fn encoding(code: ConditionCode) -> Option<u8> {
+pub(crate) fn encoding(code: ConditionCode) -> Option<u8> {
     use ConditionCode as C;
     let order = [
         C::o,
@@ -62,22 +74,22 @@ pub(super) fn encoding(code: ConditionCode) -> Option<u8> {
 macro_rules! by_condition {
     ($condition:expr, $handler:ident) => {
         match $condition {
-            0 => $handler::<0> as crate::op::Handler,
-            1 => $handler::<1>,
-            2 => $handler::<2>,
-            3 => $handler::<3>,
-            4 => $handler::<4>,
-            5 => $handler::<5>,
-            6 => $handler::<6>,
-            7 => $handler::<7>,
-            8 => $handler::<8>,
-            9 => $handler::<9>,
-            10 => $handler::<10>,
-            11 => $handler::<11>,
-            12 => $handler::<12>,
-            13 => $handler::<13>,
-            14 => $handler::<14>,
-            _ => $handler::<15>,
+            0 => crate::op::threaded($handler::<0>) as crate::op::Threaded,
+            1 => crate::op::threaded($handler::<1>),
+            2 => crate::op::threaded($handler::<2>),
+            3 => crate::op::threaded($handler::<3>),
+            4 => crate::op::threaded($handler::<4>),
+            5 => crate::op::threaded($handler::<5>),
+            6 => crate::op::threaded($handler::<6>),
+            7 => crate::op::threaded($handler::<7>),
+            8 => crate::op::threaded($handler::<8>),
+            9 => crate::op::threaded($handler::<9>),
+            10 => crate::op::threaded($handler::<10>),
+            11 => crate::op::threaded($handler::<11>),
+            12 => crate::op::threaded($handler::<12>),
+            13 => crate::op::threaded($handler::<13>),
+            14 => crate::op::threaded($handler::<14>),
+            _ => crate::op::threaded($handler::<15>),
         }
     };
 }
@@ -88,10 +100,10 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     let code = l.insn.code();
     if code.is_setcc() {
         if l.is_mem(0) {
-            return l.run(by_condition!(condition, set_m));
+            return l.thread(by_condition!(condition, set_m));
         }
         l.dst(0);
-        return l.run(by_condition!(condition, set_r));
+        return l.thread(by_condition!(condition, set_r));
     }
     if !code.is_cmovcc() {
         return false;
@@ -99,13 +111,15 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     l.dst(0);
     l.op.aux = condition;
     let size = l.size(0);
-    let run: Handler = if l.is_mem(1) {
-        sized!(size, cmov_rm)
-    } else {
-        l.src(1);
-        sized!(size, cmov_rr)
-    };
-    l.run(run)
+    if l.is_mem(1) {
+        return l.run(sized_plain!(size, cmov_rm));
+    }
+    l.src(1);
+    l.thread(match size {
+        2 => by_condition!(condition, cmov_16),
+        4 => by_condition!(condition, cmov_32),
+        _ => by_condition!(condition, cmov_64),
+    })
 }
 
 /// Names of `iced_x86::Code` groups that the library does not have.

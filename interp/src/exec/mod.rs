@@ -6,6 +6,7 @@ pub(crate) mod bits;
 pub(crate) mod branch;
 pub(crate) mod condition;
 pub(crate) mod exchange;
+pub(crate) mod fused;
 pub(crate) mod mov;
 pub(crate) mod muldiv;
 pub(crate) mod shift;
@@ -14,10 +15,23 @@ pub(crate) mod string;
 
 use crate::cpu::Cpu;
 use crate::mmu::Int;
-use crate::op::{Handler, Op, op_flag};
+use crate::op::{Op, op_flag};
 
-/// Picks the instance of a handler for an operand size in bytes.
+/// Picks the instance of a threaded handler for an operand size in bytes.
 macro_rules! sized {
+    ($size:expr, $handler:ident $(, $extra:ty)*) => {
+        match $size {
+            1 => $handler::<u8 $(, $extra)*> as crate::op::Threaded,
+            2 => $handler::<u16 $(, $extra)*>,
+            4 => $handler::<u32 $(, $extra)*>,
+            _ => $handler::<u64 $(, $extra)*>,
+        }
+    };
+}
+pub(crate) use sized;
+
+/// The same for a handler that is not threaded.
+macro_rules! sized_plain {
     ($size:expr, $handler:ident $(, $extra:ty)*) => {
         match $size {
             1 => $handler::<u8 $(, $extra)*> as crate::op::Handler,
@@ -27,7 +41,7 @@ macro_rules! sized {
         }
     };
 }
-pub(crate) use sized;
+pub(crate) use sized_plain;
 
 impl Cpu {
     #[inline(always)]
@@ -103,18 +117,4 @@ impl Cpu {
         let ip = self.regs[usize::from(crate::op::slot::BLOCK)].wrapping_add(u64::from(op.off));
         self.truncate_ip(ip)
     }
-}
-
-/// A table of handlers by operand form.
-pub(crate) struct Forms {
-    /// Register, register.
-    pub rr: Handler,
-    /// Register, immediate.
-    pub ri: Handler,
-    /// Register, memory.
-    pub rm: Handler,
-    /// Memory, register.
-    pub mr: Handler,
-    /// Memory, immediate.
-    pub mi: Handler,
 }

@@ -4,37 +4,38 @@
 use cpu::x86::{gpr, rflags};
 use iced_x86::{Mnemonic, OpKind};
 
-use super::sized;
+use super::{sized, sized_plain};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Op};
+use crate::mmu::access::{with_load, with_store};
+use crate::op::{Done, Op, Stop, Threaded, next};
 
-fn rr<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+fn rr<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let value = cpu.src::<T>(op);
     cpu.set_dst(op, value);
-    Ok(())
+    next(cpu, rest)
 }
 
-fn ri<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+fn ri<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     cpu.set_dst(op, T::of(op.imm));
-    Ok(())
+    next(cpu, rest)
 }
 
-fn rm<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load_op::<T>(op)?;
-    cpu.set_dst(op, value);
-    Ok(())
+fn rm<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, value: T| {
+        cpu.set_dst(op, value);
+        next(cpu, rest)
+    })
 }
 
-fn mr<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.src::<T>(op);
-    cpu.store_op(op, value)?.done()
+fn mr<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_store(cpu, op, rest, |cpu, op| cpu.src::<T>(op))
 }
 
-fn mi<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.store_op(op, T::of(op.imm))?.done()
+fn mi<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_store(cpu, op, rest, |_, op| T::of(op.imm))
 }
 
 /// MOV from a 64-bit absolute address, which is in `imm`.
@@ -53,35 +54,37 @@ fn store_absolute<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// From `S` to `D`, zero-extended.
-fn zx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+fn zx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let value = cpu.src::<S>(op).zx();
     cpu.set_dst(op, D::of(value));
-    Ok(())
+    next(cpu, rest)
 }
 
-fn zx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load_op::<S>(op)?.zx();
-    cpu.set_dst(op, D::of(value));
-    Ok(())
+fn zx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, value: S| {
+        cpu.set_dst(op, D::of(value.zx()));
+        next(cpu, rest)
+    })
 }
 
 /// From `S` to `D`, sign-extended.
-fn sx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+fn sx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let value = cpu.src::<S>(op).sx();
     cpu.set_dst(op, D::of(value));
-    Ok(())
+    next(cpu, rest)
 }
 
-fn sx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.load_op::<S>(op)?.sx();
-    cpu.set_dst(op, D::of(value));
-    Ok(())
+fn sx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, value: S| {
+        cpu.set_dst(op, D::of(value.sx()));
+        next(cpu, rest)
+    })
 }
 
-fn lea<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
+fn lea<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let address = cpu.effective(op);
     cpu.set_dst(op, T::of(address));
-    Ok(())
+    next(cpu, rest)
 }
 
 fn swap_bytes<T: Int>(value: T) -> T {
@@ -182,12 +185,12 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         Mnemonic::Lea => {
             l.dst(0);
             let size = l.size(0);
-            l.run(sized!(size, lea))
+            l.thread(sized!(size, lea))
         }
         Mnemonic::Bswap => {
             l.dst(0);
             let size = l.size(0);
-            l.run(sized!(size, bswap))
+            l.run(sized_plain!(size, bswap))
         }
         Mnemonic::Movbe => movbe(l),
         Mnemonic::Cbw => l.run(widen::<u8, u16>),
@@ -222,21 +225,29 @@ fn mov(l: &mut Lowering) -> bool {
     if l.is_mem(0) {
         if l.is_imm(1) {
             l.imm(1);
-            return l.run(sized!(size, mi));
+            return l.thread(sized!(size, mi));
         }
         l.src(1);
-        return if l.absolute() { l.run(sized!(size, store_absolute)) } else { l.run(sized!(size, mr)) };
+        return if l.absolute() {
+            l.run(sized_plain!(size, store_absolute))
+        } else {
+            l.thread(sized!(size, mr))
+        };
     }
     l.dst(0);
     if l.is_mem(1) {
-        return if l.absolute() { l.run(sized!(size, load_absolute)) } else { l.run(sized!(size, rm)) };
+        return if l.absolute() {
+            l.run(sized_plain!(size, load_absolute))
+        } else {
+            l.thread(sized!(size, rm))
+        };
     }
     if l.is_imm(1) {
         l.imm(1);
-        return l.run(sized!(size, ri));
+        return l.thread(sized!(size, ri));
     }
     l.src(1);
-    l.run(sized!(size, rr))
+    l.thread(sized!(size, rr))
 }
 
 fn extend(l: &mut Lowering, signed: bool) -> bool {
@@ -259,7 +270,7 @@ fn extend(l: &mut Lowering, signed: bool) -> bool {
     macro_rules! sized2 {
         ($handler:ident, $from:ty) => {
             match to {
-                2 => $handler::<$from, u16> as crate::op::Handler,
+                2 => $handler::<$from, u16> as Threaded,
                 4 => $handler::<$from, u32>,
                 _ => $handler::<$from, u64>,
             }
@@ -270,7 +281,7 @@ fn extend(l: &mut Lowering, signed: bool) -> bool {
         2 => pick!(u16),
         _ => pick!(u32),
     };
-    l.run(run)
+    l.thread(run)
 }
 
 fn movbe(l: &mut Lowering) -> bool {
@@ -280,8 +291,8 @@ fn movbe(l: &mut Lowering) -> bool {
     let size = l.size(0);
     if l.is_mem(0) {
         l.src(1);
-        return l.run(sized!(size, movbe_mr));
+        return l.run(sized_plain!(size, movbe_mr));
     }
     l.dst(0);
-    l.run(sized!(size, movbe_rm))
+    l.run(sized_plain!(size, movbe_rm))
 }

@@ -4,12 +4,12 @@ use cpu::x86::gpr;
 use iced_x86::Mnemonic;
 
 use super::arith::change;
-use super::sized;
+use super::{sized, sized_plain};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Op, op_flag};
+use crate::op::{Done, Op, Stop, next, op_flag};
 
 /// A shift or rotate by a count already masked to 5 or 6 bits. A count of zero changes no flag.
 trait Shift {
@@ -51,8 +51,8 @@ impl Shift for Shr {
         }
         let res = T::of(a.zx() >> count);
         let cf = a.zx() >> (count - 1) & 1 != 0;
-        // OF is defined for a count of 1 only; hosts compute this for every count.
-        shifted(res, cf, sign(res) != (res.zx() >> (T::BITS - 2) & 1 != 0) || (count == 1 && sign(a)))
+        // OF is defined for a count of 1 only.
+        shifted(res, cf, sign(a))
     }
 }
 
@@ -136,18 +136,18 @@ fn mask<T: Int>(count: u64) -> u32 {
     count as u32 & if T::SIZE == 8 { 63 } else { 31 }
 }
 
-fn r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op) -> Done {
+fn r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let (res, flags) = S::apply(cpu.dst::<T>(op), u32::from(op.aux), cpu.flags);
     cpu.flags = flags;
     cpu.set_dst(op, res);
-    Ok(())
+    next(cpu, rest)
 }
 
-fn r_cl<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op) -> Done {
+fn r_cl<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let (res, flags) = S::apply(cpu.dst::<T>(op), mask::<T>(cpu.regs[gpr::RCX]), cpu.flags);
     cpu.flags = flags;
     cpu.set_dst(op, res);
-    Ok(())
+    next(cpu, rest)
 }
 
 fn m_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -226,10 +226,10 @@ fn shift<S: Shift>(l: &mut Lowering) -> bool {
         l.dst(0);
     }
     if l.is_reg(1) {
-        return l.run(if memory { sized!(size, m_cl, S) } else { sized!(size, r_cl, S) });
+        return if memory { l.run(sized_plain!(size, m_cl, S)) } else { l.thread(sized!(size, r_cl, S)) };
     }
     l.op.aux = l.insn.immediate(1) as u8 & if size == 8 { 63 } else { 31 };
-    l.run(if memory { sized!(size, m_imm, S) } else { sized!(size, r_imm, S) })
+    if memory { l.run(sized_plain!(size, m_imm, S)) } else { l.thread(sized!(size, r_imm, S)) }
 }
 
 fn double_shift<const LEFT: bool>(l: &mut Lowering) -> bool {

@@ -6,7 +6,7 @@ use iced_x86::{Mnemonic, OpKind};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::{Int, Stored};
-use crate::op::{Done, Handler, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 const SS: u8 = seg::SS as u8;
 
@@ -189,9 +189,9 @@ fn leave<T: Int>(cpu: &mut Cpu, _: &Op) -> Done {
 macro_rules! word_sized {
     ($size:expr, $handler:ident) => {
         match $size {
-            2 => $handler::<u16> as Handler,
-            4 => $handler::<u32>,
-            _ => $handler::<u64>,
+            2 => threaded($handler::<u16>),
+            4 => threaded($handler::<u32>),
+            _ => threaded($handler::<u64>),
         }
     };
 }
@@ -202,22 +202,22 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         Mnemonic::Push => match l.insn.op_kind(0) {
             OpKind::Register if l.insn.op_register(0).is_gpr() => {
                 l.src(0);
-                l.run(word_sized!(size, push_r))
+                l.thread(word_sized!(size, push_r))
             }
             OpKind::Register => false, // segment registers
-            OpKind::Memory => l.run(word_sized!(size, push_m)),
+            OpKind::Memory => l.thread(word_sized!(size, push_m)),
             _ => {
                 l.imm(0);
-                l.run(word_sized!(size, push_i))
+                l.thread(word_sized!(size, push_i))
             }
         },
         Mnemonic::Pop => match l.insn.op_kind(0) {
             OpKind::Register if l.insn.op_register(0).is_gpr() => {
                 l.dst(0);
-                l.run(word_sized!(size, pop_r))
+                l.thread(word_sized!(size, pop_r))
             }
             OpKind::Register => false,
-            _ => l.run(word_sized!(size, pop_m)),
+            _ => l.thread(word_sized!(size, pop_m)),
         },
         Mnemonic::Pusha => l.run(pusha::<u16>),
         Mnemonic::Pushad => l.run(pusha::<u32>),

@@ -105,3 +105,6 @@ fn empty_mmx(cpu: &mut Cpu, _: &Op) -> Done {
     image.ftw = 0;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,8 @@
 
 pub(crate) use super::host::Int;
 use crate::cpu::{CodeSize, Cpu};
-use crate::op::{Done, Op, Stop};
+use crate::flags::Flags;
+use crate::op::{Done, Op, Stop, next};
 
 /// A store is complete. The handler finishes its other effects and then returns [`done`](Self::done), which
 /// leaves the block if the store hit decoded code.
@@ -17,6 +18,11 @@ pub(crate) struct Stored {
 impl Stored {
     /// A store that hit no code.
     pub const CLEAN: Self = Self { hit_code: false };
+
+    /// What [`PageInfo::note_store`](memory::PageInfo::note_store) said.
+    pub fn noted(hit_code: bool) -> Self {
+        Self { hit_code }
+    }
 
     #[inline(always)]
     pub fn done(self) -> Done {
@@ -79,8 +85,7 @@ impl Cpu {
     /// canonical.
     #[inline(always)]
     pub fn load<T: Int>(&mut self, lin: u64, seg: u8) -> Result<T, Stop> {
-        let entry = self.tlb.entry(lin);
-        if entry.read == self.tlb.tag(lin) && fits(lin, T::SIZE) {
+        if let Some(entry) = self.tlb.readable(lin, T::SIZE) {
             let host = entry.addend.wrapping_add(lin as usize) as *const u8;
             // SAFETY: a tag matches only while the entry describes this linear page, whose host page lives as
             // long as `self.ram`; `fits` keeps the access inside it.
@@ -92,8 +97,7 @@ impl Cpu {
     /// Stores at a linear address, at the current privilege.
     #[inline(always)]
     pub fn store<T: Int>(&mut self, lin: u64, seg: u8, value: T) -> Result<Stored, Stop> {
-        let entry = self.tlb.entry(lin);
-        if entry.write == self.tlb.tag(lin) && fits(lin, T::SIZE) {
+        if let Some(entry) = self.tlb.writable(lin, T::SIZE) {
             let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
             // SAFETY: as in `load`, and `write` tags are set for writable pages only. `info` points into the
             // page table of `self.ram`.
@@ -115,8 +119,7 @@ impl Cpu {
         seg: u8,
         change: impl FnOnce(&mut Self, T) -> (T, R),
     ) -> Result<(Stored, R), Stop> {
-        let entry = *self.tlb.entry(lin);
-        if entry.write == self.tlb.tag(lin) && fits(lin, T::SIZE) {
+        if let Some(&entry) = self.tlb.writable(lin, T::SIZE) {
             let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
             // SAFETY: as in `store`.
             let old = unsafe { T::load(host) };
@@ -183,5 +186,132 @@ impl Cpu {
             hit_code: unsafe { info.as_ref() }
                 .is_some_and(|info| info.note_store((lin & 0xfff) as u16, len as u16)),
         }
+    }
+}
+
+/// Loads the memory operand in 64-bit code and continues with `then`. Everything but a TLB hit is out of line and
+/// in tail position, so that the hot path needs no stack frame; the functions below are of the same make.
+#[inline(always)]
+pub(crate) fn with_load<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    rest: &[Op],
+    then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
+) -> Stop {
+    #[cold]
+    #[inline(never)]
+    fn slow<T: Int>(
+        cpu: &mut Cpu,
+        op: &Op,
+        rest: &[Op],
+        then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
+    ) -> Stop {
+        match cpu.load_op::<T>(op) {
+            Ok(value) => then(cpu, op, rest, value),
+            Err(stop) => cpu.stopped(op, stop),
+        }
+    }
+    if cpu.code_size == CodeSize::Bits64 {
+        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
+        if let Some(entry) = cpu.tlb.readable(lin, T::SIZE) {
+            let host = entry.addend.wrapping_add(lin as usize) as *const u8;
+            // SAFETY: as in `Cpu::load`.
+            let value = unsafe { T::load(host) };
+            return then(cpu, op, rest, value);
+        }
+    }
+    slow(cpu, op, rest, then)
+}
+
+/// Stores `value` to the memory operand.
+#[inline(always)]
+pub(crate) fn with_store<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    rest: &[Op],
+    value: impl Fn(&Cpu, &Op) -> T + Copy,
+) -> Stop {
+    #[cold]
+    #[inline(never)]
+    fn slow<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op], value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
+        let value = value(cpu, op);
+        match cpu.store_op(op, value).and_then(Stored::done) {
+            Ok(()) => next(cpu, rest),
+            Err(stop) => cpu.stopped(op, stop),
+        }
+    }
+    if cpu.code_size == CodeSize::Bits64 {
+        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
+        if let Some(entry) = cpu.tlb.writable(lin, T::SIZE) {
+            // SAFETY: as in `Cpu::store`. A page with code takes the slow path.
+            unsafe {
+                if !(*entry.info).has_code() {
+                    T::store(entry.addend.wrapping_add(lin as usize) as *mut u8, value(cpu, op));
+                    if !(*entry.info).has_code() {
+                        return next(cpu, rest);
+                    }
+                    return stored_to_code(cpu, op, rest, lin, T::SIZE);
+                }
+            }
+        }
+    }
+    slow(cpu, op, rest, value)
+}
+
+/// Reads, changes and writes the memory operand without LOCK; `change` gives the new value and flags.
+#[inline(always)]
+pub(crate) fn with_modify<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    rest: &[Op],
+    change: impl Fn(&Cpu, &Op, T) -> (T, Flags) + Copy,
+) -> Stop {
+    #[cold]
+    #[inline(never)]
+    fn slow<T: Int>(
+        cpu: &mut Cpu,
+        op: &Op,
+        rest: &[Op],
+        change: impl Fn(&Cpu, &Op, T) -> (T, Flags) + Copy,
+    ) -> Stop {
+        let done = cpu.linear(op, T::SIZE, true).and_then(|lin| {
+            let (stored, flags) = cpu.modify(lin, op.seg, |cpu, old| change(cpu, op, old))?;
+            cpu.flags = flags;
+            stored.done()
+        });
+        match done {
+            Ok(()) => next(cpu, rest),
+            Err(stop) => cpu.stopped(op, stop),
+        }
+    }
+    if cpu.code_size == CodeSize::Bits64 {
+        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
+        if let Some(entry) = cpu.tlb.writable(lin, T::SIZE) {
+            let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
+            let info = entry.info;
+            // SAFETY: as in `Cpu::modify`.
+            unsafe {
+                if !(*info).has_code() {
+                    let (new, flags) = change(cpu, op, T::load(host));
+                    T::store(host, new);
+                    cpu.flags = flags;
+                    if !(*info).has_code() {
+                        return next(cpu, rest);
+                    }
+                    return stored_to_code(cpu, op, rest, lin, T::SIZE);
+                }
+            }
+        }
+    }
+    slow(cpu, op, rest, change)
+}
+
+/// A store is complete, and meanwhile another vCPU has decoded code from the page.
+#[cold]
+#[inline(never)]
+fn stored_to_code(cpu: &mut Cpu, op: &Op, rest: &[Op], lin: u64, size: usize) -> Stop {
+    match cpu.note_direct_store(lin, size).done() {
+        Ok(()) => next(cpu, rest),
+        Err(stop) => cpu.stopped(op, stop),
     }
 }

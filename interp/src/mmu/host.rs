@@ -71,11 +71,11 @@ macro_rules! int {
 int!(
     u8,
     i8,
-    "mov {}, byte ptr [{}]",
-    "mov byte ptr [{1}], {0}",
-    "lock cmpxchg byte ptr [{0}], {1}",
-    reg_byte,
-    u8
+    "movzx {:e}, byte ptr [{}]",
+    "mov byte ptr [{1}], {0:l}",
+    "lock cmpxchg byte ptr [{0}], {1:l}",
+    reg,
+    u32
 );
 int!(
     u16,

@@ -50,7 +50,9 @@ pub(crate) struct Tlb {
     pcid: u16,
     upper_nonglobal: bool,
     /// Changes whenever linear-to-physical may have changed: lower half, upper half.
-    pub epochs: [u32; 2],
+    epochs: [u32; 2],
+    /// What [`fetch_context`](Self::fetch_context) gives for each half.
+    contexts: [u64; 2],
 }
 
 impl Default for Tlb {
@@ -66,13 +68,15 @@ impl Default for Tlb {
             pcid: 0,
             upper_nonglobal: false,
             epochs: [0, 0],
+            contexts: [0, 0],
         }
     }
 }
 
+/// Two neighbouring pages never share an index, on which `Tlb::readable` relies.
 #[inline(always)]
 fn index(lin: u64) -> usize {
-    ((lin >> 12) ^ (lin >> 22)) as usize & (SIZE - 1)
+    ((lin >> 12) + (lin >> 22)) as usize & (SIZE - 1)
 }
 
 impl Tlb {
@@ -86,6 +90,21 @@ impl Tlb {
     #[inline(always)]
     pub fn entry(&self, lin: u64) -> &Entry {
         &self.entries[self.bank][index(lin)]
+    }
+
+    /// The entry that allows a load of `size` bytes at `lin`, all in one page. The tag is that of the last byte: if it
+    /// lies in the next page, it cannot match, since that page has another index.
+    #[inline(always)]
+    pub fn readable(&self, lin: u64, size: usize) -> Option<&Entry> {
+        let entry = self.entry(lin);
+        (entry.read == self.tag(lin.wrapping_add(size as u64 - 1))).then_some(entry)
+    }
+
+    /// The same for a store.
+    #[inline(always)]
+    pub fn writable(&self, lin: u64, size: usize) -> Option<&Entry> {
+        let entry = self.entry(lin);
+        (entry.write == self.tag(lin.wrapping_add(size as u64 - 1))).then_some(entry)
     }
 
     /// Remembers a translation for the bank in force.
@@ -121,6 +140,7 @@ impl Tlb {
         } else {
             1
         };
+        self.update_contexts();
     }
 
     /// EFLAGS.AC changed.
@@ -134,9 +154,14 @@ impl Tlb {
     /// Identifies, together with the epochs, what code fetches of `lin` see: address space and privilege.
     #[inline(always)]
     pub fn fetch_context(&self, lin: u64) -> u64 {
-        let upper = lin >> 63;
-        let space = u64::from(self.space) & (upper.wrapping_sub(1));
-        (u64::from(self.epochs[upper as usize]) << 16) | (space << 1) | u64::from(self.user)
+        self.contexts[(lin >> 63) as usize]
+    }
+
+    fn update_contexts(&mut self) {
+        for half in 0..2 {
+            let space = if half == 0 { u64::from(self.space) } else { 0 };
+            self.contexts[half] = (u64::from(self.epochs[half]) << 16) | (space << 1) | u64::from(self.user);
+        }
     }
 
     /// Drops everything, global pages too (CR0.PG, CR4 and EFER changes).
@@ -157,6 +182,7 @@ impl Tlb {
         }
         let known = self.spaces[usize::from(self.pcid)];
         self.space = if keep && known != 0 { known } else { self.new_space() };
+        self.update_contexts();
     }
 
     /// INVPCID types 0 and 1, other spaces than the one loaded included.
@@ -210,5 +236,6 @@ impl Tlb {
     fn bump(&mut self, lower: bool, upper: bool) {
         self.epochs[0] = self.epochs[0].wrapping_add(u32::from(lower));
         self.epochs[1] = self.epochs[1].wrapping_add(u32::from(upper));
+        self.update_contexts();
     }
 }

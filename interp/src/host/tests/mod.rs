@@ -1,0 +1,4 @@
+mod differential;
+mod generate;
+mod guest;
+mod native;
