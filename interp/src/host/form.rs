@@ -248,7 +248,7 @@ pub(super) fn x87(insn: &Instruction) -> bool {
             Mnemonic::Fcmovb | Mnemonic::Fcmovbe | Mnemonic::Fcmove | Mnemonic::Fcmovnb
         )
         || matches!(insn.mnemonic(), Mnemonic::Fcmovnbe | Mnemonic::Fcmovne | Mnemonic::Fcmovnu)
-        || matches!(insn.mnemonic(), Mnemonic::Fcmovu | Mnemonic::Fisttp)
+        || matches!(insn.mnemonic(), Mnemonic::Fcmovu | Mnemonic::Fisttp | Mnemonic::Wait)
 }
 
 /// A misaligned memory operand raises #GP.
