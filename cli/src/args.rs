@@ -14,17 +14,18 @@ Examples:
   guesthouse run -- uname -a                 run a command in it; its exit status is ours
   tar c . | guesthouse run -- tar t          streams pass through, also binary ones
   guesthouse run --cpus 4 --memory 1G        a larger machine
-  guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img --append 'console=ttyS0'
+  guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
 Exit status:
   0      the guest powered itself off
   1      the machine could not go on for a reason of the host's
-  2      wrong usage or input: one line on stderr says which file, what is wrong and what to do
-  3      the guest's CPU stopped: triple fault, or an instruction that is not implemented yet
-  n      with `-- COMMAND`: the command's own (126 not executable, 127 not found, 128+n by signal n)
-  128+n  guesthouse itself was ended by signal n (130 interrupt, 143 termination)";
+  2      wrong usage or input: one line on stderr says which, why, and what to do
+  3      the guest's CPU stopped: triple fault, or an instruction that is not implemented
+  n      with `-- COMMAND`: the command's own (126 cannot be executed, 127 not found, 128+n by
+         signal n); otherwise the byte a guest writes to the debug-exit port 0xf4
+  128+n  guesthouse itself was ended by signal n (130 interrupt, 141 no reader, 143 termination)";
 
 const RUN_HELP: &str = "\
 Keys, while the terminal belongs to the guest:
@@ -32,8 +33,8 @@ Keys, while the terminal belongs to the guest:
   Ctrl-A h       show these keys
   Ctrl-A Ctrl-A  send Ctrl-A to the guest
 
-Without a terminal, stdin and stdout are the guest's console; with `-- COMMAND` they are the command's, and its
-stderr and anything else the guest says go to stderr.
+Without a terminal, stdin and stdout are the guest's console; with `-- COMMAND` they are the
+command's, and its stderr and anything else the guest says go to stderr.
 
 Examples:
   guesthouse run

@@ -10,7 +10,7 @@ mod run;
 mod signals;
 mod terminal;
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -32,8 +32,7 @@ fn main() -> ExitCode {
             if broken {
                 return ExitCode::from(exit::signal(libc::SIGPIPE));
             }
-            // The signal that interrupted the work is the reason, not what it left behind.
-            complain(&format!("{e:#}"));
+            complain(&describe(&e));
             ExitCode::from(exit::USAGE)
         }
     }
@@ -43,7 +42,11 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
     let filter: EnvFilter = arguments.log.parse().map_err(|e| {
         anyhow::anyhow!("--log {}: {e}: give a level such as info, or target=level", arguments.log)
     })?;
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .init();
     match &arguments.action {
         Action::Run(run) => run::run(run, &Signals::watch()?),
         Action::Doctor { json } => doctor::run(*json).map(|()| 0),
@@ -75,9 +78,18 @@ fn usage(error: &clap::Error) -> ExitCode {
     if words.is_empty() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         complain("no subcommand is given: see guesthouse --help");
     } else {
-        complain(&format!("{}: see guesthouse --help", words.join(" ")));
+        complain(&format!("{} (see guesthouse --help)", words.join(" ")));
     }
     ExitCode::from(exit::USAGE)
+}
+
+/// The error and its causes, without those that it already tells.
+fn describe(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .map(ToString::to_string)
+        .reduce(|text, cause| if text.contains(&cause) { text } else { format!("{text}: {cause}") })
+        .unwrap_or_default()
 }
 
 fn complain(message: &str) {

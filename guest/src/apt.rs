@@ -3,10 +3,12 @@
 //! into the working folder, from the host's sources.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
+
+use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::{Cancel, GuestError, PackageRecord};
 
@@ -57,8 +59,8 @@ impl<'a> Apt<'a> {
         Self { guest, folder, cancel, own_lists: false }
     }
 
-    /// From now on lists of our own; fetches them.
-    pub fn update(&mut self) -> Result<(), GuestError> {
+    /// From now on lists of our own; fetches them. What went wrong there, if anything.
+    pub fn update(&mut self) -> Result<Option<String>, GuestError> {
         self.own_lists = true;
         let mkdir = |name: &str| {
             let path = self.folder.join(name);
@@ -69,24 +71,21 @@ impl<'a> Apt<'a> {
         // One source of several may be out of reach without harm: what counts is whether the packages are
         // found afterwards.
         let run = self.run("apt-get", &["update"])?;
-        if !run.success {
-            tracing::warn!("package lists are incomplete: {}", run.fact);
-        }
-        Ok(())
+        Ok(run.fact)
     }
 
     /// The package as the lists have it now; `None` if they do not.
     pub fn show(&self, package: &str) -> Result<Option<Package>, GuestError> {
         let run = self.run("apt-cache", &["show", "--no-all-versions", package])?;
-        Ok(if run.success { Package::parse(&run.output) } else { None })
+        Ok(if run.status.success() { Package::parse(&run.output) } else { None })
     }
 
     /// Downloads a package into the working folder.
     pub fn download(&self, package: &Package) -> Result<PathBuf, GuestError> {
         let fail = |fact: &str| GuestError::Package { package: package.name.clone(), fact: fact.to_owned() };
         let run = self.run("apt-get", &["download", &format!("{}={}", package.name, package.version)])?;
-        if !run.success {
-            return Err(fail(&run.fact));
+        if !run.status.success() {
+            return Err(fail(&run.fact.unwrap_or_else(|| format!("apt-get ended with {}", run.status))));
         }
         let listing = fs::read_dir(self.folder).map_err(GuestError::io("list the folder", self.folder))?;
         let prefix = format!("{}_", package.name);
@@ -110,40 +109,33 @@ impl<'a> Apt<'a> {
             command.args(["-o", "Dir::State::status=/var/lib/dpkg/status"]);
         }
         command.args(arguments).current_dir(self.folder).env("LC_ALL", "C").stdin(Stdio::null());
-        run(command, program, self.guest, self.folder, self.cancel)
+        run(command, program, self.guest, self.cancel)
     }
 }
 
 /// What a host program did.
 struct Run {
-    success: bool,
+    status: ExitStatus,
     output: String,
-    /// Its last complaint on one line.
-    fact: String,
+    /// What it complained of, on one line.
+    fact: Option<String>,
 }
 
 /// Runs a program to its end, or ends it when the caller cancels. Its output goes through files, so that no
-/// pipe fills up while we wait.
-fn run(
-    mut command: Command,
-    program: &'static str,
-    guest: &str,
-    folder: &Path,
-    cancel: &Cancel,
-) -> Result<Run, GuestError> {
-    let [out, err] = ["stdout", "stderr"].map(|name| folder.join(name));
-    for (path, stream) in [(&out, true), (&err, false)] {
-        let file = File::create(path).map_err(GuestError::io("write", path))?;
-        if stream {
-            command.stdout(file)
-        } else {
-            command.stderr(file)
-        };
-    }
+/// pipe fills up while we wait; files in memory, so that a full disk can be complained of.
+fn run(mut command: Command, program: &'static str, guest: &str, cancel: &Cancel) -> Result<Run, GuestError> {
+    let memory = || -> io::Result<[File; 2]> {
+        let file = File::from(memfd_create(program, MemfdFlags::CLOEXEC)?);
+        Ok([file.try_clone()?, file])
+    };
+    let start = |source| GuestError::Io { action: "start", path: program.into(), source };
+    let [out, output] = memory().map_err(start)?;
+    let [err, complaint] = memory().map_err(start)?;
+    command.stdout(out).stderr(err);
     tracing::debug!("{command:?}");
     let mut child = command.spawn().map_err(|e| match e.kind() {
         io::ErrorKind::NotFound => GuestError::NoProgram { guest: guest.to_owned(), program },
-        _ => GuestError::Io { action: "start", path: program.into(), source: e },
+        _ => start(e),
     })?;
     let status = loop {
         if let Some(status) = child.try_wait().map_err(GuestError::io("wait for", Path::new(program)))? {
@@ -158,18 +150,23 @@ fn run(
     if cancel.is_cancelled() {
         return Err(GuestError::Interrupted(guest.to_owned()));
     }
-    let read = |path: &Path| fs::read(path).map_err(GuestError::io("read", path));
-    let output = String::from_utf8_lossy(&read(&out)?).into_owned();
-    let complaint = String::from_utf8_lossy(&read(&err)?).into_owned();
-    Ok(Run { success: status.success(), output, fact: fact(program, &complaint) })
+    let [output, complaint] = [output, complaint].map(|mut file| {
+        let mut text = Vec::new();
+        // What cannot be read back is as if it had not been said.
+        let _ = file.rewind().and_then(|()| file.read_to_end(&mut text));
+        String::from_utf8_lossy(&text).into_owned()
+    });
+    Ok(Run { status, output, fact: fact(program, &complaint) })
 }
 
-/// The last error of apt's, without addresses, which say nothing to the user about his own host.
-fn fact(program: &str, complaint: &str) -> String {
-    let line = complaint.lines().rev().find_map(|l| l.strip_prefix("E: ").or(l.strip_prefix("Err: ")));
-    let words = line.unwrap_or_default().split_whitespace().filter(|w| !w.contains("://"));
-    let text = words.collect::<Vec<_>>().join(" ");
-    if text.is_empty() { format!("{program} failed") } else { format!("{program} says: {text}") }
+/// The last error of apt's or else its first warning, without addresses, which say nothing to the user about
+/// his own host.
+fn fact(program: &str, complaint: &str) -> Option<String> {
+    let error = complaint.lines().rev().find_map(|l| l.strip_prefix("E: "));
+    let line = error.or_else(|| complaint.lines().find_map(|l| l.strip_prefix("W: ")))?;
+    let line = line.split(" [IP: ").next().unwrap_or_default();
+    let words: Vec<_> = line.split_whitespace().filter(|w| !w.contains("://")).collect();
+    Some(format!("{program} says: {}", words.join(" ")))
 }
 
 #[cfg(test)]
@@ -189,27 +186,25 @@ mod tests {
     #[test]
     fn complaints_become_one_line_without_addresses() {
         let text = "W: x\nE: Failed to fetch http://host/path 404  Not Found\n";
-        assert_eq!(fact("apt-get", text), "apt-get says: Failed to fetch 404 Not Found");
-        assert_eq!(fact("apt-get", ""), "apt-get failed");
+        assert_eq!(fact("apt-get", text).as_deref(), Some("apt-get says: Failed to fetch 404 Not Found"));
+        assert_eq!(fact("apt-get", "W: a\nW: b\n").as_deref(), Some("apt-get says: a"));
+        assert_eq!(fact("apt-get", ""), None);
     }
 
     #[test]
     fn a_missing_program_is_named_with_the_remedy() {
-        let folder = tempfile::tempdir().unwrap();
         let command = Command::new("/nonexistent/apt-get");
-        let error =
-            run(command, "apt-get", "g", folder.path(), &Cancel::default()).err().unwrap().to_string();
+        let error = run(command, "apt-get", "g", &Cancel::default()).err().unwrap().to_string();
         assert!(error.contains("apt-get") && error.contains("--kernel FILE --initrd FILE"), "{error}");
     }
 
     #[test]
     fn a_cancelled_program_ends() {
-        let folder = tempfile::tempdir().unwrap();
         let cancel = Cancel::default();
         cancel.cancel();
         let mut command = Command::new("sleep");
         command.arg("60");
-        let error = run(command, "sleep", "g", folder.path(), &cancel).err().unwrap();
+        let error = run(command, "sleep", "g", &cancel).err().unwrap();
         assert!(matches!(error, GuestError::Interrupted(_)));
     }
 }

@@ -237,12 +237,17 @@ impl Parts {
         progress: &mut dyn FnMut(Step),
     ) -> Result<Self, GuestError> {
         let mut apt = Apt::new(&entry.name, work, cancel);
-        match Self::fetch_with(&apt, entry, work, progress) {
+        match Self::fetch_with(&apt, entry, progress) {
             Err(GuestError::Package { package, fact }) => {
                 tracing::info!("with the host's package lists, {package}: {fact}");
                 progress(Step::Lists);
-                apt.update()?;
-                Self::fetch_with(&apt, entry, work, progress)
+                let trouble = apt.update()?;
+                Self::fetch_with(&apt, entry, progress).map_err(|e| match (e, trouble) {
+                    (GuestError::Package { package, fact }, Some(trouble)) => {
+                        GuestError::Package { package, fact: format!("{fact} ({trouble})") }
+                    }
+                    (e, _) => e,
+                })
             }
             other => other,
         }
@@ -251,7 +256,6 @@ impl Parts {
     fn fetch_with(
         apt: &Apt<'_>,
         entry: &GuestEntry,
-        work: &Path,
         progress: &mut dyn FnMut(Step),
     ) -> Result<Self, GuestError> {
         let mut packages = Vec::new();
@@ -274,10 +278,6 @@ impl Parts {
         };
         let (kernel_path, kernel) = file(&entry.kernel)?;
         let (_, busybox) = file(&entry.busybox)?;
-        // A file system without room for the packages has none for the guest.
-        for name in ["stdout", "stderr"] {
-            let _ = fs::remove_file(work.join(name));
-        }
         Ok(Self { kernel, kernel_path, busybox, packages })
     }
 }

@@ -33,7 +33,9 @@ pub enum GuestError {
         program: &'static str,
     },
     /// The package manager failed.
-    #[error("package {package}: {fact}; check the network and the host's package sources, or {REMEDY}")]
+    #[error(
+        "package {package}: {fact}; check the network, the free disk space and the host's package sources, or {REMEDY}"
+    )]
     Package {
         /// The package.
         package: String,

@@ -1,0 +1,152 @@
+//! What several tests need: small kernels, and a terminal to run in.
+#![allow(dead_code)] // every test program uses its part
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Termios, tcgetattr};
+
+/// The program under test.
+pub fn guesthouse(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_guesthouse"));
+    command.args(arguments);
+    command
+}
+
+/// A multiboot kernel of 32-bit code, loaded at 1 MiB (Multiboot Specification 0.6.96, 3.1).
+pub fn multiboot_kernel(folder: &Path, code: &[u8]) -> PathBuf {
+    const LOAD: u32 = 0x10_0000;
+    const ADDRESSES_VALID: u32 = 1 << 16;
+    let entry = LOAD + 32;
+    let end = entry + code.len() as u32;
+    let magic = 0x1bad_b002u32;
+    let checksum = magic.wrapping_add(ADDRESSES_VALID).wrapping_neg();
+    let header = [magic, ADDRESSES_VALID, checksum, LOAD, LOAD, end, end, entry];
+    let mut image: Vec<u8> = header.iter().flat_map(|word| word.to_le_bytes()).collect();
+    image.extend_from_slice(code);
+    let path = folder.join("kernel");
+    std::fs::write(&path, image).unwrap();
+    path
+}
+
+/// `mov dx, 0x3f8; mov al, C; out dx, al` for each character.
+pub fn print(text: &str) -> Vec<u8> {
+    let mut code = vec![0x66, 0xba, 0xf8, 0x03];
+    for byte in text.bytes() {
+        code.extend([0xb0, byte, 0xee]);
+    }
+    code
+}
+
+/// `cli; hlt; jmp back`: a kernel that has nothing more to do.
+pub const SLEEP: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+
+/// A program on a terminal of its own, and the user in front of it.
+pub struct Terminal {
+    child: Child,
+    user: File,
+    /// Keeps the other end open, so that the modes can be looked at afterwards.
+    line: OwnedFd,
+    before: Termios,
+    seen: Vec<u8>,
+}
+
+impl Terminal {
+    /// Starts the program with the terminal on all its streams.
+    pub fn start(mut command: Command) -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let name = ptsname(&user, Vec::new()).unwrap().into_string().unwrap();
+        let line = || File::options().read(true).write(true).open(&name).unwrap();
+        let keep = line();
+        let before = tcgetattr(&keep).unwrap();
+        command.stdin(line()).stdout(line()).stderr(line());
+        let child = command.spawn().unwrap();
+        let flags = rustix::fs::fcntl_getfl(&user).unwrap();
+        rustix::fs::fcntl_setfl(&user, flags | rustix::fs::OFlags::NONBLOCK).unwrap();
+        Self { child, user: File::from(user), line: keep.into(), before, seen: Vec::new() }
+    }
+
+    /// Waits until the program has written this.
+    pub fn expect(&mut self, text: &str) {
+        let start = Instant::now();
+        while !contains(&self.seen, text.as_bytes()) {
+            assert!(start.elapsed() < Duration::from_secs(240), "no {text:?} in {}", self.screen());
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.read();
+                assert!(contains(&self.seen, text.as_bytes()), "{status} before {text:?}: {}", self.screen());
+            }
+            self.read();
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = self.user.read(&mut buffer) {
+            self.seen.extend_from_slice(&buffer[..n]);
+        }
+    }
+
+    /// Everything the program has written.
+    pub fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.seen).into_owned()
+    }
+
+    /// The user types.
+    pub fn type_keys(&mut self, keys: &[u8]) {
+        self.user.write_all(keys).unwrap();
+    }
+
+    /// True if every key goes to the guest.
+    pub fn is_raw(&self) -> bool {
+        use rustix::termios::LocalModes;
+        let modes = tcgetattr(&self.line).unwrap();
+        !modes.local_modes.intersects(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    /// Waits for the program's end; the terminal has to be as it was before.
+    pub fn finish(mut self) -> (ExitStatus, String) {
+        let start = Instant::now();
+        let status = loop {
+            self.read();
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            if start.elapsed() > Duration::from_secs(120) {
+                let _ = self.child.kill();
+                panic!("it does not end: {}", self.screen());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        self.read();
+        let after = tcgetattr(&self.line).unwrap();
+        assert_eq!(format!("{after:?}"), format!("{:?}", self.before), "the terminal is not as it was");
+        (status, self.screen())
+    }
+
+    /// The program's process.
+    pub fn pid(&self) -> rustix::process::Pid {
+        rustix::process::Pid::from_child(&self.child)
+    }
+}
+
+fn contains(text: &[u8], part: &[u8]) -> bool {
+    text.windows(part.len()).any(|window| window == part)
+}
+
+/// Runs with nothing on stdin, and gives status, stdout and stderr.
+pub fn run(arguments: &[&str]) -> (i32, String, String) {
+    let output = guesthouse(arguments).stdin(Stdio::null()).output().unwrap();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&output.stdout).into_owned(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
+}

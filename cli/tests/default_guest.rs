@@ -1,0 +1,73 @@
+//! The default guest, booted as users boot it.
+
+mod common;
+
+use std::io::Write;
+use std::process::Stdio;
+
+use common::{Terminal, guesthouse};
+
+/// Bytes of every value, none of them special to us.
+fn bytes(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+#[test]
+fn a_command_has_its_own_streams_arguments_and_status() {
+    let script = r#"printf '%s|' "$@" >&2; cat; exit 7"#;
+    let arguments =
+        ["run", "--", "sh", "-c", script, "sh", "a b", "\"q\" 'z'", "", "$HOME\n", "\\n", "--help"];
+    let mut child = guesthouse(&arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let data = bytes(20_000);
+    let mut stdin = child.stdin.take().unwrap();
+    let sent = data.clone();
+    let writer = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(7), "{stderr}");
+    assert_eq!(stderr, "a b|\"q\" 'z'||$HOME\n|\\n|--help|");
+    assert!(output.stdout == data, "{} of {} bytes", output.stdout.len(), data.len());
+}
+
+#[test]
+fn a_command_that_is_not_there_is_127() {
+    let output = guesthouse(&["run", "--", "no-such-program"]).stdin(Stdio::null()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(127), "{stderr}");
+    assert_eq!(stderr, "guesthouse: no-such-program: not found in the guest\n");
+}
+
+#[test]
+fn a_shell_on_a_pipe_runs_what_it_is_given_and_powers_off() {
+    let mut child = guesthouse(&["run"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"echo $((6*7)) $(hostname)\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{stdout}");
+    assert!(stdout.contains("Linux version") && stdout.contains("42 guesthouse"), "{stdout}");
+}
+
+#[test]
+fn a_shell_on_a_terminal_has_job_control_and_exits() {
+    let mut terminal = Terminal::start(guesthouse(&["run"]));
+    terminal.expect("root@guesthouse:~# ");
+    terminal.type_keys(b"echo $((6*7)) $(tty)\r");
+    terminal.expect("42 /dev/ttyS0\r\n");
+    // Ctrl-C ends what runs in the guest, not the guest.
+    terminal.type_keys(b"sleep 1000\r");
+    terminal.expect("sleep 1000\r\n");
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    terminal.type_keys(b"\x03");
+    terminal.type_keys(b"sleep 2000 & jobs\r");
+    terminal.expect("[1]+  Running");
+    terminal.type_keys(b"exit\r");
+    let (status, screen) = terminal.finish();
+    assert_eq!(status.code(), Some(0), "{screen}");
+    assert!(!screen.contains("job control turned off"), "{screen}");
+}
