@@ -48,10 +48,8 @@ impl fmt::Display for Outcome {
 /// What a participant does after a meeting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Go {
-    /// Continue.
+    /// Continue, maybe in another state.
     On,
-    /// The machine was reset: begin anew.
-    Restart,
     /// The machine has ended.
     End,
 }
@@ -62,8 +60,6 @@ struct State {
     waiting: usize,
     paused: bool,
     reset: bool,
-    /// Counts resets; the first boot is one.
-    generation: u64,
     outcome: Option<Outcome>,
 }
 
@@ -85,9 +81,9 @@ pub struct Control {
 }
 
 impl Control {
-    /// A place for so many threads, which will all begin with [`Go::Restart`].
+    /// A place for so many threads.
     pub fn new(participants: usize) -> Self {
-        let state = State { participants, generation: 1, ..State::default() };
+        let state = State { participants, ..State::default() };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -112,16 +108,15 @@ impl Control {
         first
     }
 
-    /// A participant is at a boundary. `seen` is the generation it knows, zero in the beginning. If there is a
-    /// reset to do, the last participant to arrive calls `restart`, which ends the machine if it fails.
-    pub fn meet(&self, seen: &mut u64, restart: impl FnOnce() -> Result<(), Outcome>) -> Go {
+    /// A participant is at a boundary. If there is a reset to do, the last to arrive calls `reset`; the machine
+    /// ends if that fails.
+    pub fn meet(&self, reset: impl FnOnce() -> Result<(), Outcome>) -> Go {
         let mut state = self.state.lock();
         if state.calls_a_meeting() {
             state.waiting += 1;
             if state.everybody_waits() && state.reset && state.outcome.is_none() {
                 state.reset = false;
-                state.generation += 1;
-                if let Err(outcome) = restart() {
+                if let Err(outcome) = reset() {
                     state.outcome = Some(outcome);
                 }
             }
@@ -136,7 +131,7 @@ impl Control {
             self.changed.notify_all();
             return Go::End;
         }
-        if std::mem::replace(seen, state.generation) == state.generation { Go::On } else { Go::Restart }
+        Go::On
     }
 
     /// True if there is a meeting to come to.
@@ -204,20 +199,12 @@ mod tests {
 
     use super::*;
 
-    fn no_restart() -> Result<(), Outcome> {
+    fn no_reset() -> Result<(), Outcome> {
         Ok(())
     }
 
     #[test]
-    fn everybody_begins_with_a_restart() {
-        let control = Control::new(1);
-        let mut seen = 0;
-        assert_eq!(control.meet(&mut seen, no_restart), Go::Restart);
-        assert_eq!(control.meet(&mut seen, no_restart), Go::On);
-    }
-
-    #[test]
-    fn the_last_to_arrive_resets_and_all_restart() {
+    fn the_last_to_arrive_resets_and_all_go_on() {
         let control = Arc::new(Control::new(3));
         let resets = Arc::new(Mutex::new(0));
         control.act(Action::Reset, false);
@@ -226,15 +213,15 @@ mod tests {
                 let (control, resets) = (control.clone(), resets.clone());
                 thread::spawn(move || {
                     thread::sleep(Duration::from_millis(5 * i));
-                    let restart = || {
+                    let reset = || {
                         *resets.lock() += 1;
                         Ok(())
                     };
-                    control.meet(&mut 1, restart)
+                    control.meet(reset)
                 })
             })
             .collect();
-        assert!(threads.into_iter().all(|t| t.join().unwrap() == Go::Restart));
+        assert!(threads.into_iter().all(|t| t.join().unwrap() == Go::On));
         assert_eq!(*resets.lock(), 1);
     }
 
@@ -245,7 +232,7 @@ mod tests {
         assert!(!control.stands_still());
         let participant = thread::spawn({
             let control = control.clone();
-            move || control.meet(&mut 1, no_restart)
+            move || control.meet(no_reset)
         });
         assert!(control.wait_paused());
         assert!(control.stands_still() && !participant.is_finished());
@@ -258,7 +245,7 @@ mod tests {
         let control = Control::new(1);
         assert!(control.act(Action::DebugExit(7), false));
         assert!(!control.end(Outcome::Stopped));
-        assert_eq!(control.meet(&mut 1, no_restart), Go::End);
+        assert_eq!(control.meet(no_reset), Go::End);
         assert!(matches!(control.wait(), Outcome::DebugExit(7)));
         assert!(!control.wait_paused());
     }
@@ -268,7 +255,7 @@ mod tests {
         let control = Control::new(1);
         control.act(Action::Reset, false);
         let failed = || Err(Outcome::Failed("gone".to_owned()));
-        assert_eq!(control.meet(&mut 1, failed), Go::End);
+        assert_eq!(control.meet(failed), Go::End);
         assert!(matches!(control.wait(), Outcome::Failed(_)));
         let control = Control::new(1);
         assert!(control.act(Action::Reset, true));

@@ -22,8 +22,6 @@ pub struct Shared {
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
-    /// How the boot processor starts.
-    entry: Mutex<CpuState>,
     /// Instructions between two reloads of CPU state; 0 for never.
     reload_every: AtomicU64,
     /// Instructions of vCPUs that were replaced.
@@ -32,8 +30,8 @@ pub struct Shared {
 
 impl Shared {
     /// A participant is at a boundary.
-    pub fn meet(&self, seen: &mut u64) -> Go {
-        self.control.meet(seen, || self.reset().map_err(|e| Outcome::Failed(e.to_string())))
+    pub fn meet(&self) -> Go {
+        self.control.meet(|| self.reset().map_err(|e| Outcome::Failed(e.to_string())))
     }
 
     /// Somebody calls a meeting.
@@ -55,10 +53,6 @@ impl Shared {
         self.kick();
     }
 
-    pub fn entry(&self) -> CpuState {
-        self.entry.lock().clone()
-    }
-
     pub fn reload_every(&self) -> Option<u64> {
         Some(self.reload_every.load(Ordering::Relaxed)).filter(|&n| n != 0)
     }
@@ -75,18 +69,21 @@ impl Shared {
         self.pc.timers.stop();
     }
 
-    /// The board to power-on, tables and kernel into RAM.
+    /// The board to power-on, tables and kernel into RAM; the boot processor where the kernel begins, the
+    /// others waiting for it. Nothing runs meanwhile.
     fn reset(&self) -> Result<(), MachineError> {
         self.pc.reset();
         let rsdp = boot::acpi::install(&self.pc.ram, &Pc::acpi(self.spec.cpus))?;
         let entry = files::boot(&self.spec, &self.pc.ram, rsdp)?;
-        *self.entry.lock() = entry.state;
+        for (i, slot) in self.slots.iter().enumerate() {
+            let state = if i == 0 { &entry.state } else { &CpuState::reset() };
+            slot.set_state(slot.vcpu.lock().as_mut(), state)?;
+        }
         Ok(())
     }
 
     fn timer_thread(&self) {
-        let mut seen = 0;
-        while self.meet(&mut seen) != Go::End {
+        while self.meet() != Go::End {
             self.pc.timers.run();
         }
     }
@@ -132,7 +129,6 @@ impl Machine {
             vm,
             spec,
             slots,
-            entry: Mutex::new(CpuState::reset()),
             reload_every: AtomicU64::new(0),
             retired: AtomicU64::new(0),
         };

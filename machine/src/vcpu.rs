@@ -38,17 +38,8 @@ impl Slot {
 /// The life of a vCPU thread.
 pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     let runner = Runner { shared, index, slot, io: Io { shared, lapic: &slot.lapic } };
-    let mut seen = 0;
-    loop {
-        let go = shared.meet(&mut seen);
-        let mut vcpu = slot.vcpu.lock();
-        let done = match go {
-            Go::End => return,
-            Go::On => Ok(()),
-            Go::Restart => runner.restart(vcpu.as_mut()),
-        };
-        let done = done.map_err(|e| runner.fault(vcpu.as_ref(), engine_fault(&e)));
-        if let Err(outcome) = done.and_then(|()| runner.until_kicked(&mut vcpu)) {
+    while shared.meet() != Go::End {
+        if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
             shared.end(outcome);
         }
     }
@@ -62,12 +53,6 @@ struct Runner<'a> {
 }
 
 impl Runner<'_> {
-    /// After a reset the boot processor starts where the loader said, the others wait.
-    fn restart(&self, vcpu: &mut dyn Vcpu) -> Result<(), EngineError> {
-        let state = if self.index == 0 { self.shared.entry() } else { CpuState::reset() };
-        self.slot.set_state(vcpu, &state)
-    }
-
     /// Runs until the machine wants something that is not this CPU's affair alone.
     fn until_kicked(&self, vcpu: &mut Box<dyn Vcpu>) -> Result<(), Outcome> {
         let (signals, lapic) = (&*self.slot.signals, &self.slot.lapic);
