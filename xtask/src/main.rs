@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask test` and its parts.
 
+mod conform;
 mod deps;
 mod guests;
 mod process;
@@ -32,6 +33,7 @@ enum Task {
     Deps,
     /// Build the default guest into the user's cache.
     Guests,
+    Conform(conform::Arguments),
     /// Everything that has to pass: fmt, lint, deps, build, guests, and all tests.
     Test {
         /// Arguments for the test runner, after `--`: for example a test's name.
@@ -46,6 +48,7 @@ fn main() -> Result<()> {
         Task::Lint => lint(),
         Task::Deps => deps::check(),
         Task::Guests => guests::build(),
+        Task::Conform(arguments) => conform::run(&arguments),
         Task::Test { filter } => test(&filter),
     }
 }

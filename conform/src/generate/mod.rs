@@ -1,0 +1,137 @@
+//! Cases: an instruction of a given form with operands, state and memory, all from one random stream.
+
+mod addressing;
+mod arrange;
+mod draft;
+mod fp;
+mod memory;
+mod operands;
+mod prefixes;
+mod values;
+
+use cpu::x86::CpuModel;
+use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction};
+
+use crate::forms::{Form, included};
+use crate::input::Input;
+use crate::rng::Rng;
+use draft::Draft;
+
+/// Attempts to find operands that can be encoded.
+const ATTEMPTS: usize = 64;
+
+/// A case and where it came from.
+#[derive(Clone)]
+pub struct Case {
+    /// The form asked for.
+    pub form: Form,
+    /// Seed of the run.
+    pub seed: u64,
+    /// Number in the run.
+    pub index: u64,
+    /// The instruction as decoded from the final bytes; invalid if prefixes made it so.
+    pub insn: Instruction,
+    /// The engine is stopped after every instruction.
+    pub stepping: bool,
+    /// State, code and memory.
+    pub input: Input,
+}
+
+/// Makes cases.
+pub struct Generator {
+    model: CpuModel,
+    /// Locked accesses across cache lines are slow or forbidden on this host.
+    split_locks: bool,
+}
+
+impl Generator {
+    /// For a CPU model, on this host.
+    pub fn new(model: CpuModel) -> Self {
+        let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let detected = ["split_lock_detect", "bus_lock_detect"].iter().any(|f| flags.contains(f));
+        Self { model, split_locks: !detected }
+    }
+
+    /// Case `index` of `form` in the run with `seed`; `None` if nothing can be encoded.
+    pub fn case(&self, form: Form, seed: u64, index: u64) -> Option<Case> {
+        let mut rng = Rng::from_parts(&[seed, index, form.code as u64, u64::from(form.compat)]);
+        (0..ATTEMPTS).find_map(|_| self.attempt(form, seed, index, &mut rng))
+    }
+
+    fn attempt(&self, form: Form, seed: u64, index: u64, rng: &mut Rng) -> Option<Case> {
+        let mut draft = Draft::new(form, rng);
+        draft.arrange_before();
+        draft.operands()?;
+        draft.arrange_after();
+        draft.lock(self.split_locks);
+        let rip = draft.regs.rip;
+        let mut encoder = Encoder::new(form.bitness());
+        encoder.set_prevent_vex2(draft.rng.percent(30));
+        encoder.set_vex_wig(draft.rng.below(2) as u32);
+        encoder.set_vex_lig(draft.rng.below(2) as u32);
+        encoder.encode(&draft.insn, rip).ok()?;
+        let mut bytes = encoder.take_buffer();
+        if decode(form, &bytes, rip).code() != form.code {
+            return None;
+        }
+        if draft.rng.percent(20) {
+            self.mutate(&mut draft, &mut bytes);
+        }
+        if bytes.len() > 15 {
+            return None;
+        }
+        let insn = decode(form, &bytes, rip);
+        let stepping = draft.rng.percent(25);
+        let mut input = Input::zeroed();
+        input.regs = draft.regs;
+        input.fp = draft.fp;
+        input.code[..bytes.len()].copy_from_slice(&bytes);
+        input.code_len = bytes.len() as u32;
+        for (to, from) in input.patches.iter_mut().zip(&draft.patches) {
+            *to = *from;
+            input.patch_count += 1;
+        }
+        Some(Case { form, seed, index, insn, stepping, input })
+    }
+
+    /// Adds redundant or illegal prefixes, as long as what results is in the scope of the comparison.
+    fn mutate(&self, draft: &mut Draft, bytes: &mut Vec<u8>) {
+        let form = draft.form;
+        for _ in 0..1 + draft.rng.below(2) {
+            let changed = prefixes::with_another(draft.rng, form, bytes);
+            let insn = decode(form, &changed, draft.regs.rip);
+            let code = Form { code: insn.code(), compat: form.compat };
+            let fine = if insn.is_invalid() {
+                undefined_everywhere(form, &changed)
+            } else {
+                included(&self.model, code)
+                    && prefixes::vendors_agree(code, &changed)
+                    && draft.tolerates(&insn)
+            };
+            if fine && changed.len() <= 15 {
+                *bytes = changed;
+            }
+        }
+    }
+}
+
+fn decode(form: Form, bytes: &[u8], rip: u64) -> Instruction {
+    Decoder::with_ip(form.bitness(), bytes, rip, DecoderOptions::NONE).decode()
+}
+
+/// True if no processor that iced knows executes the bytes.
+fn undefined_everywhere(form: Form, bytes: &[u8]) -> bool {
+    let options = [
+        DecoderOptions::AMD,
+        DecoderOptions::NO_INVALID_CHECK,
+        DecoderOptions::UMOV | DecoderOptions::XBTS,
+        DecoderOptions::CMPXCHG486A | DecoderOptions::OLD_FPU | DecoderOptions::PCOMMIT,
+        DecoderOptions::MPX | DecoderOptions::CYRIX | DecoderOptions::KNC | DecoderOptions::ALTINST,
+    ];
+    let valid = |o: &u32| !Decoder::new(form.bitness(), bytes, *o).decode().is_invalid();
+    // Without the check of LOCK anything decodes that has the prefix: those raise #UD.
+    options.iter().all(|o| !valid(o) || *o == DecoderOptions::NO_INVALID_CHECK)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! The host CPU against an engine: the same instruction, registers and memory on both, and everything that user code
+//! can see afterwards compared.
+
+mod compare;
+mod forms;
+mod generate;
+mod guest;
+mod input;
+mod layout;
+mod oracle;
+mod report;
+mod rng;
+mod run;
+mod undefined;
+
+pub use compare::{Difference, differences};
+pub use forms::{Form, excluded, forms};
+pub use generate::{Case, Generator};
+pub use guest::{Guest, GuestError, Trouble};
+pub use input::{Input, Outcome, Regs, canonical};
+pub use oracle::{Oracle, OracleError};
+pub use report::{Mismatch, Summary};
+pub use run::{Options, RunError, run};

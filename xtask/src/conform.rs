@@ -1,0 +1,88 @@
+//! `cargo xtask conform`: the interpreter against the host CPU.
+
+use std::io::IsTerminal;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use clap::Args;
+use conform::{Options, Summary};
+use cpu::x86::CpuModel;
+
+/// Compare the interpreter with the host CPU, instruction by instruction.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Cases to run.
+    #[arg(long, default_value_t = 3_000_000)]
+    cases: u64,
+    /// Every random value comes from it and a case's number.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Run this case only, as a mismatch names it.
+    #[arg(long)]
+    case: Option<u64>,
+    /// Only this instruction form, as a mismatch names it; can be repeated.
+    #[arg(long)]
+    form: Vec<String>,
+    /// CPU model of the guest.
+    #[arg(long, default_value = "host")]
+    cpu: String,
+    /// Threads; each has a child process beside it.
+    #[arg(long)]
+    jobs: Option<usize>,
+    /// The result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the comparison; an error if anything differs.
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let options = Options {
+        seed: arguments.seed,
+        first: arguments.case.unwrap_or(0),
+        cases: if arguments.case.is_some() { 1 } else { arguments.cases },
+        jobs: arguments.jobs.unwrap_or(cores),
+        model: CpuModel::named(Some(&arguments.cpu))?,
+        only: arguments.form.clone(),
+    };
+    let start = Instant::now();
+    let quiet = arguments.json || !std::io::stderr().is_terminal();
+    let progress = |done: u64| {
+        if !quiet && done.is_multiple_of(64 * 256) {
+            eprint!("\r{done} of {} cases", options.cases);
+        }
+    };
+    let summary = conform::run(&interp::Interp::new(), &options, &progress)?;
+    if !quiet {
+        eprintln!();
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        print(&summary, &options, start.elapsed());
+    }
+    if !summary.passed() {
+        bail!("interpreter and host cpu disagree in {} forms", summary.failing.len());
+    }
+    Ok(())
+}
+
+fn print(summary: &Summary, options: &Options, elapsed: Duration) {
+    for sample in &summary.samples {
+        println!("{sample}");
+    }
+    for (form, count) in &summary.failing {
+        println!("{form}: {count} cases differ");
+    }
+    println!(
+        "{} cases of {} forms (cpu model {}, seed {}), {} of them faults, in {:.1} s: {} differ in {} forms",
+        summary.cases,
+        summary.forms,
+        options.model.name(),
+        options.seed,
+        summary.faulted,
+        elapsed.as_secs_f64(),
+        summary.failing.values().sum::<u64>(),
+        summary.failing.len()
+    );
+}
