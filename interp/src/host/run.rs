@@ -100,7 +100,7 @@ fn run<const MEMORY: u8, const WHAT: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     // large), and a memory operand of the form's size that is readable and, for stores, the scratch buffer.
     unsafe { call(cpu, form, &pointers) };
     if float {
-        after_float(cpu, &pointers, unmasked, &before)?;
+        after_float(cpu, form, &pointers, unmasked, &before)?;
     }
     let mut stored = Ok(());
     if MEMORY == STORE {
@@ -207,25 +207,47 @@ fn save(cpu: &mut Cpu, first: *mut u8) -> Saved {
 #[inline(always)]
 fn after_float(
     cpu: &mut Cpu,
+    form: &Form,
     pointers: &[*mut u8; OPERANDS],
     unmasked: bool,
     saved: &Saved,
 ) -> Result<(), Stop> {
-    if unmasked { raise_unmasked(cpu, pointers[0], saved) } else { Ok(()) }
+    if unmasked { raise_unmasked(cpu, form, pointers, saved) } else { Ok(()) }
 }
 
 /// With an unmasked exception the instruction did nothing but set flags: those of the exceptions found before
 /// computing if one of them is unmasked, else all (Intel SDM volume 1, 11.5.3).
 #[cold]
-fn raise_unmasked(cpu: &mut Cpu, first: *mut u8, saved: &Saved) -> Result<(), Stop> {
-    let raised = cpu.host.mxcsr_out & FLAGS;
+fn raise_unmasked(
+    cpu: &mut Cpu,
+    form: &Form,
+    pointers: &[*mut u8; OPERANDS],
+    saved: &Saved,
+) -> Result<(), Stop> {
+    let mut raised = cpu.host.mxcsr_out & FLAGS;
     let unmasked = raised & !(cpu.host.mxcsr >> 7);
     if unmasked == 0 {
         return Ok(());
     }
-    // SAFETY: `save` took these bytes from `first`, which points into a register file of `cpu`.
-    unsafe { first.copy_from_nonoverlapping(saved.bytes.as_ptr(), saved.len) };
-    cpu.host.mxcsr |= if unmasked & BEFORE != 0 { raised & BEFORE } else { raised };
+    let undo = || {
+        // SAFETY: `save` took these bytes from the operand, which is in a register file of `cpu`.
+        unsafe { pointers[0].copy_from_nonoverlapping(saved.bytes.as_ptr(), saved.len) };
+    };
+    undo();
+    if unmasked & BEFORE != 0 {
+        raised &= BEFORE;
+    } else if unmasked & UNDERFLOW != 0 {
+        // Flushing has lost bits: whether the result is inexact is found without it.
+        cpu.host.mxcsr_in &= !FLUSH;
+        // SAFETY: as the first time.
+        unsafe { call(cpu, form, pointers) };
+        undo();
+        raised = cpu.host.mxcsr_out & FLAGS | UNDERFLOW;
+    }
+    cpu.host.mxcsr |= raised;
+    if form.mmx {
+        cpu.host.x87_mut().enter_mmx();
+    }
     Err(cpu.simd_exception())
 }
 

@@ -173,6 +173,7 @@ impl HostState {
     }
 
     /// Takes over an XSAVE image of `cpu::XSAVE_LEN` bytes.
+    #[allow(clippy::wrong_self_convention)] // the counterpart of `to_xsave`
     pub fn from_xsave(&mut self, image: &[u8]) {
         let Some(image) = image.first_chunk::<{ cpu::XSAVE_LEN }>() else { return };
         *self = Self::default();

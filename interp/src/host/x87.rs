@@ -8,7 +8,7 @@ use iced_x86::{Code, Mnemonic};
 use super::form::{self, OPERANDS};
 use super::run::{call, form_of};
 use super::{emit, environment};
-use crate::cpu::{CodeSize, Cpu};
+use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::op::{Done, Op};
@@ -101,15 +101,13 @@ fn run<const MEMORY: u8>(cpu: &mut Cpu, op: &Op) -> Done {
 
 /// Remembers the instruction and its operand for FNSTENV, FNSAVE and FXSAVE.
 fn note_pointers<const MEMORY: u8>(cpu: &mut Cpu, op: &Op) {
-    let flat = cpu.code_size == CodeSize::Bits64;
-    let selector = |cpu: &Cpu, n: usize| if flat { 0 } else { cpu.segments[n].selector };
     let mut pointers = cpu.host.pointers;
     pointers.opcode = u16::from(op.dst) | u16::from(op.src & 7) << 8;
     pointers.ip = cpu.this_ip(op);
-    pointers.cs = selector(cpu, seg::CS);
+    pointers.cs = cpu.segments[seg::CS].selector;
     if MEMORY != 0 {
         pointers.dp = cpu.effective(op);
-        pointers.ds = if usize::from(op.seg) < 6 { selector(cpu, usize::from(op.seg)) } else { 0 };
+        pointers.ds = cpu.segments.get(usize::from(op.seg)).map_or(0, |s| s.selector);
     }
     cpu.host.pointers = pointers;
 }

@@ -9,13 +9,13 @@ use super::native::{self, Machine};
 use crate::flags::Flags;
 use crate::op::Stop;
 
-const MEMORY: usize = 64;
+const MEMORY: usize = 128;
 
 #[repr(align(64))]
 struct Buffer([u8; MEMORY]);
 
 /// A random state with all x87 exceptions quiet; MXCSR and FCW masks as asked.
-fn random_machine(random: &mut Random, mxcsr_masks: u32, fcw_masks: u16) -> Machine {
+pub(super) fn random_machine(random: &mut Random, mxcsr_masks: u32, fcw_masks: u16) -> Machine {
     let mut machine = Machine::default();
     for register in &mut machine.ymm {
         register[..16].copy_from_slice(&random.lanes());
@@ -43,7 +43,7 @@ fn random_machine(random: &mut Random, mxcsr_masks: u32, fcw_masks: u16) -> Mach
     machine
 }
 
-fn load(guest: &mut Guest, machine: &Machine, memory: &[u8]) {
+pub(super) fn load(guest: &mut Guest, machine: &Machine, memory: &[u8]) {
     let cpu = &mut guest.cpu;
     cpu.regs[..16].copy_from_slice(&machine.gpr);
     cpu.regs[3] = DATA;
@@ -67,28 +67,39 @@ fn x87_of(image: &[u8]) -> Vec<u8> {
     parts
 }
 
-/// Runs one instance on both; a description of what differs.
+/// Runs a random instance on both; a description of what differs.
 fn compare(guest: &mut Guest, random: &mut Random, code: Code, machine: &Machine) -> Result<(), String> {
     let use_memory = random.below(2) == 0;
     let (bytes, insn) = instance(code, random, use_memory);
-    let mut buffer = Buffer([0; MEMORY]);
-    for part in buffer.0.chunks_exact_mut(16) {
+    let mut memory = [0; MEMORY];
+    for part in memory.chunks_exact_mut(16) {
         part.copy_from_slice(&random.lanes());
     }
     if insn.code().cpuid_features().iter().any(|f| matches!(f, iced_x86::CpuidFeature::FPU))
         && random.below(2) == 0
     {
-        buffer.0[..10].copy_from_slice(&random.extended());
+        memory[..10].copy_from_slice(&random.extended());
     }
+    compare_one(guest, machine, &bytes, memory, &[])
+}
+
+/// Runs one instruction on both, with RBX pointing to `memory`; bytes of it in `ignored` are not compared.
+pub(super) fn compare_one(
+    guest: &mut Guest,
+    machine: &Machine,
+    bytes: &[u8],
+    memory: [u8; MEMORY],
+    ignored_memory: &[std::ops::Range<usize>],
+) -> Result<(), String> {
+    let insn = iced_x86::Decoder::new(64, bytes, iced_x86::DecoderOptions::NONE).decode();
+    let code = insn.code();
+    let mut buffer = Buffer(memory);
     load(guest, machine, &buffer.0);
     let mut native = machine.clone();
     native.gpr[3] = buffer.0.as_mut_ptr() as u64;
     let address = native.gpr[3];
-    if std::env::var_os("TRACE").is_some() {
-        eprintln!("{} {bytes:02x?}", describe(&insn));
-    }
-    let faulted = native::run(&mut native, &bytes);
-    let stop = guest.run(&bytes);
+    let faulted = native::run(&mut native, bytes);
+    let stop = guest.run(bytes);
     let what = |part: &str| format!("{part}: {} {bytes:02x?}", describe(&insn));
     if faulted {
         if stop != Stop::Fault || guest.cpu.exception.vector != vector::XM {
@@ -99,11 +110,24 @@ fn compare(guest: &mut Guest, random: &mut Random, code: Code, machine: &Machine
     }
     let mut memory = [0; MEMORY];
     guest.ram.read(DATA, &mut memory).unwrap();
+    for range in ignored_memory {
+        memory[range.clone()].fill(0);
+        buffer.0[range.clone()].fill(0);
+    }
     if memory != buffer.0 {
         return Err(what(&format!("memory {memory:02x?} instead of {:02x?}", buffer.0)));
     }
     let mut image = [0; 512];
     guest.cpu.host.write_legacy(&mut image, true);
+    // Which flags come with an unmasked overflow or underflow depends on a rounding that a masked execution does not
+    // do; dot products round twice.
+    let ignored = match faulted {
+        true if format!("{code:?}").to_lowercase().contains("dpp") => 0x3f,
+        true if native.fx[24] & 0x18 & !(native.fx[24] >> 7 | native.fx[25] << 1) != 0 => 0x20,
+        _ => 0,
+    };
+    image[24] |= ignored;
+    native.fx[24] |= ignored;
     if native.fx[24..28] != image[24..28] {
         return Err(what(&format!("mxcsr {:02x?} instead of {:02x?}", &image[24..28], &native.fx[24..28])));
     }
@@ -149,6 +173,11 @@ fn describe(insn: &Instruction) -> String {
     format!("{insn} ({:?})", insn.code())
 }
 
+/// Instances of each form per test.
+fn rounds() -> u64 {
+    std::env::var("HOST_TEST_ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(12)
+}
+
 fn sweep(
     seed: u64,
     rounds: u64,
@@ -176,10 +205,10 @@ fn sweep(
 
 #[test]
 fn masked_exceptions() {
-    sweep(1, 12, |_| 0x1f80, |_| 0x3f);
+    sweep(1, rounds(), |_| 0x1f80, |_| 0x3f);
 }
 
 #[test]
 fn unmasked_exceptions() {
-    sweep(2, 12, |r| r.next() as u32 & 0x1f80, |r| r.next() as u16 & 0x3f);
+    sweep(2, rounds(), |r| r.next() as u32 & 0x1f80, |r| r.next() as u16 & 0x3f);
 }

@@ -230,7 +230,7 @@ pub(super) fn instance(code: Code, random: &mut Random, memory: bool) -> (Vec<u8
             }
             K::mm_reg | K::mm_rm | K::mm_or_mem => set(&mut insn, Register::MM0 + vector % 8),
             K::r8_or_mem => {
-                let high = [Register::AH, Register::CH, Register::DH, Register::BH][random.below(4) as usize];
+                let high = [Register::AH, Register::CH, Register::DH][random.below(3) as usize];
                 let rex = code == Code::Crc32_r64_rm8 || random.below(2) == 0;
                 set(&mut insn, if rex { Register::AL } else { high });
             }

@@ -1,4 +1,8 @@
 mod differential;
+mod faults;
 mod generate;
 mod guest;
 mod native;
+mod random;
+mod special;
+mod state;
