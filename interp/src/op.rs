@@ -104,8 +104,6 @@ pub(crate) mod op_flag {
     pub(crate) const REP: u8 = 1 << 3;
     /// REPNE.
     pub(crate) const REPNE: u8 = 1 << 4;
-    /// The memory operand must be aligned to its size (legacy SSE).
-    pub(crate) const ALIGNED: u8 = 1 << 5;
     /// Stack addresses are 32-bit (SS.B) outside 64-bit mode.
     pub(crate) const STACK32: u8 = 1 << 6;
 }

@@ -1,7 +1,8 @@
 //! The state of lowering one instruction: the operation being filled, and how its operands are resolved.
 
-use iced_x86::{Instruction, MemorySize, OpKind, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
+use super::liveness::FlagUse;
 use crate::cpu::{CodeSize, Cpu};
 use crate::exec::fused::{Comparison, Form};
 use crate::op::{Handler, Op, SEG_FLAT, Threaded, op_flag, plain, slot};
@@ -16,6 +17,8 @@ pub(crate) struct Lowering<'a> {
     pub ends: bool,
     /// The instruction is a comparison that a following branch may absorb.
     pub comparison: Option<Comparison>,
+    /// What the instruction does with flags; families that say nothing are left alone.
+    pub flag_use: FlagUse,
 }
 
 impl Op {
@@ -44,7 +47,7 @@ impl Op {
 impl<'a> Lowering<'a> {
     /// Resolves prefixes and the memory operand, if there is one.
     pub fn new(cpu: &'a mut Cpu, insn: &'a Instruction, op: Op) -> Self {
-        let mut this = Self { cpu, insn, op, ends: false, comparison: None };
+        let mut this = Self { cpu, insn, op, ends: false, comparison: None, flag_use: FlagUse::UNKNOWN };
         let prefix = |present: bool, flag: u8| if present { flag } else { 0 };
         this.op.flags = prefix(insn.has_lock_prefix(), op_flag::LOCK)
             | prefix(insn.has_rep_prefix(), op_flag::REP)
@@ -80,6 +83,13 @@ impl<'a> Lowering<'a> {
     pub fn thread(&mut self, run: Threaded) -> bool {
         self.op.run = run;
         true
+    }
+
+    /// Sets a threaded handler and says what it does with flags; memory operands may fault.
+    pub fn thread_flags(&mut self, run: Threaded, flags: FlagUse) -> bool {
+        let memory = (0..self.insn.op_count()).any(|n| self.is_mem(n));
+        self.flag_use = if memory { flags.faulting() } else { flags };
+        self.thread(run)
     }
 
     /// Sets the threaded handler of an instruction that ends its block.
@@ -130,11 +140,6 @@ impl<'a> Lowering<'a> {
         if self.is_reg(n) { self.insn.op_register(n).size() } else { self.insn.memory_size().size() }
     }
 
-    /// Operand size in bytes as the prefixes and the mode say, for instructions without sized operands.
-    pub fn bits64(&self) -> bool {
-        self.cpu.code_size == CodeSize::Bits64
-    }
-
     fn memory(&mut self) {
         let insn = self.insn;
         let (base, index) = (insn.memory_base(), insn.memory_index());
@@ -171,11 +176,6 @@ impl<'a> Lowering<'a> {
             return true;
         }
         false
-    }
-
-    /// The memory operand's size is `size`.
-    pub fn memory_is(&self, size: MemorySize) -> bool {
-        self.insn.memory_size() == size
     }
 }
 

@@ -1,11 +1,13 @@
 //! From guest bytes to operations: block discovery, and the choice of the family that lowers an instruction.
 
+pub(crate) mod liveness;
 mod lowering;
 
 use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic};
 
 pub(crate) use lowering::{Lowering, register, segment};
 
+use self::liveness::{FlagUse, drop_dead_flags};
 use crate::cache::{Decoded, Source};
 use crate::cpu::{CodeSize, Cpu};
 use crate::exec::fused::Comparison;
@@ -26,6 +28,7 @@ const MAX_INSN_LEN: usize = 15;
 #[derive(Default)]
 pub(crate) struct Decoder {
     ops: Vec<Op>,
+    uses: Vec<FlagUse>,
 }
 
 /// What ended the decoding of a run of bytes.
@@ -104,7 +107,7 @@ impl Decoder {
     pub fn single(&mut self, cpu: &mut Cpu, ops: &mut Vec<Op>) -> Result<(), Stop> {
         let mut bytes = [0; MAX_INSN_LEN];
         let available = cpu.fetch_bytes(&mut bytes)?;
-        let (insns, _, _) = self.decode_limited(cpu, &bytes[..available], 1);
+        let (insns, ..) = self.decode_limited(cpu, &bytes[..available], 1);
         if insns == 0 {
             // What is missing lies beyond the CS limit or on a page that cannot be fetched: find out by asking.
             cpu.fetch_beyond(available)?;
@@ -115,7 +118,9 @@ impl Decoder {
     }
 
     fn decode(&mut self, cpu: &mut Cpu, bytes: &[u8]) -> (usize, usize, End) {
-        self.decode_limited(cpu, bytes, MAX_INSNS)
+        let decoded = self.decode_limited(cpu, bytes, MAX_INSNS);
+        drop_dead_flags(&mut self.ops, &self.uses);
+        decoded
     }
 
     fn decode_first(&mut self, cpu: &mut Cpu, bytes: &[u8]) -> usize {
@@ -125,6 +130,7 @@ impl Decoder {
     /// Fills `self.ops` from `bytes`: number of instructions, bytes used, and why it ended.
     fn decode_limited(&mut self, cpu: &mut Cpu, bytes: &[u8], max: usize) -> (usize, usize, End) {
         self.ops.clear();
+        self.uses.clear();
         let bitness = match cpu.code_size {
             CodeSize::Bits64 => 64,
             CodeSize::Bits32 => 32,
@@ -153,12 +159,14 @@ impl Decoder {
                 return (insns + 1, start + 1, End::Complete);
             }
             if bitness == 64 && fuse(self.ops.last_mut(), comparison, &insn) {
+                // A comparison writes all flags, and so does the pair.
                 return (insns + 1, decoder.position(), End::Complete);
             }
             let mut lowering = Lowering::new(cpu, &insn, op);
             lower(&mut lowering);
             let ends = lowering.ends;
             comparison = lowering.comparison;
+            self.uses.push(lowering.flag_use);
             self.ops.push(lowering.op);
             insns += 1;
             if ends {

@@ -2,9 +2,10 @@
 
 use iced_x86::Mnemonic;
 
-use super::{sized, sized_plain};
+use super::{sized, sized_done};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
+use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::access::{with_load, with_modify};
 use crate::mmu::{Int, Stored};
@@ -14,6 +15,8 @@ use crate::op::{Done, Op, Stop, Threaded, next, op_flag};
 pub(crate) trait Alu {
     /// CMP and TEST have no result.
     const WRITES: bool = true;
+    /// ADC and SBB read the carry.
+    const READS: bool = false;
     fn apply<T: Int>(a: T, b: T, flags: Flags) -> (T, Flags);
 }
 
@@ -34,10 +37,10 @@ pub(super) fn sub_with<T: Int>(a: T, b: T, borrow: bool) -> (T, Flags) {
 }
 
 macro_rules! alu {
-    ($name:ident, $a:ident, $b:ident, $flags:ident => $body:expr $(, $writes:literal)?) => {
+    ($name:ident, $a:ident, $b:ident, $flags:ident => $body:expr $(, $constant:ident = $value:literal)?) => {
         pub(crate) struct $name;
         impl Alu for $name {
-            $(const WRITES: bool = $writes;)?
+            $(const $constant: bool = $value;)?
             #[inline(always)]
             fn apply<T: Int>($a: T, $b: T, $flags: Flags) -> (T, Flags) {
                 $body
@@ -47,23 +50,23 @@ macro_rules! alu {
 }
 
 macro_rules! logic {
-    ($name:ident, $op:tt $(, $writes:literal)?) => {
+    ($name:ident, $op:tt $(, $constant:ident = $value:literal)?) => {
         alu!($name, a, b, _flags => {
             let res = T::of(a.zx() $op b.zx());
             (res, Flags::logic(res.sx()))
-        } $(, $writes)?);
+        } $(, $constant = $value)?);
     };
 }
 
 alu!(Add, a, b, _flags => add_with(a, b, false));
-alu!(Adc, a, b, flags => add_with(a, b, flags.cf()));
+alu!(Adc, a, b, flags => add_with(a, b, flags.cf()), READS = true);
 alu!(Sub, a, b, _flags => sub_with(a, b, false));
-alu!(Sbb, a, b, flags => sub_with(a, b, flags.cf()));
-alu!(Cmp, a, b, _flags => sub_with(a, b, false), false);
+alu!(Sbb, a, b, flags => sub_with(a, b, flags.cf()), READS = true);
+alu!(Cmp, a, b, _flags => sub_with(a, b, false), WRITES = false);
 logic!(And, &);
 logic!(Or, |);
 logic!(Xor, ^);
-logic!(Test, &, false);
+logic!(Test, &, WRITES = false);
 
 /// Keeps the flags and, if the operation has one, the result in the destination register.
 #[inline(always)]
@@ -73,6 +76,27 @@ fn finish<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, b: T) {
     if A::WRITES {
         cpu.set_dst(op, res);
     }
+}
+
+/// The quiet variants compute no flags.
+fn quiet_rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    let res = A::apply(cpu.dst::<T>(op), cpu.src::<T>(op), cpu.flags).0;
+    cpu.set_dst(op, res);
+    next(cpu, rest)
+}
+
+fn quiet_ri<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    let res = A::apply(cpu.dst::<T>(op), T::of(op.imm), cpu.flags).0;
+    cpu.set_dst(op, res);
+    next(cpu, rest)
+}
+
+fn quiet_rm<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
+        let res = A::apply(cpu.dst::<T>(op), b, cpu.flags).0;
+        cpu.set_dst(op, res);
+        next(cpu, rest)
+    })
 }
 
 fn rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
@@ -173,6 +197,12 @@ fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     next(cpu, rest)
 }
 
+fn quiet_r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    let res = U::apply(cpu.dst::<T>(op), cpu.flags).0;
+    cpu.set_dst(op, res);
+    next(cpu, rest)
+}
+
 fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     with_modify(cpu, op, rest, |cpu, _, a: T| U::apply(a, cpu.flags))
 }
@@ -212,45 +242,54 @@ fn binary<A: Alu>(l: &mut Lowering) -> bool {
     if !A::WRITES {
         l.fuse_with_branch(size);
     }
+    let flags = FlagUse { reads: A::READS, ..FlagUse::WRITES };
+    let quiet = |quiet: Threaded| if A::WRITES && !A::READS { flags.or_quiet(quiet) } else { flags };
     if l.is_mem(0) {
         let locked = l.op.has(op_flag::LOCK);
-        if l.is_reg(1) {
+        let run = if l.is_reg(1) {
             l.src(1);
-            return match (A::WRITES, locked) {
-                (false, _) => l.thread(sized!(size, look_mr, A)),
-                (true, false) => l.thread(sized!(size, mr, A)),
-                (true, true) => l.run(sized_plain!(size, locked_mr, A)),
-            };
-        }
-        l.imm(1);
-        return match (A::WRITES, locked) {
-            (false, _) => l.thread(sized!(size, look_mi, A)),
-            (true, false) => l.thread(sized!(size, mi, A)),
-            (true, true) => l.run(sized_plain!(size, locked_mi, A)),
+            match (A::WRITES, locked) {
+                (false, _) => sized!(size, look_mr, A),
+                (true, false) => sized!(size, mr, A),
+                (true, true) => sized_done!(size, locked_mr, A),
+            }
+        } else {
+            l.imm(1);
+            match (A::WRITES, locked) {
+                (false, _) => sized!(size, look_mi, A),
+                (true, false) => sized!(size, mi, A),
+                (true, true) => sized_done!(size, locked_mi, A),
+            }
         };
+        return l.thread_flags(run, flags);
     }
     l.dst(0);
     if l.is_mem(1) {
-        return l.thread(sized!(size, rm, A));
+        return l.thread_flags(sized!(size, rm, A), quiet(sized!(size, quiet_rm, A)));
     }
     if l.is_reg(1) {
         l.src(1);
         let clears =
             matches!(l.insn.mnemonic(), Mnemonic::Xor | Mnemonic::Sub) && l.op.dst == l.op.src && size >= 4;
-        return l.thread(if clears { zero as Threaded } else { sized!(size, rr, A) });
+        if clears {
+            return l.thread_flags(zero, flags);
+        }
+        return l.thread_flags(sized!(size, rr, A), quiet(sized!(size, quiet_rr, A)));
     }
     l.imm(1);
-    l.thread(sized!(size, ri, A))
+    l.thread_flags(sized!(size, ri, A), quiet(sized!(size, quiet_ri, A)))
 }
 
 fn single<U: Unary>(l: &mut Lowering) -> bool {
     let size = l.size(0);
     if l.is_mem(0) {
         if l.op.has(op_flag::LOCK) {
-            return l.run(sized_plain!(size, locked_m, U));
+            return l.thread(sized_done!(size, locked_m, U));
         }
         return l.thread(sized!(size, m, U));
     }
     l.dst(0);
-    l.thread(sized!(size, r, U))
+    // INC and DEC keep CF, NOT keeps everything.
+    let flags = FlagUse { reads: true, ..FlagUse::NEUTRAL };
+    l.thread_flags(sized!(size, r, U), flags.or_quiet(sized!(size, quiet_r, U)))
 }

@@ -6,7 +6,7 @@ use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Handler, Op, op_flag};
+use crate::op::{Done, Op, Threaded, op_flag, threaded};
 
 /// What happens to the tested bit.
 trait Change {
@@ -142,9 +142,9 @@ fn bsr_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 macro_rules! word_sized {
     ($size:expr, $handler:ident $(, $extra:ty)*) => {
         match $size {
-            2 => $handler::<u16 $(, $extra)*> as Handler,
-            4 => $handler::<u32 $(, $extra)*>,
-            _ => $handler::<u64 $(, $extra)*>,
+            2 => threaded($handler::<u16 $(, $extra)*>) as Threaded,
+            4 => threaded($handler::<u32 $(, $extra)*>),
+            _ => threaded($handler::<u64 $(, $extra)*>),
         }
     };
 }
@@ -168,7 +168,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
                 (false, false) => word_sized!(size, bsr_r),
                 (false, true) => word_sized!(size, bsr_m),
             };
-            l.run(run)
+            l.thread(run)
         }
     }
 }
@@ -191,5 +191,5 @@ fn bit<C: Change>(l: &mut Lowering) -> bool {
         (true, true) => word_sized!(size, mr, C),
         (true, false) => word_sized!(size, mi, C),
     };
-    l.run(run)
+    l.thread(run)
 }

@@ -7,6 +7,7 @@ use super::condition::{by_condition, encoding};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::Int;
+use crate::mmu::access::with_top;
 use crate::op::{Done, Op, Stop, slot, threaded};
 
 impl Cpu {
@@ -128,13 +129,14 @@ fn call_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// `imm` bytes of parameters are released.
-fn ret<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let target = cpu.peek::<T>(0)?.zx();
-    let stop = cpu.jump_indirect(target);
-    if stop == Stop::Indirect {
-        cpu.release(T::SIZE as u64 + op.imm);
-    }
-    Err(stop)
+fn ret<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_top(cpu, op, rest, |cpu, op, _, target: T| {
+        let stop = cpu.jump_indirect(target.zx());
+        if stop == Stop::Indirect {
+            cpu.release(T::SIZE as u64 + op.imm);
+        }
+        cpu.stopped(op, stop)
+    })
 }
 
 /// LOOP (`COND` 2), LOOPE (1), LOOPNE (0): the counter has the address size, `addr_shift`.
@@ -266,5 +268,9 @@ fn near_return(l: &mut Lowering) -> bool {
         _ => return false,
     };
     l.op.imm = if l.insn.op_count() > 0 { l.insn.immediate(0) } else { 0 };
-    l.end_threaded(by_width!(width, ret))
+    l.end_threaded(match width {
+        2 => ret::<u16>,
+        4 => ret::<u32>,
+        _ => ret::<u64>,
+    })
 }

@@ -2,7 +2,7 @@
 
 use iced_x86::ConditionCode;
 
-use super::sized_plain;
+use super::sized_done;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::mmu::Int;
@@ -112,7 +112,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     l.op.aux = condition;
     let size = l.size(0);
     if l.is_mem(1) {
-        return l.run(sized_plain!(size, cmov_rm));
+        return l.thread(sized_done!(size, cmov_rm));
     }
     l.src(1);
     l.thread(match size {

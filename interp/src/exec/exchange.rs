@@ -6,7 +6,7 @@ use cpu::x86::{Exception, gpr};
 use iced_x86::Mnemonic;
 
 use super::arith::{add_with, sub_with};
-use super::sized_plain;
+use super::sized_done;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::mmu::{Access, Int};
@@ -171,17 +171,17 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
             // XCHG is symmetric: the register is the source whichever way it is written.
             l.op.src = l.op.dst;
             l.op.flags |= if l.op.has(op_flag::HIGH_DST) { op_flag::HIGH_SRC } else { 0 };
-            return l.run(sized_plain!(size, xchg_mr));
+            return l.thread(sized_done!(size, xchg_mr));
         }
         l.src(1);
     }
     let run = match (l.insn.mnemonic(), memory) {
-        (Mnemonic::Xchg, true) => sized_plain!(size, xchg_mr),
-        (Mnemonic::Xchg, false) => sized_plain!(size, xchg_rr),
-        (Mnemonic::Xadd, true) => sized_plain!(size, xadd_mr),
-        (Mnemonic::Xadd, false) => sized_plain!(size, xadd_rr),
-        (_, true) => sized_plain!(size, cmpxchg_mr),
-        (_, false) => sized_plain!(size, cmpxchg_rr),
+        (Mnemonic::Xchg, true) => sized_done!(size, xchg_mr),
+        (Mnemonic::Xchg, false) => sized_done!(size, xchg_rr),
+        (Mnemonic::Xadd, true) => sized_done!(size, xadd_mr),
+        (Mnemonic::Xadd, false) => sized_done!(size, xadd_rr),
+        (_, true) => sized_done!(size, cmpxchg_mr),
+        (_, false) => sized_done!(size, cmpxchg_rr),
     };
-    l.run(run)
+    l.thread(run)
 }

@@ -30,18 +30,18 @@ macro_rules! sized {
 }
 pub(crate) use sized;
 
-/// The same for a handler that is not threaded.
-macro_rules! sized_plain {
+/// The same for a handler that leaves going on to its caller.
+macro_rules! sized_done {
     ($size:expr, $handler:ident $(, $extra:ty)*) => {
         match $size {
-            1 => $handler::<u8 $(, $extra)*> as crate::op::Handler,
-            2 => $handler::<u16 $(, $extra)*>,
-            4 => $handler::<u32 $(, $extra)*>,
-            _ => $handler::<u64 $(, $extra)*>,
+            1 => crate::op::threaded($handler::<u8 $(, $extra)*>) as crate::op::Threaded,
+            2 => crate::op::threaded($handler::<u16 $(, $extra)*>),
+            4 => crate::op::threaded($handler::<u32 $(, $extra)*>),
+            _ => crate::op::threaded($handler::<u64 $(, $extra)*>),
         }
     };
 }
-pub(crate) use sized_plain;
+pub(crate) use sized_done;
 
 impl Cpu {
     #[inline(always)]

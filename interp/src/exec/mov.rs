@@ -4,9 +4,10 @@
 use cpu::x86::{gpr, rflags};
 use iced_x86::{Mnemonic, OpKind};
 
-use super::{sized, sized_plain};
+use super::{sized, sized_done};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
+use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::Int;
 use crate::mmu::access::{with_load, with_store};
@@ -185,12 +186,13 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         Mnemonic::Lea => {
             l.dst(0);
             let size = l.size(0);
+            l.flag_use = FlagUse::NEUTRAL; // no access
             l.thread(sized!(size, lea))
         }
         Mnemonic::Bswap => {
             l.dst(0);
             let size = l.size(0);
-            l.run(sized_plain!(size, bswap))
+            l.thread(sized_done!(size, bswap))
         }
         Mnemonic::Movbe => movbe(l),
         Mnemonic::Cbw => l.run(widen::<u8, u16>),
@@ -225,29 +227,29 @@ fn mov(l: &mut Lowering) -> bool {
     if l.is_mem(0) {
         if l.is_imm(1) {
             l.imm(1);
-            return l.thread(sized!(size, mi));
+            return l.thread_flags(sized!(size, mi), FlagUse::NEUTRAL);
         }
         l.src(1);
         return if l.absolute() {
-            l.run(sized_plain!(size, store_absolute))
+            l.thread(sized_done!(size, store_absolute))
         } else {
-            l.thread(sized!(size, mr))
+            l.thread_flags(sized!(size, mr), FlagUse::NEUTRAL)
         };
     }
     l.dst(0);
     if l.is_mem(1) {
         return if l.absolute() {
-            l.run(sized_plain!(size, load_absolute))
+            l.thread(sized_done!(size, load_absolute))
         } else {
-            l.thread(sized!(size, rm))
+            l.thread_flags(sized!(size, rm), FlagUse::NEUTRAL)
         };
     }
     if l.is_imm(1) {
         l.imm(1);
-        return l.thread(sized!(size, ri));
+        return l.thread_flags(sized!(size, ri), FlagUse::NEUTRAL);
     }
     l.src(1);
-    l.thread(sized!(size, rr))
+    l.thread_flags(sized!(size, rr), FlagUse::NEUTRAL)
 }
 
 fn extend(l: &mut Lowering, signed: bool) -> bool {
@@ -281,7 +283,7 @@ fn extend(l: &mut Lowering, signed: bool) -> bool {
         2 => pick!(u16),
         _ => pick!(u32),
     };
-    l.thread(run)
+    l.thread_flags(run, FlagUse::NEUTRAL)
 }
 
 fn movbe(l: &mut Lowering) -> bool {
@@ -291,8 +293,8 @@ fn movbe(l: &mut Lowering) -> bool {
     let size = l.size(0);
     if l.is_mem(0) {
         l.src(1);
-        return l.run(sized_plain!(size, movbe_mr));
+        return l.thread(sized_done!(size, movbe_mr));
     }
     l.dst(0);
-    l.run(sized_plain!(size, movbe_rm))
+    l.thread(sized_done!(size, movbe_rm))
 }

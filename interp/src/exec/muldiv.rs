@@ -7,7 +7,7 @@ use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Handler, Op, Stop};
+use crate::op::{Done, Handler, Op, Stop, Threaded, threaded};
 
 /// The operand of a one-operand form.
 #[inline(always)]
@@ -217,14 +217,14 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     macro_rules! pick {
         ($handler:ident) => {
             match (size, memory) {
-                (1, false) => $handler::<u8, false> as Handler,
-                (1, true) => $handler::<u8, true>,
-                (2, false) => $handler::<u16, false>,
-                (2, true) => $handler::<u16, true>,
-                (4, false) => $handler::<u32, false>,
-                (4, true) => $handler::<u32, true>,
-                (_, false) => $handler::<u64, false>,
-                (_, true) => $handler::<u64, true>,
+                (1, false) => threaded($handler::<u8, false>) as Threaded,
+                (1, true) => threaded($handler::<u8, true>),
+                (2, false) => threaded($handler::<u16, false>),
+                (2, true) => threaded($handler::<u16, true>),
+                (4, false) => threaded($handler::<u32, false>),
+                (4, true) => threaded($handler::<u32, true>),
+                (_, false) => threaded($handler::<u64, false>),
+                (_, true) => threaded($handler::<u64, true>),
             }
         };
     }
@@ -236,5 +236,5 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         (Mnemonic::Div, _) => pick!(div),
         _ => pick!(idiv),
     };
-    l.run(run)
+    l.thread(run)
 }

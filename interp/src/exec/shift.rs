@@ -4,15 +4,20 @@ use cpu::x86::gpr;
 use iced_x86::Mnemonic;
 
 use super::arith::change;
-use super::{sized, sized_plain};
+use super::{sized, sized_done};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
+use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::Int;
 use crate::op::{Done, Op, Stop, next, op_flag};
 
 /// A shift or rotate by a count already masked to 5 or 6 bits. A count of zero changes no flag.
 trait Shift {
+    /// All flags are written (if the count is not zero): shifts.
+    const WRITES: bool = false;
+    /// The result depends on no flag: all but RCL and RCR.
+    const READS_NONE: bool = true;
     fn apply<T: Int>(a: T, count: u32, flags: Flags) -> (T, Flags);
 }
 
@@ -29,6 +34,7 @@ fn sign<T: Int>(value: T) -> bool {
 
 struct Shl;
 impl Shift for Shl {
+    const WRITES: bool = true;
     #[inline(always)]
     fn apply<T: Int>(a: T, count: u32, flags: Flags) -> (T, Flags) {
         if count == 0 {
@@ -44,6 +50,7 @@ impl Shift for Shl {
 
 struct Shr;
 impl Shift for Shr {
+    const WRITES: bool = true;
     #[inline(always)]
     fn apply<T: Int>(a: T, count: u32, flags: Flags) -> (T, Flags) {
         if count == 0 {
@@ -58,6 +65,7 @@ impl Shift for Shr {
 
 struct Sar;
 impl Shift for Sar {
+    const WRITES: bool = true;
     #[inline(always)]
     fn apply<T: Int>(a: T, count: u32, flags: Flags) -> (T, Flags) {
         if count == 0 {
@@ -100,6 +108,7 @@ impl Shift for Ror {
 
 struct Rcl;
 impl Shift for Rcl {
+    const READS_NONE: bool = false;
     #[inline(always)]
     fn apply<T: Int>(a: T, count: u32, flags: Flags) -> (T, Flags) {
         let n = count % (T::BITS + 1);
@@ -117,6 +126,7 @@ impl Shift for Rcl {
 
 struct Rcr;
 impl Shift for Rcr {
+    const READS_NONE: bool = false;
     #[inline(always)]
     fn apply<T: Int>(a: T, count: u32, flags: Flags) -> (T, Flags) {
         let n = count % (T::BITS + 1);
@@ -139,6 +149,12 @@ fn mask<T: Int>(count: u64) -> u32 {
 fn r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let (res, flags) = S::apply(cpu.dst::<T>(op), u32::from(op.aux), cpu.flags);
     cpu.flags = flags;
+    cpu.set_dst(op, res);
+    next(cpu, rest)
+}
+
+fn quiet_r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    let res = S::apply(cpu.dst::<T>(op), u32::from(op.aux), cpu.flags).0;
     cpu.set_dst(op, res);
     next(cpu, rest)
 }
@@ -226,10 +242,17 @@ fn shift<S: Shift>(l: &mut Lowering) -> bool {
         l.dst(0);
     }
     if l.is_reg(1) {
-        return if memory { l.run(sized_plain!(size, m_cl, S)) } else { l.thread(sized!(size, r_cl, S)) };
+        return if memory { l.thread(sized_done!(size, m_cl, S)) } else { l.thread(sized!(size, r_cl, S)) };
     }
     l.op.aux = l.insn.immediate(1) as u8 & if size == 8 { 63 } else { 31 };
-    if memory { l.run(sized_plain!(size, m_imm, S)) } else { l.thread(sized!(size, r_imm, S)) }
+    if memory {
+        return l.thread(sized_done!(size, m_imm, S));
+    }
+    // A shift by a count other than zero writes all flags; rotates keep some.
+    let writes = S::WRITES && l.op.aux != 0;
+    let flags = if writes { FlagUse::WRITES } else { FlagUse { reads: true, ..FlagUse::NEUTRAL } };
+    let quiet = S::READS_NONE.then_some(sized!(size, quiet_r_imm, S));
+    l.thread_flags(sized!(size, r_imm, S), FlagUse { quiet, ..flags })
 }
 
 fn double_shift<const LEFT: bool>(l: &mut Lowering) -> bool {

@@ -5,8 +5,10 @@ use iced_x86::{Mnemonic, OpKind};
 
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
+use crate::decode::liveness::FlagUse;
+use crate::mmu::access::{with_push, with_top};
 use crate::mmu::{Int, Stored};
-use crate::op::{Done, Op, Stop, threaded};
+use crate::op::{Done, Op, Stop, Threaded, next, threaded};
 
 const SS: u8 = seg::SS as u8;
 
@@ -73,13 +75,12 @@ impl Cpu {
     }
 }
 
-fn push_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.src::<T>(op);
-    cpu.push(value)?.done()
+fn push_r<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_push(cpu, op, rest, |cpu, op| cpu.src::<T>(op))
 }
 
-fn push_i<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.push(T::of(op.imm))?.done()
+fn push_i<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_push(cpu, op, rest, |_, op| T::of(op.imm))
 }
 
 fn push_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -87,10 +88,13 @@ fn push_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.push(value)?.done()
 }
 
-fn pop_r<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
-    let value = cpu.pop::<T>()?;
-    cpu.set_dst(op, value); // after the release: POP RSP
-    Ok(())
+/// POP RSP: the value wins over the release.
+fn pop_r<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_top(cpu, op, rest, |cpu, op, rest, value: T| {
+        cpu.release(T::SIZE as u64);
+        cpu.set_dst(op, value);
+        next(cpu, rest)
+    })
 }
 
 /// An address that uses RSP sees it after the pop.
@@ -196,25 +200,38 @@ macro_rules! word_sized {
     };
 }
 
+macro_rules! word_threaded {
+    ($size:expr, $handler:ident) => {
+        match $size {
+            2 => $handler::<u16> as Threaded,
+            4 => $handler::<u32>,
+            _ => $handler::<u64>,
+        }
+    };
+}
+
 pub(crate) fn lower(l: &mut Lowering) -> bool {
     let size = l.insn.stack_pointer_increment().unsigned_abs() as usize;
     match l.insn.mnemonic() {
         Mnemonic::Push => match l.insn.op_kind(0) {
             OpKind::Register if l.insn.op_register(0).is_gpr() => {
                 l.src(0);
-                l.thread(word_sized!(size, push_r))
+                l.flag_use = FlagUse::NEUTRAL.faulting();
+                l.thread(word_threaded!(size, push_r))
             }
             OpKind::Register => false, // segment registers
             OpKind::Memory => l.thread(word_sized!(size, push_m)),
             _ => {
                 l.imm(0);
-                l.thread(word_sized!(size, push_i))
+                l.flag_use = FlagUse::NEUTRAL.faulting();
+                l.thread(word_threaded!(size, push_i))
             }
         },
         Mnemonic::Pop => match l.insn.op_kind(0) {
             OpKind::Register if l.insn.op_register(0).is_gpr() => {
                 l.dst(0);
-                l.thread(word_sized!(size, pop_r))
+                l.flag_use = FlagUse::NEUTRAL.faulting();
+                l.thread(word_threaded!(size, pop_r))
             }
             OpKind::Register => false,
             _ => l.thread(word_sized!(size, pop_m)),

@@ -11,7 +11,7 @@ use cpu::x86::{gpr, rflags, seg};
 use iced_x86::{Mnemonic, OpKind};
 
 use super::arith::sub_with;
-use super::sized_plain;
+use super::sized_done;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::decode::segment;
@@ -286,7 +286,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     let repeated = l.insn.has_rep_prefix() || l.insn.has_repne_prefix();
     macro_rules! pick {
         ($size:literal, $element:ty) => {
-            if repeated { sized_plain!($size, repeat, $element) } else { sized_plain!($size, once, $element) }
+            if repeated { sized_done!($size, repeat, $element) } else { sized_done!($size, once, $element) }
         };
     }
     use Mnemonic as M;
@@ -319,5 +319,5 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         M::Outsd => pick!(4, Outs),
         _ => return false,
     };
-    l.run(run)
+    l.thread(run)
 }

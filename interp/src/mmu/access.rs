@@ -2,6 +2,8 @@
 // UNSAFETY: a TLB hit yields a raw host pointer into guest RAM.
 #![allow(unsafe_code)]
 
+use cpu::x86::gpr;
+
 pub(crate) use super::host::Int;
 use crate::cpu::{CodeSize, Cpu};
 use crate::flags::Flags;
@@ -304,6 +306,76 @@ pub(crate) fn with_modify<T: Int>(
         }
     }
     slow(cpu, op, rest, change)
+}
+
+/// Pushes `value` and continues.
+#[inline(always)]
+pub(crate) fn with_push<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    rest: &[Op],
+    value: impl Fn(&Cpu, &Op) -> T + Copy,
+) -> Stop {
+    #[cold]
+    #[inline(never)]
+    fn slow<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op], value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
+        let value = value(cpu, op);
+        match cpu.push(value).and_then(Stored::done) {
+            Ok(()) => next(cpu, rest),
+            Err(stop) => cpu.stopped(op, stop),
+        }
+    }
+    if cpu.code_size == CodeSize::Bits64 {
+        let lin = cpu.regs[gpr::RSP].wrapping_sub(T::SIZE as u64);
+        if let Some(entry) = cpu.tlb.writable(lin, T::SIZE) {
+            // SAFETY: as in `with_store`.
+            unsafe {
+                if !(*entry.info).has_code() {
+                    T::store(entry.addend.wrapping_add(lin as usize) as *mut u8, value(cpu, op));
+                    if !(*entry.info).has_code() {
+                        cpu.regs[gpr::RSP] = lin;
+                        return next(cpu, rest);
+                    }
+                    cpu.regs[gpr::RSP] = lin;
+                    return stored_to_code(cpu, op, rest, lin, T::SIZE);
+                }
+            }
+        }
+    }
+    slow(cpu, op, rest, value)
+}
+
+/// Loads from the top of the stack, without releasing it, and continues with `then`.
+#[inline(always)]
+pub(crate) fn with_top<T: Int>(
+    cpu: &mut Cpu,
+    op: &Op,
+    rest: &[Op],
+    then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
+) -> Stop {
+    #[cold]
+    #[inline(never)]
+    fn slow<T: Int>(
+        cpu: &mut Cpu,
+        op: &Op,
+        rest: &[Op],
+        then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
+    ) -> Stop {
+        match cpu.peek::<T>(0) {
+            Ok(value) => then(cpu, op, rest, value),
+            Err(stop) => cpu.stopped(op, stop),
+        }
+    }
+    if cpu.code_size == CodeSize::Bits64 {
+        let lin = cpu.regs[gpr::RSP];
+        if let Some(entry) = cpu.tlb.readable(lin, T::SIZE) {
+            let host = entry.addend.wrapping_add(lin as usize) as *const u8;
+            // SAFETY: as in `Cpu::load`.
+            let value = unsafe { T::load(host) };
+            return then(cpu, op, rest, value);
+        }
+    }
+    slow(cpu, op, rest, then)
 }
 
 /// A store is complete, and meanwhile another vCPU has decoded code from the page.

@@ -7,8 +7,7 @@ mod tlb;
 mod walk;
 
 pub(crate) use access::{Int, Stored};
-pub(crate) use tlb::{Entry, Tlb};
-pub(crate) use walk::Translation;
+pub(crate) use tlb::Tlb;
 
 /// What an access is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

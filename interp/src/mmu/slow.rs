@@ -256,18 +256,6 @@ impl Cpu {
         }
     }
 
-    /// Reads a little-endian integer of a system structure (descriptor table, TSS).
-    pub fn load_system<T: Int>(&mut self, lin: u64) -> Result<T, Stop> {
-        let mut bytes = [0; 8];
-        self.read_linear(lin, &mut bytes[..T::SIZE], Privilege::System)?;
-        Ok(T::of(u64::from_le_bytes(bytes)))
-    }
-
-    /// Writes a little-endian integer of a system structure.
-    pub fn store_system<T: Int>(&mut self, lin: u64, value: T) -> Result<Stored, Stop> {
-        self.write_linear(lin, &value.zx().to_le_bytes()[..T::SIZE], Privilege::System)
-    }
-
     /// True if a data breakpoint lies in the page: it gets no TLB entry, so that its accesses come here.
     fn watched_page(&self, lin: u64) -> bool {
         let dr7 = self.dr[5];
