@@ -130,8 +130,8 @@ impl Run<'_> {
         if *self.retired >= self.end {
             return Some(VcpuExit::Limit);
         }
-        // A shadow covers exactly one instruction; a whole block is as good, since interrupts come between blocks.
-        let shadow = std::mem::take(&mut cpu.events.interrupt_shadow);
+        // A shadow covers exactly one instruction, which is stepped.
+        let shadow = cpu.events.interrupt_shadow;
         let delivered = if signals & Signals::NMI != 0 && !shadow && !cpu.events.nmi_blocked {
             cpu.signals.clear(Signals::NMI);
             cpu.events.halted = false;
@@ -152,7 +152,6 @@ impl Run<'_> {
             return Some(VcpuExit::Shutdown);
         }
         if cpu.events.halted {
-            cpu.events.interrupt_shadow = shadow;
             return Some(VcpuExit::Halt);
         }
         None
@@ -291,6 +290,7 @@ impl Run<'_> {
     fn step(&mut self) -> Result<(), Stop> {
         let trap = self.cpu.eflags & rflags::TF != 0;
         self.cpu.watch_hits = 0;
+        self.cpu.events.interrupt_shadow = false;
         self.cpu.check_code_breakpoints()?;
         let rip = self.cpu.rip;
         self.decoder.single(self.cpu, self.scratch)?;
@@ -314,10 +314,10 @@ impl Run<'_> {
 }
 
 impl Cpu {
-    /// Instructions have to be run one at a time: TF, breakpoints, or RF that must be cleared after one.
+    /// Instructions have to be run one at a time: TF, breakpoints, RF or an interrupt shadow that ends after one.
     #[inline(always)]
     pub fn needs_stepping(&self) -> bool {
-        self.eflags & (rflags::TF | rflags::RF) != 0 || self.dr[5] & 0xff != 0
+        self.eflags & (rflags::TF | rflags::RF) != 0 || self.dr[5] & 0xff != 0 || self.events.interrupt_shadow
     }
 
     /// IP, EIP or RIP width.

@@ -1,0 +1,37 @@
+//! The cases, one file per subject.
+
+mod call_gates;
+mod control;
+mod debug;
+mod faults;
+mod interrupts;
+mod modes;
+mod paging;
+mod privilege;
+mod real;
+mod segments;
+mod syscall;
+mod tasks;
+mod v8086;
+
+use crate::Case;
+
+/// All of them.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        faults::CASES,
+        interrupts::CASES,
+        privilege::CASES,
+        syscall::CASES,
+        control::CASES,
+        segments::CASES,
+        call_gates::CASES,
+        tasks::CASES,
+        debug::CASES,
+        paging::CASES,
+        modes::CASES,
+        real::CASES,
+        v8086::CASES,
+    ]
+    .concat()
+}

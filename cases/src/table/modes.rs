@@ -1,0 +1,2 @@
+use crate::Case;
+pub(super) const CASES: &[Case] = &[];
