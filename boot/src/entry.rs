@@ -17,6 +17,10 @@ const PRESENT: u64 = 0x3;
 /// Directory entry that maps 2 MiB itself. 1 GiB pages are not used: a CPU model may lack them.
 const LARGE: u64 = 0x80;
 
+/// IA32_MTRR_DEF_TYPE as firmware leaves it: MTRRs on, all memory write-back. Devices need no range of their own:
+/// nothing is cached here.
+const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
+
 /// 32-bit protected mode, paging off, flat segments, interrupts off.
 pub fn protected(space: &mut Space, entry: u32) -> Result<CpuState, BootError> {
     let mut state = CpuState::reset();
@@ -62,6 +66,7 @@ fn flat(space: &mut Space, state: &mut CpuState, code_attr: u32) -> Result<(), B
     state.segments = [data; 6];
     state.segments[seg::CS] = code;
     state.tr = Segment { selector: TSS, base: 0, limit: 0x67, attr: 0x8b };
+    state.msrs.mtrr_def_type = MTRR_WRITE_BACK;
     state.idtr = DescriptorTable { base: 0, limit: 0 };
     state.gpr = [0; 16];
     state.gpr[gpr::RSP] = 0; // no protocol promises a stack

@@ -182,7 +182,10 @@ impl<'a> Space<'a> {
 
     /// Writes bytes and fills up with zeroes to `len`.
     pub fn fill(&self, start: u64, data: &[u8], len: u64) -> Result<(), BootError> {
-        self.ram.write(start, data)?;
+        // An empty range may be at the end of RAM, where no address is valid.
+        if !data.is_empty() {
+            self.ram.write(start, data)?;
+        }
         let zeroes = [0; 4096];
         let mut at = start + data.len() as u64;
         let end = start + len;

@@ -75,8 +75,10 @@ impl Shared {
         self.pc.reset();
         let rsdp = boot::acpi::install(&self.pc.ram, &Pc::acpi(self.spec.cpus))?;
         let entry = files::boot(&self.spec, &self.pc.ram, rsdp)?;
+        // Firmware sets up the MSRs of all processors alike.
+        let waiting = CpuState { msrs: entry.state.msrs.clone(), ..CpuState::reset() };
         for (i, slot) in self.slots.iter().enumerate() {
-            let state = if i == 0 { &entry.state } else { &CpuState::reset() };
+            let state = if i == 0 { &entry.state } else { &waiting };
             slot.set_state(slot.vcpu.lock().as_mut(), state)?;
         }
         Ok(())

@@ -16,6 +16,7 @@ fn a_bzimage_starts_at_its_64_bit_entry() {
     assert_eq!(state.rip, 0x20_0200);
     assert_eq!(state.cr0 & (cr0::PE | cr0::PG), cr0::PE | cr0::PG);
     assert_eq!(state.efer, efer::LME | efer::LMA);
+    assert_eq!(state.msrs.mtrr_def_type, 0x806, "MTRRs on, write-back");
     assert_eq!((state.segments[seg::CS].selector, state.segments[seg::SS].selector), (0x10, 0x18));
     assert_eq!(read(&ram, 0x20_0000, 0x400), vec![0x90; 0x400]);
 }
@@ -79,6 +80,16 @@ fn the_initrd_respects_the_kernels_limit() {
     let state = boot(&ram, &kernel.data, &[("i", &initrd, "")], Protocol::Auto).unwrap().state;
     let start = read_u32(&ram, state.gpr[gpr::RSI] + 0x218);
     assert_eq!(start, 0xff_f000);
+}
+
+#[test]
+fn an_initrd_of_whole_pages_ends_with_ram() {
+    let ram = ram(16);
+    let initrd = cpio(&[("x", &[1; 4096 - 112 - 124])]);
+    assert_eq!(initrd.len() % 4096, 0);
+    let state = boot(&ram, &kernel().data, &[("i", &initrd, "")], Protocol::Auto).unwrap().state;
+    let start = read_u32(&ram, state.gpr[gpr::RSI] + 0x218);
+    assert_eq!(start + initrd.len() as u64, 16 << 20);
 }
 
 #[test]
