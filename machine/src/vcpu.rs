@@ -225,6 +225,10 @@ impl CpuIo for Io<'_> {
         self.lapic.msr_write(msr, value)
     }
 
+    fn set_tsc_adjust(&self, adjust: u64) {
+        self.lapic.set_tsc_adjust(adjust);
+    }
+
     fn poll(&self) {
         self.lapic.poll();
     }

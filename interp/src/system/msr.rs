@@ -116,8 +116,7 @@ impl Cpu {
         let (place, valid) = match number {
             msr::TSC => {
                 let delta = value.wrapping_sub(self.tsc());
-                self.msrs.tsc_adjust = self.msrs.tsc_adjust.wrapping_add(delta);
-                return true;
+                return self.adjust_tsc(self.msrs.tsc_adjust.wrapping_add(delta));
             }
             msr::APIC_BASE | msr::TSC_DEADLINE | msr::X2APIC_FIRST..=msr::X2APIC_LAST => {
                 return self.io().apic_msr_write(number, value);
@@ -138,7 +137,7 @@ impl Cpu {
             msr::SYSENTER_CS => (&mut msrs.sysenter_cs, true),
             msr::SYSENTER_ESP => (&mut msrs.sysenter_esp, canonical),
             msr::SYSENTER_EIP => (&mut msrs.sysenter_eip, canonical),
-            msr::TSC_ADJUST => (&mut msrs.tsc_adjust, true),
+            msr::TSC_ADJUST => return self.adjust_tsc(value),
             msr::SPEC_CTRL => (&mut msrs.spec_ctrl, value & !SPEC_CTRL_BITS == 0),
             msr::MISC_ENABLE => (&mut msrs.misc_enable, true),
             msr::PAT => (&mut msrs.pat, memory_types(value, 7)),
@@ -165,6 +164,12 @@ impl Cpu {
             *place = value;
         }
         valid
+    }
+
+    fn adjust_tsc(&mut self, adjust: u64) -> bool {
+        self.msrs.tsc_adjust = adjust;
+        self.io().set_tsc_adjust(adjust);
+        true
     }
 
     /// IA32_EFER: LME cannot change while paging is on; LMA is not software's.

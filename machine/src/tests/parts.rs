@@ -76,6 +76,31 @@ fn the_timer_interrupts_through_the_8259() {
 }
 
 #[test]
+fn deadlines_are_in_the_time_that_the_guest_set() {
+    let kernel = Kernel::new(|a| {
+        init_pic(a, 0)?;
+        gate(a, 0x40, |a| exit(a, 7))?;
+        a.mov(ecx, 0x10)?; // TSC: far in the future
+        a.xor(eax, eax)?;
+        a.mov(edx, 0x1_0000)?;
+        a.wrmsr()?;
+        a.mov(dword_ptr(0xfee0_0320u32), 0x4_0040)?; // timer: TSC deadline, vector 0x40
+        a.rdtsc()?;
+        a.add(eax, 1_000_000)?;
+        a.adc(edx, 0)?;
+        a.mov(ecx, 0x6e0)?;
+        a.wrmsr()?;
+        a.sti()?;
+        a.hlt()?;
+        halt(a)
+    });
+    let machine = kernel.machine();
+    machine.start().unwrap();
+    assert!(matches!(machine.wait(), Outcome::DebugExit(7)));
+    assert_eq!(machine.cpu_states().unwrap()[0].msrs.tsc_adjust >> 47, 1);
+}
+
+#[test]
 fn the_power_button_is_an_interrupt() {
     let kernel = Kernel::new(|a| {
         let mut wait = a.create_label();
