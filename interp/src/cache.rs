@@ -48,8 +48,8 @@ pub(crate) struct Block {
 /// A block that may be entered without looking it up.
 #[derive(Clone, Copy)]
 struct Link {
-    /// [`memory::code_epoch`] when the block was found current.
-    epoch: u32,
+    /// [`memory::code_epoch`] when the block was found current; 0 if there is none.
+    epoch: u64,
     entry: Entry,
 }
 
@@ -160,7 +160,7 @@ impl Cache {
     pub fn linked(&mut self, block: u32, side: usize) -> Option<Entry> {
         let link = &self.blocks[block as usize].links[side & 1];
         let entry = link.entry;
-        if link.epoch == memory::code_epoch() && entry.block != NONE {
+        if link.epoch == memory::code_epoch() {
             return Some(entry);
         }
         self.renew(block, side, entry)

@@ -157,69 +157,71 @@ impl Run<'_> {
         None
     }
 
-    /// Runs blocks until something other than a jump ends one, or the boundary wants attention.
+    /// Runs blocks until something other than a near branch ends one, or the boundary wants attention.
     fn blocks(&mut self) -> Result<(), Stop> {
-        let mut done = 0;
-        let outcome = self.chain(&mut done);
-        *self.retired += done;
-        *self.countdown -= done as i64;
-        outcome
-    }
-
-    /// The hot loop: block after block, by links where there are some. Counts instructions in `done`.
-    #[inline(always)]
-    fn chain(&mut self, done: &mut u64) -> Result<(), Stop> {
         let left = self.end - *self.retired;
         if left <= MAX_INSNS as u64 {
             return self.step(); // the limit may be within the next block
         }
-        let pause = (left - MAX_INSNS as u64).min((*self.countdown).max(1) as u64);
+        let budget = (left - MAX_INSNS as u64).min((*self.countdown).max(1) as u64) as i64;
+        let mut unused = budget;
+        let outcome = self.chain(&mut unused);
+        *self.retired += (budget - unused) as u64;
+        *self.countdown -= budget - unused;
+        outcome
+    }
+
+    /// The hot loop: block after block, by links where there are some, until the budget of instructions is used up.
+    #[inline(always)]
+    fn chain(&mut self, unused: &mut i64) -> Result<(), Stop> {
         let flat = self.cpu.code_size == CodeSize::Bits64;
         let Some(mut block) = self.find()? else { return self.step() };
+        let mut budget = *unused;
         loop {
             let ops = self.cache.ops(block);
             let rip = self.cpu.rip;
             self.cpu.regs[usize::from(slot::BLOCK)] = rip;
-            self.cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = rip.wrapping_add(4096);
             let stop = next(self.cpu, ops);
             if stop > Stop::Indirect {
-                return self.ended(block, rip, stop, done);
+                let (done, outcome) = self.ended(block, rip, stop);
+                *unused = budget - done;
+                return outcome;
             }
-            *done += block.insns();
-            if *done >= pause || self.cpu.signals.load() != 0 {
-                return Ok(());
+            budget -= block.insns() as i64;
+            if budget <= 0 || self.cpu.signals.load() != 0 {
+                break;
             }
-            if stop <= Stop::Taken && flat {
-                if let Some(linked) = self.cache.linked(block.block, stop as usize) {
-                    block = linked;
-                    continue;
-                }
-                let epoch = self.cache.epoch();
-                let Some(found) = self.find()? else { return Ok(()) };
-                if epoch == self.cache.epoch() {
-                    self.cache.link(block.block, stop as usize, found);
-                }
-                block = found;
-            } else {
-                let Some(found) = self.find()? else { return Ok(()) };
-                block = found;
+            if stop <= Stop::Taken
+                && let Some(linked) = self.cache.linked(block.block, stop as usize)
+            {
+                block = linked;
+                continue;
             }
+            *unused = budget;
+            let epoch = self.cache.epoch();
+            let Some(found) = self.find()? else { break };
+            if stop <= Stop::Taken && flat && epoch == self.cache.epoch() {
+                self.cache.link(block.block, stop as usize, found);
+            }
+            block = found;
         }
+        *unused = budget;
+        Ok(())
     }
 
-    /// A block ended by something else than a near branch.
+    /// A block ended by something else than a near branch: how many of its instructions are complete, and what to
+    /// do.
     #[inline(never)]
-    fn ended(&mut self, block: Entry, rip: u64, stop: Stop, done: &mut u64) -> Result<(), Stop> {
+    fn ended(&mut self, block: Entry, rip: u64, stop: Stop) -> (i64, Result<(), Stop>) {
         let ops = self.cache.ops(block);
-        let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).count() as u64;
+        let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).count() as i64;
         if stop == Stop::Jump {
             // A jump before the end is a repeated instruction that was interrupted.
             let whole = ops.last().is_some_and(|last| last.off == self.cpu.stop_off);
-            *done += if whole { block.insns() } else { before() };
-            return Ok(());
+            return (if whole { block.insns() as i64 } else { before() }, Ok(()));
         }
-        *done += before() + u64::from(matches!(stop, Stop::Leave | Stop::Halt));
-        self.left(rip, stop)
+        let done = before() + i64::from(matches!(stop, Stop::Leave | Stop::Halt));
+        (done, self.left(rip, stop))
     }
 
     /// RIP after a block was left by something else than a jump.
@@ -293,14 +295,12 @@ impl Run<'_> {
         self.cpu.events.interrupt_shadow = false;
         self.cpu.check_code_breakpoints()?;
         let rip = self.cpu.rip;
-        self.decoder.single(self.cpu, self.scratch)?;
+        let len = self.decoder.single(self.cpu, self.scratch)?;
         self.cpu.regs[usize::from(slot::BLOCK)] = rip;
-        self.cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = rip.wrapping_add(4096);
-        let Some(op) = self.scratch.first() else { return Err(Stop::Unimplemented) };
-        let stop = (op.run)(self.cpu, op, &[]);
+        let stop = next(self.cpu, self.scratch);
         *self.countdown -= 1;
         match stop {
-            Stop::End => self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(op.next())),
+            Stop::End => self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(len)),
             Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect => {}
             Stop::Leave | Stop::Halt => {
                 let _ = self.left(rip, stop);

@@ -16,12 +16,12 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// Counts overwrites of decoded code anywhere in the process: while it stands still, no generation has moved.
-static CODE_EPOCH: AtomicU32 = AtomicU32::new(0);
+static CODE_EPOCH: AtomicU64 = AtomicU64::new(1);
 
-/// A number that changes whenever decoded code was overwritten. Engines that find it unchanged need not look at
+/// A number, never zero, that changes whenever decoded code was overwritten. Engines that find it unchanged need not look at
 /// generations.
 #[inline(always)]
-pub fn code_epoch() -> u32 {
+pub fn code_epoch() -> u64 {
     CODE_EPOCH.load(Ordering::Acquire)
 }
 

@@ -143,7 +143,7 @@ impl<'a> Lowering<'a> {
     fn memory(&mut self) {
         let insn = self.insn;
         let (base, index) = (insn.memory_base(), insn.memory_index());
-        self.op.seg = segment(insn.memory_segment());
+        self.op.seg = segment(insn);
         self.op.scale = insn.memory_index_scale().trailing_zeros() as u8;
         self.op.addr_shift = match address_size(insn, self.cpu.code_size) {
             8 => 0,
@@ -186,8 +186,17 @@ pub(crate) fn register(register: Register) -> (u8, bool) {
     if full.is_gpr64() { (full.number() as u8, high) } else { (slot::ZERO, false) }
 }
 
-/// Slot of a segment register.
-pub(crate) fn segment(register: Register) -> u8 {
+/// Slot of the memory operand's segment. In 64-bit mode overrides other than FS and GS are ignored, so that the base
+/// register alone decides between #SS and #GP.
+pub(crate) fn segment(insn: &Instruction) -> u8 {
+    use Register::{CS, DS, EBP, ES, ESP, RBP, RSP, SS};
+    let ignored =
+        insn.code_size() == iced_x86::CodeSize::Code64 && matches!(insn.segment_prefix(), ES | CS | SS | DS);
+    let register = match insn.memory_base() {
+        RSP | ESP | RBP | EBP if ignored => SS,
+        _ if ignored => DS,
+        _ => insn.memory_segment(),
+    };
     if register.is_segment_register() { register.number() as u8 } else { SEG_FLAT }
 }
 

@@ -12,7 +12,7 @@ use crate::cache::{Decoded, Source};
 use crate::cpu::{CodeSize, Cpu};
 use crate::exec::fused::Comparison;
 use crate::mmu::Access;
-use crate::op::{Op, Stop};
+use crate::op::{Done, Op, Stop, slot, threaded};
 use crate::{exec, host, system};
 
 /// Guest instructions per block at most.
@@ -103,8 +103,8 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Decodes the one instruction at RIP into `ops`, checking the CS limit.
-    pub fn single(&mut self, cpu: &mut Cpu, ops: &mut Vec<Op>) -> Result<(), Stop> {
+    /// Decodes the one instruction at RIP into `ops`, checking the CS limit: its length.
+    pub fn single(&mut self, cpu: &mut Cpu, ops: &mut Vec<Op>) -> Result<u64, Stop> {
         let mut bytes = [0; MAX_INSN_LEN];
         let available = cpu.fetch_bytes(&mut bytes)?;
         let (insns, ..) = self.decode_limited(cpu, &bytes[..available], 1);
@@ -112,9 +112,11 @@ impl Decoder {
             // What is missing lies beyond the CS limit or on a page that cannot be fetched: find out by asking.
             cpu.fetch_beyond(available)?;
         }
+        // What follows the instruction in a block is not wanted.
+        let own = self.ops.iter().take_while(|op| op.off == 0);
         ops.clear();
-        ops.extend_from_slice(&self.ops);
-        Ok(())
+        ops.extend(own);
+        Ok(ops.last().map_or(0, Op::next))
     }
 
     fn decode(&mut self, cpu: &mut Cpu, bytes: &[u8]) -> (usize, usize, End) {
@@ -166,8 +168,13 @@ impl Decoder {
             lower(&mut lowering);
             let ends = lowering.ends;
             comparison = lowering.comparison;
-            self.uses.push(lowering.flag_use);
-            self.ops.push(lowering.op);
+            let (op, flag_use) = (lowering.op, lowering.flag_use);
+            if op.base == slot::BLOCK_PLUS_PAGE {
+                self.uses.push(FlagUse::NEUTRAL);
+                self.ops.push(Op { run: threaded(set_block_plus_page), ..Op::template(start as u16, 0) });
+            }
+            self.uses.push(flag_use);
+            self.ops.push(op);
             insns += 1;
             if ends {
                 return (insns, decoder.position(), End::Complete);
@@ -176,6 +183,12 @@ impl Decoder {
         self.ops.push(system::next_block(decoder.position()));
         (insns, decoder.position(), End::Complete)
     }
+}
+
+/// Makes the base for a displacement that is out of reach from the block's start.
+fn set_block_plus_page(cpu: &mut Cpu, _: &Op) -> Done {
+    cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = cpu.regs[usize::from(slot::BLOCK)].wrapping_add(4096);
+    Ok(())
 }
 
 /// Makes one operation of a comparison and the conditional branch `insn` behind it, if both offsets fit.
