@@ -38,10 +38,14 @@ pub enum Expect {
     Fault(u8, u32),
     /// RIP in the last event's frame is the marked place ([`Guest::mark`]).
     FaultAtMark,
+    /// RIP in the last event's frame.
+    FaultRip(u64),
     /// Bits of RFLAGS in the last event's frame: mask and value.
     FaultFlags(u64, u64),
     /// CS in the last event's frame.
     FaultCs(u16),
+    /// Stack segment in the last event's frame.
+    FaultSs(u16),
     /// Stack pointer in the last event's frame.
     FaultSp(u64),
     /// How many events were recorded.
@@ -175,8 +179,10 @@ impl Expect {
             Self::FaultAtMark => {
                 hex("rip in the frame".into(), record.rip & 0xffff_ffff, end.mark.unwrap_or(u64::MAX))
             }
+            Self::FaultRip(rip) => hex("rip in the frame".into(), record.rip, rip),
             Self::FaultFlags(mask, value) => hex("saved rflags".into(), record.rflags & mask, value),
             Self::FaultCs(cs) => hex("saved cs".into(), record.cs & 0xffff, u64::from(cs)),
+            Self::FaultSs(ss) => hex("saved ss".into(), record.ss & 0xffff, u64::from(ss)),
             Self::FaultSp(sp) => hex("saved rsp".into(), record.rsp, sp),
             Self::Faults(count) => hex("number of events".into(), record.count, count),
             Self::Flags(mask, value) => hex("rflags".into(), state.rflags & mask, value),

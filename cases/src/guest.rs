@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use cpu::x86::{cr0, cr4, efer, rflags, seg};
 use cpu::{CpuState, DescriptorTable, Segment};
-use iced_x86::{BlockEncoderOptions, IcedError};
 use iced_x86::code_asm::{CodeAssembler, CodeLabel};
+use iced_x86::{BlockEncoderOptions, IcedError};
 use memory::GuestRam;
 
 use crate::layout::{self, descriptor, gate, sel};
@@ -49,7 +49,8 @@ impl Guest {
             Mode::Long => 64,
             _ => 32,
         };
-        let mut this = Self { asm: CodeAssembler::new(bits)?, state: CpuState::reset(), mode, ram, mark: None };
+        let mut this =
+            Self { asm: CodeAssembler::new(bits)?, state: CpuState::reset(), mode, ram, mark: None };
         this.registers();
         this.descriptors();
         this.page_tables();

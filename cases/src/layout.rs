@@ -43,15 +43,14 @@ pub mod sel {
     pub const USER_CODE32: u16 = 0x23;
     pub const USER_DATA: u16 = 0x2b;
     pub const USER_CODE64: u16 = 0x33;
+    /// 16 bytes in long mode.
     pub const TSS: u16 = 0x38;
-    /// Upper half of the TSS descriptor in long mode.
-    pub const TSS_UPPER: u16 = 0x40;
     pub const CONFORMING: u16 = 0x48;
     pub const ABSENT: u16 = 0x50;
     pub const CODE16: u16 = 0x58;
     pub const DATA16: u16 = 0x60;
+    /// 16 bytes in long mode.
     pub const LDT: u16 = 0x68;
-    pub const LDT_UPPER: u16 = 0x70;
     pub const TSS2: u16 = 0x78;
     /// Free for the case; 16-byte descriptors fit.
     pub const FREE: u16 = 0x80;

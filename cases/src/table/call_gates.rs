@@ -55,11 +55,7 @@ pub(super) const CASES: &[Case] = &[
                 a.int(0x61)
             })
         },
-        expect: &[
-            Expect::Fault(0x61, 0),
-            Expect::FaultCs(sel::USER_CODE32),
-            Expect::FaultSp(layout::STACK3),
-        ],
+        expect: &[Expect::Fault(0x61, 0), Expect::FaultCs(sel::USER_CODE32), Expect::FaultSp(layout::STACK3)],
     },
     Case {
         name: "a 64-bit call gate pushes eight-byte words and a null SS",

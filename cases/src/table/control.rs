@@ -142,9 +142,9 @@ pub(super) const CASES: &[Case] = &[
             g.asm.smsw(ecx)?;
             g.asm.hlt()
         },
-        expect: &[
-            Expect::State("TS with PE, then PE alone", |s| s.gpr[RBX] & 0xf == 9 && s.gpr[RCX] & 0xf == 1),
-        ],
+        expect: &[Expect::State("TS with PE, then PE alone", |s| {
+            s.gpr[RBX] & 0xf == 9 && s.gpr[RCX] & 0xf == 1
+        })],
     },
     Case {
         name: "an unknown model-specific register is #GP(0)",
@@ -237,7 +237,11 @@ pub(super) const CASES: &[Case] = &[
             g.asm.cpuid()?;
             g.asm.hlt()
         },
-        expect: &[Expect::Reg(RBX, 0x756e_6547), Expect::Reg(RDX, 0x4965_6e69), Expect::Reg(RCX, 0x6c65_746e)],
+        expect: &[
+            Expect::Reg(RBX, 0x756e_6547),
+            Expect::Reg(RDX, 0x4965_6e69),
+            Expect::Reg(RCX, 0x6c65_746e),
+        ],
     },
     Case {
         name: "xsetbv without x87 is #GP(0)",
@@ -281,7 +285,10 @@ pub(super) const CASES: &[Case] = &[
         },
         expect: &[
             Expect::Reg(RBX, sel::FREE as u64),
-            Expect::Mem(layout::GDT + sel::FREE as u64, layout::descriptor(layout::TSS as u32, 0x67, 0x8b, 0)),
+            Expect::Mem(
+                layout::GDT + sel::FREE as u64,
+                layout::descriptor(layout::TSS as u32, 0x67, 0x8b, 0),
+            ),
             Expect::State("the base has 64 bits", |s| s.tr.base == 0xffff_ffff_0000_7000),
         ],
     },

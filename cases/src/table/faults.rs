@@ -43,11 +43,7 @@ pub(super) const CASES: &[Case] = &[
             g.mark()?;
             g.asm.hlt()
         },
-        expect: &[
-            Expect::Fault(vector::BP, 0),
-            Expect::FaultAtMark,
-            Expect::FaultFlags(rflags::RF, 0),
-        ],
+        expect: &[Expect::Fault(vector::BP, 0), Expect::FaultAtMark, Expect::FaultFlags(rflags::RF, 0)],
     },
     Case {
         name: "a load from a non-canonical address is #GP(0)",
@@ -68,11 +64,7 @@ pub(super) const CASES: &[Case] = &[
             g.mark()?;
             g.asm.push(rax)
         },
-        expect: &[
-            Expect::Fault(vector::SS, 0),
-            Expect::FaultAtMark,
-            Expect::FaultSp(0x8000_0000_0008),
-        ],
+        expect: &[Expect::Fault(vector::SS, 0), Expect::FaultAtMark, Expect::FaultSp(0x8000_0000_0008)],
     },
     Case {
         name: "a jump to a non-canonical address is #GP(0)",
@@ -180,11 +172,7 @@ pub(super) const CASES: &[Case] = &[
             g.mark()?;
             g.asm.push(rax)
         },
-        expect: &[
-            Expect::Fault(vector::DF, 0),
-            Expect::FaultAtMark,
-            Expect::Cr2(layout::PAGE + 0x7f8),
-        ],
+        expect: &[Expect::Fault(vector::DF, 0), Expect::FaultAtMark, Expect::Cr2(layout::PAGE + 0x7f8)],
     },
     Case {
         name: "a page fault in the delivery of #GP is delivered as such",

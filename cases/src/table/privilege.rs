@@ -62,7 +62,11 @@ pub(super) const CASES: &[Case] = &[
         name: "exceptions of ring 3 do not look at the gate's DPL",
         mode: Mode::Long,
         build: |g| g.user(2, |a| a.ud2()),
-        expect: &[Expect::Fault(vector::UD, 0), Expect::FaultSp(layout::STACK3)],
+        expect: &[
+            Expect::Fault(vector::UD, 0),
+            Expect::FaultSp(layout::STACK3),
+            Expect::FaultSs(sel::USER_DATA),
+        ],
     },
     Case {
         name: "a conforming handler runs at the level of its caller",

@@ -89,10 +89,7 @@ pub(super) const CASES: &[Case] = &[
             g.asm.mov(fs, eax)?;
             g.asm.hlt()
         },
-        expect: &[Expect::Mem(
-            layout::GDT + sel::FREE as u64,
-            layout::descriptor(0, 0xf_ffff, 0x93, 0xc),
-        )],
+        expect: &[Expect::Mem(layout::GDT + sel::FREE as u64, layout::descriptor(0, 0xf_ffff, 0x93, 0xc))],
     },
     Case {
         name: "the limit is the last byte",
@@ -106,11 +103,7 @@ pub(super) const CASES: &[Case] = &[
             g.mark()?;
             g.asm.mov(eax, dword_ptr(0xd).fs())
         },
-        expect: &[
-            Expect::Fault(vector::GP, 0),
-            Expect::FaultAtMark,
-            Expect::Reg(RBX, 0x1122_3344),
-        ],
+        expect: &[Expect::Fault(vector::GP, 0), Expect::FaultAtMark, Expect::Reg(RBX, 0x1122_3344)],
     },
     Case {
         name: "an expand-down segment begins above its limit",
@@ -124,11 +117,7 @@ pub(super) const CASES: &[Case] = &[
             g.mark()?;
             g.asm.mov(eax, dword_ptr(0x2_ffff).fs())
         },
-        expect: &[
-            Expect::Fault(vector::GP, 0),
-            Expect::FaultAtMark,
-            Expect::Reg(RBX, 0x1122_3344),
-        ],
+        expect: &[Expect::Fault(vector::GP, 0), Expect::FaultAtMark, Expect::Reg(RBX, 0x1122_3344)],
     },
     Case {
         name: "read-only data cannot be written",
@@ -161,11 +150,7 @@ pub(super) const CASES: &[Case] = &[
             g.asm.xor(ebx, ebx)?;
             g.asm.db(&[0xea, 0, 0, 0, 0, sel::FREE as u8, 0])
         },
-        expect: &[
-            Expect::Fault(vector::GP, 0),
-            Expect::Reg(RBX, 4),
-            Expect::FaultCs(sel::FREE),
-        ],
+        expect: &[Expect::Fault(vector::GP, 0), Expect::Reg(RBX, 4), Expect::FaultCs(sel::FREE)],
     },
     Case {
         name: "lss loads stack segment and pointer together",

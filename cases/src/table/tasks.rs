@@ -185,7 +185,9 @@ pub(super) const CASES: &[Case] = &[
             second_task(g, 0x202);
             g.write_u32(layout::TSS2 + 4, layout::STACK0 as u32);
             g.write_u32(layout::TSS2 + 8, u32::from(sel::DATA));
-            for (offset, selector) in [(0x4c, sel::USER_CODE32), (0x50, sel::USER_DATA), (0x54, sel::USER_DATA)] {
+            for (offset, selector) in
+                [(0x4c, sel::USER_CODE32), (0x50, sel::USER_DATA), (0x54, sel::USER_DATA)]
+            {
                 g.write_u32(layout::TSS2 + offset, u32::from(selector));
             }
             g.write_u32(layout::TSS2 + 0x48, u32::from(sel::USER_DATA));
