@@ -17,8 +17,8 @@ const PRESENT: u64 = 0x3;
 /// Directory entry that maps 2 MiB itself. 1 GiB pages are not used: a CPU model may lack them.
 const LARGE: u64 = 0x80;
 
-/// IA32_MTRR_DEF_TYPE as firmware leaves it: MTRRs on, all memory write-back. Devices need no range of their own:
-/// nothing is cached here.
+/// IA32_MTRR_DEF_TYPE as firmware leaves it: MTRRs on, all memory write-back. Devices need no range of their
+/// own: nothing is cached here.
 const MTRR_WRITE_BACK: u64 = 1 << 11 | 6;
 
 /// 32-bit protected mode, paging off, flat segments, interrupts off.

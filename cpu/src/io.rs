@@ -27,8 +27,8 @@ pub trait CpuIo {
     /// WRMSR of a local APIC register; false raises #GP.
     fn apic_msr_write(&self, msr: u32, value: u64) -> bool;
 
-    /// IA32_TSC_ADJUST is now this: the guest wrote it, or the TSC itself. The local APIC compares deadlines with the
-    /// TSC that the guest sees.
+    /// IA32_TSC_ADJUST is now this: the guest wrote it, or the TSC itself. The local APIC compares deadlines
+    /// with the TSC that the guest sees.
     fn set_tsc_adjust(&self, adjust: u64) {
         let _ = adjust;
     }

@@ -108,8 +108,8 @@ impl Control {
         first
     }
 
-    /// A participant is at a boundary. If there is a reset to do, the last to arrive calls `reset`; the machine
-    /// ends if that fails.
+    /// A participant is at a boundary. If there is a reset to do, the last to arrive calls `reset`; the
+    /// machine ends if that fails.
     pub fn meet(&self, reset: impl FnOnce() -> Result<(), Outcome>) -> Go {
         let mut state = self.state.lock();
         if state.calls_a_meeting() {

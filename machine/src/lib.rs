@@ -1,7 +1,7 @@
 //! Boards and their life: a [`MachineSpec`] becomes a running [`Machine`].
 //!
-//! One host thread runs each vCPU, one more serves the deadlines of the parts. They meet in `control` when the
-//! machine is paused, reset or stopped; nothing else synchronises them.
+//! One host thread runs each vCPU, one more serves the deadlines of the parts. They meet in `control` when
+//! the machine is paused, reset or stopped; nothing else synchronises them.
 
 mod control;
 pub mod engine;

@@ -223,8 +223,8 @@ impl Machine {
         self.shared.pc.power.press_power_button();
     }
 
-    /// Waits for the end: all threads of the machine are gone when it returns. A machine that was never started
-    /// is taken as stopped.
+    /// Waits for the end: all threads of the machine are gone when it returns. A machine that was never
+    /// started is taken as stopped.
     pub fn wait(&self) -> Outcome {
         if !self.is_started() {
             return Outcome::Stopped;
@@ -273,8 +273,9 @@ impl Machine {
         Ok(())
     }
 
-    /// From now on, moves the state of every vCPU into a new vCPU after so many instructions: a guest that does not
-    /// notice proves that a CPU state is whole. `None` ends it. Takes effect at each vCPU's next exit.
+    /// From now on, moves the state of every vCPU into a new vCPU after so many instructions: a guest that
+    /// does not notice proves that a CPU state is whole. `None` ends it. Takes effect at each vCPU's next
+    /// exit.
     pub fn reload_cpu_states_every(&self, instructions: Option<u64>) {
         self.shared.reload_every.store(instructions.unwrap_or(0), Ordering::Relaxed);
     }

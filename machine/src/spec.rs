@@ -21,7 +21,8 @@ pub struct MachineSpec {
     /// The initrd.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub initrd: Option<PathBuf>,
-    /// Further modules, for protocols that have them; with Linux, archives that are unpacked after the initrd.
+    /// Further modules, for protocols that have them; with Linux, archives that are unpacked after the
+    /// initrd.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<ModuleSpec>,
     /// The kernel's command line.

@@ -1,4 +1,5 @@
-//! Small guests on whole machines: a flat 32-bit kernel in a file, loaded by multiboot, run by the interpreter.
+//! Small guests on whole machines: a flat 32-bit kernel in a file, loaded by multiboot, run by the
+//! interpreter.
 
 mod life;
 mod parts;

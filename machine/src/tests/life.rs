@@ -135,11 +135,11 @@ fn a_paused_guest_stands_still_and_its_time_with_it() {
     }
     machine.pause().unwrap();
     let (paused, time) = (count(), machine.pc().clock.ns());
-    sleep(Duration::from_millis(30));
+    sleep(Duration::from_millis(200));
     assert_eq!(count(), paused);
     assert_eq!(machine.cpu_states().unwrap()[0].rip & !0xf, u64::from(ENTRY));
     machine.resume();
-    assert!(machine.pc().clock.ns() - time < 25_000_000);
+    assert!(machine.pc().clock.ns() < time + 150_000_000);
     while count() == paused {
         sleep(Duration::from_millis(1));
     }

@@ -19,8 +19,8 @@ fn init_pic(a: &mut CodeAssembler, irqs: u32) -> Result<(), IcedError> {
     Ok(())
 }
 
-/// Puts an interrupt gate for `vector` into the table and loads the table. The handler's code stands right here; a call
-/// over it gives its address.
+/// Puts an interrupt gate for `vector` into the table and loads the table. The handler's code stands right
+/// here; a call over it gives its address.
 fn gate(
     a: &mut CodeAssembler,
     vector: u32,
