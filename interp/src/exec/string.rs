@@ -282,7 +282,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         })
         .next()
         .unwrap_or(0);
-    l.op.seg = segment(l.insn.memory_segment());
+    l.op.seg = segment(l.insn);
     let repeated = l.insn.has_rep_prefix() || l.insn.has_repne_prefix();
     macro_rules! pick {
         ($size:literal, $element:ty) => {

@@ -45,7 +45,7 @@ fn register_of(bytes: [u8; 32]) -> Ymm {
 /// MASKMOV of bytes to [rDI]: `dst` has the data, `src` the mask.
 fn bytes(l: &mut Lowering, run: crate::op::Handler) -> bool {
     l.op.base = cpu::x86::gpr::RDI as u8;
-    l.op.seg = segment(l.insn.memory_segment());
+    l.op.seg = segment(l.insn);
     l.op.addr_shift = match l.insn.op_kind(0) {
         OpKind::MemorySegRDI => 0,
         OpKind::MemorySegEDI => 32,
