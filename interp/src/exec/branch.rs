@@ -99,17 +99,14 @@ fn jmp_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     Err(cpu.jump_indirect(target))
 }
 
-/// Pushes the return address and jumps; nothing changes if either faults.
+/// Pushes the return address and jumps; nothing changes if either faults, and the target is looked at first.
 #[inline(always)]
 fn call_to<T: Int>(cpu: &mut Cpu, op: &Op, target: u64) -> Done {
-    let old = cpu.regs[gpr::RSP];
-    let stored = cpu.push(T::of(cpu.next_ip(op)))?;
     let stop = cpu.jump_indirect(target);
-    if stop == Stop::Fault {
-        cpu.regs[gpr::RSP] = old;
+    if stop != Stop::Fault {
+        // A return address that overwrites code: the jump leaves the block anyway.
+        let _ = cpu.push(T::of(cpu.next_ip(op)))?;
     }
-    // A return address that overwrites code: the jump leaves the block anyway.
-    let _ = stored;
     Err(stop)
 }
 
