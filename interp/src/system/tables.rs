@@ -293,11 +293,16 @@ fn arpl(cpu: &mut Cpu, op: &Op) -> Done {
         return Ok(());
     }
     debug_assert!(cpu.code_size != CodeSize::Bits64);
-    let lin = cpu.linear(op, 2, true)?;
-    let (stored, changed) = cpu.modify::<u16, _>(lin, op.seg, |_, selector| {
-        let new = adjusted(selector);
-        (new.unwrap_or(selector), new.is_some())
-    })?;
-    cpu.set_zf(changed);
-    stored.done()
+    // Memory that need not change is not written, and may be read-only.
+    let selector = cpu.load_op::<u16>(op)?;
+    let new = adjusted(selector);
+    let stored = match new {
+        Some(new) => {
+            let lin = cpu.linear(op, 2, true)?;
+            cpu.store(lin, op.seg, new)?.done()
+        }
+        None => Ok(()),
+    };
+    cpu.set_zf(new.is_some());
+    stored
 }
