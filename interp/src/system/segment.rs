@@ -110,9 +110,9 @@ fn push(cpu: &mut Cpu, op: &Op) -> Done {
 
 fn pop(cpu: &mut Cpu, op: &Op) -> Done {
     let mut stack = Stack::current(cpu);
-    let selector = stack.pop::<u16>(cpu)?;
-    stack.skip(u64::from(op.aux) - 2);
-    cpu.load_segment(register(op), selector)?;
+    // The whole slot is read: what lies on a page that is not there faults.
+    let selector = stack.pop_sized(cpu, op.aux)?;
+    cpu.load_segment(register(op), selector as u16)?;
     stack.commit(cpu);
     Ok(())
 }
