@@ -1,6 +1,6 @@
 #!/bin/busybox sh
 # Process 1 of the default guest: mounts what programs expect, runs what the host asks for, powers off.
-export PATH=/bin:/sbin HOME=/root TERM=linux PS1='\u@\h:\w\$ '
+export PATH=/bin:/sbin HOME=/root TERM=linux PS1='root@guesthouse:\w\$ '
 umask 022
 
 mount -t proc -o nosuid,nodev,noexec proc /proc

@@ -56,7 +56,7 @@ fn a_shell_on_a_pipe_runs_what_it_is_given_and_powers_off() {
 #[test]
 fn a_shell_on_a_terminal_has_job_control_and_exits() {
     let mut terminal = Terminal::start(guesthouse(&["run"]));
-    terminal.expect("root@guesthouse:~# ");
+    terminal.expect("root@guesthouse:/root# ");
     terminal.type_keys(b"echo $((6*7)) $(tty)\r");
     terminal.expect("42 /dev/ttyS0\r\n");
     // Ctrl-C ends what runs in the guest, not the guest.

@@ -28,7 +28,7 @@ pub(crate) fn extract(
             _ => GuestError::Io { action: "start", path: "dpkg-deb".into(), source: e },
         })?;
     let found = match child.stdout.take() {
-        Some(stdout) => find(stdout, patterns),
+        Some(stdout) => first_match(stdout, patterns),
         None => Ok(None),
     };
     if matches!(found, Ok(Some(_))) {
@@ -44,8 +44,11 @@ pub(crate) fn extract(
     }
 }
 
-/// Looks for a regular file in a tar stream.
-fn find(stream: impl Read, patterns: &[String]) -> io::Result<Option<(String, Vec<u8>)>> {
+/// Looks for a regular file in a tar stream, by patterns as in `guests.toml`: its path and content.
+///
+/// # Errors
+/// A damaged stream, or a file of more than 256 MiB.
+pub fn first_match(stream: impl Read, patterns: &[String]) -> io::Result<Option<(String, Vec<u8>)>> {
     let mut archive = tar::Archive::new(stream);
     for entry in archive.entries()? {
         let mut entry = entry?;
@@ -91,16 +94,16 @@ mod tests {
     #[test]
     fn the_file_is_found_by_its_pattern() {
         let patterns = ["boot/vmlinuz-*".to_owned()];
-        let found = find(sample().as_slice(), &patterns).unwrap();
+        let found = first_match(sample().as_slice(), &patterns).unwrap();
         assert_eq!(found, Some(("boot/vmlinuz-1".into(), b"kernel".to_vec())));
-        assert_eq!(find(sample().as_slice(), &["boot/initrd-*".to_owned()]).unwrap(), None);
+        assert_eq!(first_match(sample().as_slice(), &["boot/initrd-*".to_owned()]).unwrap(), None);
     }
 
     #[test]
     fn a_cut_stream_is_an_error_or_finds_nothing() {
         let tar = sample();
         for len in 0..2200.min(tar.len()) {
-            let found = find(&tar[..len], &["boot/vmlinuz-*".to_owned()]);
+            let found = first_match(&tar[..len], &["boot/vmlinuz-*".to_owned()]);
             if let Ok(Some((_, data))) = found {
                 assert_eq!(data, b"kernel");
             }

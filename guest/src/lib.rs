@@ -16,6 +16,7 @@ mod session;
 
 pub use cache::{Built, Cache, Cancel, FileRecord, Manifest, PackageRecord, Step};
 pub use catalogue::{Catalogue, GuestEntry, PackageSource};
+pub use deb::first_match;
 pub use error::{GuestError, REMEDY};
 pub use line::{LineDecoder, LineEvent, encode_input, end_of_input};
 pub use session::{CommandMode, Session, WindowSize};
