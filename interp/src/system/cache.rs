@@ -9,7 +9,7 @@ use iced_x86::Mnemonic;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::Access;
-use crate::op::{Done, Op, SEG_FLAT, Stop};
+use crate::op::{Done, Op, SEG_FLAT, Stop, threaded};
 
 pub(super) fn lower(l: &mut Lowering) -> bool {
     use Mnemonic as M;
@@ -21,10 +21,10 @@ pub(super) fn lower(l: &mut Lowering) -> bool {
         }
         M::Invd | M::Wbinvd | M::Wbnoinvd => l.run(cache_all),
         M::Clflush | M::Clflushopt | M::Clwb => l.run(cache_line),
-        M::Mfence => l.run(mfence),
+        M::Mfence => l.thread(threaded(mfence)),
         M::Serialize => l.end_with(serialize),
         // Loads are ordered and stores too; prefetches are hints.
-        _ => l.run(super::halt::nop),
+        _ => l.thread(threaded(super::halt::nop)),
     }
 }
 

@@ -6,23 +6,23 @@ use iced_x86::{Code, Mnemonic};
 use super::stack::Stack;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 pub(super) fn lower(l: &mut Lowering) -> bool {
     match l.insn.mnemonic() {
-        Mnemonic::Cli => return l.run(cli),
-        Mnemonic::Sti => return l.end_with(sti),
-        Mnemonic::Clac => return l.run(clac),
-        Mnemonic::Stac => return l.run(stac),
+        Mnemonic::Cli => return l.thread(threaded(cli)),
+        Mnemonic::Sti => return l.thread(threaded(sti)),
+        Mnemonic::Clac => return l.thread(threaded(clac)),
+        Mnemonic::Stac => return l.thread(threaded(stac)),
         _ => {}
     }
     match l.insn.code() {
-        Code::Pushfw => l.run(pushf::<2>),
-        Code::Pushfd => l.run(pushf::<4>),
-        Code::Pushfq => l.run(pushf::<8>),
-        Code::Popfw => l.run(popf::<2>),
-        Code::Popfd => l.run(popf::<4>),
-        _ => l.run(popf::<8>),
+        Code::Pushfw => l.thread(threaded(pushf::<2>)),
+        Code::Pushfd => l.thread(threaded(pushf::<4>)),
+        Code::Pushfq => l.thread(threaded(pushf::<8>)),
+        Code::Popfw => l.thread(threaded(popf::<2>)),
+        Code::Popfd => l.thread(threaded(popf::<4>)),
+        _ => l.thread(threaded(popf::<8>)),
     }
 }
 
@@ -55,11 +55,18 @@ fn popf<const SIZE: u8>(cpu: &mut Cpu, _: &Op) -> Done {
     if set & rflags::AC != 0 {
         cpu.check_alignment_mode();
     }
-    // Pending interrupts and the trap flag are looked at between blocks.
-    if set & (rflags::IF | rflags::TF) != 0 { Err(Stop::Leave) } else { Ok(()) }
+    cpu.look_outside(set & (rflags::IF | rflags::TF))
 }
 
 impl Cpu {
+    /// After `set` flags came on: leaves the block where that makes a difference now. An interrupt that comes
+    /// later is seen at the end of the block.
+    #[inline(always)]
+    fn look_outside(&self, set: u64) -> Done {
+        let now = set & rflags::TF != 0 || (set & rflags::IF != 0 && self.signals.load() != 0);
+        if now { Err(Stop::Leave) } else { Ok(()) }
+    }
+
     /// CLI and STI are allowed: CPL at most IOPL; in v8086 mode IOPL 3.
     fn require_iopl(&mut self) -> Result<(), Stop> {
         if self.cpl > self.iopl() { Err(self.gp0()) } else { Ok(()) }
@@ -81,14 +88,14 @@ fn cli(cpu: &mut Cpu, _: &Op) -> Done {
     Ok(())
 }
 
-fn sti(cpu: &mut Cpu, op: &Op) -> Done {
+fn sti(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.require_iopl()?;
-    if cpu.eflags & rflags::IF == 0 {
-        cpu.eflags |= rflags::IF;
-        cpu.events.interrupt_shadow = true;
+    if cpu.eflags & rflags::IF != 0 {
+        return Ok(());
     }
-    cpu.rip = cpu.next_ip(op);
-    Err(Stop::Jump)
+    cpu.eflags |= rflags::IF;
+    cpu.events.interrupt_shadow = true;
+    cpu.look_outside(rflags::IF)
 }
 
 fn clac(cpu: &mut Cpu, _: &Op) -> Done {

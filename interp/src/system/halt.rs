@@ -10,7 +10,7 @@ use iced_x86::Mnemonic;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 pub(super) fn lower(l: &mut Lowering) -> bool {
     use Mnemonic as M;
@@ -26,12 +26,14 @@ pub(super) fn lower(l: &mut Lowering) -> bool {
             l.op.aux = l.size(0) as u8;
             l.run(if seed { rdseed } else { rdrand })
         }
-        _ => l.run(nop),
+        _ => l.thread(threaded(nop)),
     }
 }
 
 fn hlt(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.require_cpl0()?;
+    // STI may stand in the same block: its shadow ends here.
+    cpu.events.interrupt_shadow = false;
     Err(Stop::Halt)
 }
 

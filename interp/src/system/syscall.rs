@@ -7,7 +7,7 @@ use iced_x86::Mnemonic;
 use super::debug::NO_STEP_TRAP;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 pub(super) fn lower(l: &mut Lowering) -> bool {
     match l.insn.mnemonic() {
@@ -17,7 +17,7 @@ pub(super) fn lower(l: &mut Lowering) -> bool {
         Mnemonic::Sysenter => l.end_with(sysenter),
         Mnemonic::Sysexit => l.end_with(sysexit32),
         Mnemonic::Sysexitq => l.end_with(sysexit64),
-        Mnemonic::Swapgs => l.run(swapgs),
+        Mnemonic::Swapgs => l.thread(threaded(swapgs)),
         mnemonic => {
             let gs = matches!(mnemonic, Mnemonic::Rdgsbase | Mnemonic::Wrgsbase);
             let write = matches!(mnemonic, Mnemonic::Wrfsbase | Mnemonic::Wrgsbase);

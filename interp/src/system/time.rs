@@ -5,11 +5,11 @@ use iced_x86::Mnemonic;
 
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 pub(super) fn lower(l: &mut Lowering) -> bool {
     match l.insn.mnemonic() {
-        Mnemonic::Rdtsc => l.run(rdtsc),
+        Mnemonic::Rdtsc => l.thread(threaded(rdtsc)),
         Mnemonic::Rdtscp => l.run(rdtscp),
         Mnemonic::Rdpid => {
             l.dst(0);
