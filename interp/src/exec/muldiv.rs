@@ -5,9 +5,11 @@ use iced_x86::Mnemonic;
 
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
+use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Handler, Op, Stop, Threaded, threaded};
+use crate::mmu::access::with_load;
+use crate::op::{Done, Handler, Op, Stop, Threaded, next, threaded};
 
 /// The operand of a one-operand form.
 #[inline(always)]
@@ -58,24 +60,49 @@ fn imul<T: Int, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     Ok(())
 }
 
+/// The truncated signed product, and whether it was truncated.
 #[inline(always)]
-fn multiply<T: Int>(cpu: &mut Cpu, op: &Op, a: T, b: T) -> Done {
-    let product = i128::from(a.sx() as i64) * i128::from(b.sx() as i64);
+fn multiply<T: Int>(a: T, b: T) -> (T, bool) {
+    let (product, overflow) = (a.sx() as i64).overflowing_mul(b.sx() as i64);
     let low = T::of(product as u64);
+    (low, overflow || low.sx() as i64 != product)
+}
+
+/// `QUIET`: nobody reads the flags.
+#[inline(always)]
+fn keep_product<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, a: T, b: T) {
+    let (low, overflow) = multiply(a, b);
     cpu.set_dst(op, low);
-    cpu.flags = product_flags(low, i128::from(low.sx() as i64) != product);
-    Ok(())
+    if !QUIET {
+        cpu.flags = product_flags(low, overflow);
+    }
 }
 
-fn imul_two<T: Int, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Done {
-    let b = operand::<T, MEM>(cpu, op)?;
-    let a = cpu.dst::<T>(op);
-    multiply(cpu, op, a, b)
+fn imul_rr<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    let (a, b) = (cpu.dst::<T>(op), cpu.src::<T>(op));
+    keep_product::<T, QUIET>(cpu, op, a, b);
+    next(cpu, rest)
 }
 
-fn imul_three<T: Int, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Done {
-    let a = operand::<T, MEM>(cpu, op)?;
-    multiply(cpu, op, a, T::of(op.imm))
+fn imul_rm<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
+        let a = cpu.dst::<T>(op);
+        keep_product::<T, QUIET>(cpu, op, a, b);
+        next(cpu, rest)
+    })
+}
+
+fn imul_rri<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    let a = cpu.src::<T>(op);
+    keep_product::<T, QUIET>(cpu, op, a, T::of(op.imm));
+    next(cpu, rest)
+}
+
+fn imul_rmi<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
+        keep_product::<T, QUIET>(cpu, op, a, T::of(op.imm));
+        next(cpu, rest)
+    })
 }
 
 fn div<T: Int, const MEM: bool>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -214,6 +241,9 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     if count == 3 {
         l.imm(2);
     }
+    if count > 1 {
+        return imul_truncating(l, size, memory);
+    }
     macro_rules! pick {
         ($handler:ident) => {
             match (size, memory) {
@@ -228,13 +258,39 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
             }
         };
     }
-    let run = match (l.insn.mnemonic(), count) {
-        (Mnemonic::Mul, _) => pick!(mul),
-        (Mnemonic::Imul, 1) => pick!(imul),
-        (Mnemonic::Imul, 2) => pick!(imul_two),
-        (Mnemonic::Imul, _) => pick!(imul_three),
-        (Mnemonic::Div, _) => pick!(div),
+    let run = match l.insn.mnemonic() {
+        Mnemonic::Mul => pick!(mul),
+        Mnemonic::Imul => pick!(imul),
+        Mnemonic::Div => pick!(div),
         _ => pick!(idiv),
     };
+    if matches!(l.insn.mnemonic(), Mnemonic::Mul | Mnemonic::Imul) {
+        l.flag_use = FlagUse::WRITES.faulting();
+    }
     l.thread(run)
+}
+
+/// IMUL with two or three operands.
+fn imul_truncating(l: &mut Lowering, size: usize, memory: bool) -> bool {
+    macro_rules! pick {
+        ($quiet:literal) => {
+            match (l.insn.op_count(), memory) {
+                (2, false) => word_sized!(imul_rr, $quiet),
+                (2, true) => word_sized!(imul_rm, $quiet),
+                (_, false) => word_sized!(imul_rri, $quiet),
+                (_, true) => word_sized!(imul_rmi, $quiet),
+            }
+        };
+    }
+    macro_rules! word_sized {
+        ($handler:ident, $quiet:literal) => {
+            match size {
+                2 => $handler::<u16, $quiet> as Threaded,
+                4 => $handler::<u32, $quiet>,
+                _ => $handler::<u64, $quiet>,
+            }
+        };
+    }
+    let (run, quiet) = (pick!(false), pick!(true));
+    l.thread_flags(run, FlagUse::WRITES.or_quiet(quiet))
 }
