@@ -28,7 +28,7 @@ const ALLOWED: &[(&str, Option<&[&str]>)] = &[
     ("xtask", None),
     ("tests", None),
     ("benches", None),
-    ("fuzz", None),
+    ("fuzz-targets", None),
 ];
 
 #[derive(Deserialize)]

@@ -1,0 +1,85 @@
+//! The engines' contract: the state can be taken and set at any instruction boundary, and nothing shows it.
+
+use std::sync::Arc;
+
+use cpu::{CpuState, VcpuExit};
+use memory::GuestRam;
+
+use super::scenario::Scenario;
+use super::world::World;
+use super::{Machine, RAM};
+
+/// Instructions to compare.
+const LENGTH: u64 = 60;
+
+/// What came of a run.
+#[derive(PartialEq)]
+struct Outcome {
+    exit: Option<VcpuExit>,
+    state: CpuState,
+    memory: Vec<u64>,
+}
+
+pub fn run(data: &[u8]) {
+    let scenario = Scenario::new(data);
+    // A TLB may keep what a restored vCPU reads anew, and interrupts come between blocks.
+    if !scenario.unpaged() || scenario.signals() != 0 {
+        return;
+    }
+    let (one_go, stepped) = (in_one_go(&scenario), in_steps(&scenario));
+    let same = |a: &Outcome, b: &Outcome| a == b;
+    if same(&one_go, &stepped) {
+        return;
+    }
+    // Time and random numbers differ from run to run: only what repeats is a difference.
+    for _ in 0..8 {
+        if !same(&in_one_go(&scenario), &one_go) || !same(&in_steps(&scenario), &stepped) {
+            return;
+        }
+    }
+    let at = one_go.memory.iter().zip(&stepped.memory).position(|(a, b)| a != b);
+    panic!(
+        "in one go: {:?} {:x?}\nin steps: {:?} {:x?}\nfirst difference in memory: {:x?}",
+        one_go.exit,
+        one_go.state,
+        stepped.exit,
+        stepped.state,
+        at.map(|i| i * 8)
+    );
+}
+
+fn in_one_go(scenario: &Scenario) -> Outcome {
+    let ram = scenario.ram();
+    let mut machine = Machine::new(&ram, scenario.model);
+    let world = World::new(scenario.outside, machine.signals.clone());
+    machine.load(&scenario.state(), false);
+    let exit = machine.vcpu.run_limited(&world, LENGTH).ok();
+    outcome(&machine, &ram, exit)
+}
+
+fn in_steps(scenario: &Scenario) -> Outcome {
+    let ram = scenario.ram();
+    let mut machine = Machine::new(&ram, scenario.model);
+    let world = World::new(scenario.outside, machine.signals.clone());
+    machine.load(&scenario.state(), false);
+    let mut exit = None;
+    for _ in 0..LENGTH {
+        exit = machine.vcpu.run_limited(&world, 1).ok();
+        if exit != Some(VcpuExit::Limit) {
+            break;
+        }
+        let state = machine.vcpu.state();
+        let signals = machine.signals.load();
+        machine = Machine::new(&ram, scenario.model);
+        machine.load(&state, false);
+        machine.signals.set(signals);
+        // The world goes on with the new vCPU's signals.
+        world.rewire(machine.signals.clone());
+    }
+    outcome(&machine, &ram, exit)
+}
+
+fn outcome(machine: &Machine, ram: &Arc<GuestRam>, exit: Option<VcpuExit>) -> Outcome {
+    let memory = (0..0x8_0000.min(RAM)).step_by(8).filter_map(|at| ram.load_u64(at)).collect();
+    Outcome { exit, state: machine.vcpu.state(), memory }
+}
