@@ -7,7 +7,7 @@ use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 /// A result and the flags it gives; `None` leaves the flags.
 type Outcome<T> = (T, Option<Flags>);
@@ -128,12 +128,12 @@ macro_rules! pick {
     ($l:expr, $rm:expr, $handler:ident $(, $compute:ty)?) => {{
         let memory = $l.is_mem($rm);
         match ($l.size(0), memory) {
-            (2, false) => $handler::<u16, $($compute,)? false> as crate::op::Handler,
-            (2, true) => $handler::<u16, $($compute,)? true>,
-            (4, false) => $handler::<u32, $($compute,)? false>,
-            (4, true) => $handler::<u32, $($compute,)? true>,
-            (_, false) => $handler::<u64, $($compute,)? false>,
-            (_, true) => $handler::<u64, $($compute,)? true>,
+            (2, false) => threaded($handler::<u16, $($compute,)? false>),
+            (2, true) => threaded($handler::<u16, $($compute,)? true>),
+            (4, false) => threaded($handler::<u32, $($compute,)? false>),
+            (4, true) => threaded($handler::<u32, $($compute,)? true>),
+            (_, false) => threaded($handler::<u64, $($compute,)? false>),
+            (_, true) => threaded($handler::<u64, $($compute,)? true>),
         }
     }};
 }
@@ -170,7 +170,7 @@ pub(super) fn lower(l: &mut Lowering) -> bool {
             pick!(l, rm, rorx)
         }
     };
-    l.run(run)
+    l.thread(run)
 }
 
 fn operands(l: &mut Lowering, rm: u32, other: Option<u32>) {
@@ -191,7 +191,7 @@ pub(super) fn without_extension(l: &mut Lowering) -> bool {
         _ => return false,
     };
     operands(l, 1, None);
-    l.run(run)
+    l.thread(run)
 }
 
 trait Direction {

@@ -71,8 +71,11 @@ fn emit_vector(a: &mut CodeAssembler, insn: &Instruction, shape: &Shape) -> Resu
     if uses_rbx {
         a.push(rbx)?;
     }
-    a.mov(r10, rdx)?;
-    a.mov(r11, rcx)?;
+    for (n, from) in [(2, rdx), (3, rcx)] {
+        if shape.kinds[n] != Kind::None {
+            a.mov(POINTERS[n], from)?;
+        }
+    }
     transfer(a, shape, &assigned, false)?;
     implicit.load(a)?;
     load_flags(a, shape.flags)?;

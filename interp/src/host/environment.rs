@@ -7,7 +7,8 @@ use super::state::{FxImage, Pointers};
 use super::x87::control_word;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
-use crate::op::{Done, Op};
+use crate::mmu::{Access, Stored};
+use crate::op::{Done, Op, Stop};
 
 /// Size of eight registers of ten bytes.
 const REGISTERS: usize = 80;
@@ -54,6 +55,8 @@ fn load(cpu: &mut Cpu, op: &Op, registers: usize) -> Done {
     let word = usize::from(op.aux);
     let len = 7 * word + registers;
     let lin = cpu.source_address(op, len)?;
+    cpu.read_operand(lin, op.seg, &mut [0])?;
+    cpu.probe_end(lin, op.seg, len, Access::Read)?;
     let mut bytes = [0; 7 * 4 + REGISTERS];
     cpu.read_operand(lin, op.seg, &mut bytes[..len])?;
     let real = cpu.real_segments();
@@ -82,11 +85,13 @@ fn load(cpu: &mut Cpu, op: &Op, registers: usize) -> Done {
     Ok(())
 }
 
-fn store(cpu: &mut Cpu, op: &Op, registers: usize) -> Result<crate::mmu::Stored, crate::op::Stop> {
+fn store(cpu: &mut Cpu, op: &Op, registers: usize) -> Result<Stored, Stop> {
     cpu.x87()?;
     let word = usize::from(op.aux);
     let len = 7 * word + registers;
     let lin = cpu.vector_target(op, len, 0)?;
+    cpu.probe_target(lin, op.seg, 1)?;
+    cpu.probe_end(lin, op.seg, len, Access::Write)?;
     let image = *cpu.host.x87();
     let pointers = pointers_into(cpu.real_segments(), word, &cpu.host.pointers);
     let upper = 0xffff_0000;

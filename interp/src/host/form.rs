@@ -259,6 +259,9 @@ fn aligned(insn: &Instruction, vex: bool) -> bool {
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => false,
         M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm => false,
         M::Pcmpestri64 | M::Pcmpestrm64 => false,
+        // CPUs differ; those that check nothing run more guests.
+        M::Sha1msg1 | M::Sha1msg2 | M::Sha1nexte | M::Sha1rnds4 => false,
+        M::Sha256msg1 | M::Sha256msg2 | M::Sha256rnds2 => false,
         _ => !vex && insn.memory_size().size() == 16 && insn.memory_size() != MemorySize::Unknown,
     }
 }

@@ -59,7 +59,14 @@ fn bytes(l: &mut Lowering, run: crate::op::Handler) -> bool {
 fn byte_store<const VEX: bool>(cpu: &mut Cpu, op: &Op) -> Done {
     if VEX { cpu.avx() } else { cpu.sse() }?;
     let (data, mask) = (bytes_of(*cpu.host.reg(op.dst)), bytes_of(*cpu.host.reg(op.src)));
+    probe_whole(cpu, op, 16)?;
     store_selected(cpu, op, &data[..16], &mask[..16], 1)?.done()
+}
+
+/// Whether bytes that are masked off can fault is left to the CPU (Intel SDM volume 2, MASKMOVDQU): they can here.
+fn probe_whole(cpu: &mut Cpu, op: &Op, size: usize) -> Result<(), Stop> {
+    let lin = cpu.vector_target(op, size, 0)?;
+    cpu.probe_target(lin, op.seg, size)
 }
 
 fn byte_store_mmx(cpu: &mut Cpu, op: &Op) -> Done {
@@ -67,14 +74,15 @@ fn byte_store_mmx(cpu: &mut Cpu, op: &Op) -> Done {
     let image = cpu.host.x87();
     let register = |n: u8| image.st[usize::from(n).wrapping_sub(image.top()) & 7];
     let (data, mask) = (register(op.dst), register(op.src));
-    let stored = store_selected(cpu, op, &data[..8], &mask[..8], 1)?;
-    cpu.host.x87_mut().enter_mmx();
-    stored.done()
+    cpu.host.x87_mut().enter_mmx(); // even if a fault follows
+    probe_whole(cpu, op, 8)?;
+    store_selected(cpu, op, &data[..8], &mask[..8], 1)?.done()
 }
 
 /// Linear address of `size` bytes at an offset into the memory operand.
 fn element(cpu: &mut Cpu, op: &Op, offset: usize, size: usize, write: bool) -> Result<u64, Stop> {
-    let address = cpu.effective(op).wrapping_add(offset as u64);
+    let shift = op.addr_shift & 63;
+    let address = cpu.effective(op).wrapping_add(offset as u64) << shift >> shift;
     cpu.segmented(op.seg, address, size, write)
 }
 

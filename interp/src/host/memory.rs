@@ -145,6 +145,12 @@ impl Cpu {
         self.probe(lin, size, Access::Write, self.privilege())
     }
 
+    /// Checks the last byte of a large operand, which CPUs reach for before they go through it from the start.
+    pub(super) fn probe_end(&mut self, lin: u64, seg: u8, size: usize, access: Access) -> Result<(), Stop> {
+        self.check_canonical(lin, seg, size)?;
+        self.probe(lin.wrapping_add(size as u64 - 1), 1, access, self.privilege())
+    }
+
     /// #GP(0), or #SS(0) for a stack address that is not even canonical.
     #[cold]
     fn misaligned(&mut self, lin: u64, seg: u8) -> Stop {

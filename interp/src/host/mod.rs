@@ -14,6 +14,7 @@ mod emit;
 mod environment;
 mod form;
 mod gate;
+mod integer;
 mod masked;
 mod memory;
 mod moves;
@@ -41,7 +42,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     if form::x87(l.insn) {
         return x87::lower(l);
     }
-    if moves::lower(l) || bits::lower(l) || save::lower(l) || masked::lower(l) {
+    if moves::lower(l) || integer::lower(l) || bits::lower(l) || save::lower(l) || masked::lower(l) {
         return true;
     }
     if l.insn.mnemonic() == Mnemonic::Emms {

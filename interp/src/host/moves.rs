@@ -9,7 +9,7 @@ use super::memory::copy16;
 use crate::cpu::Cpu;
 use crate::decode::{Lowering, register};
 use crate::mmu::Int;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, threaded};
 
 /// The three ways in which an instruction is encoded and how much it moves.
 const LEGACY: u8 = 0;
@@ -20,9 +20,9 @@ const VEX256: u8 = 2;
 macro_rules! encoded {
     ($encoding:expr, $handler:ident $(, $extra:tt)*) => {
         match $encoding {
-            LEGACY => $handler::<LEGACY $(, $extra)*> as crate::op::Handler,
-            VEX128 => $handler::<VEX128 $(, $extra)*>,
-            _ => $handler::<VEX256 $(, $extra)*>,
+            LEGACY => threaded($handler::<LEGACY $(, $extra)*>),
+            VEX128 => threaded($handler::<VEX128 $(, $extra)*>),
+            _ => threaded($handler::<VEX256 $(, $extra)*>),
         }
     };
 }
@@ -86,7 +86,7 @@ fn full(l: &mut Lowering, encoding: u8, aligned: bool) -> bool {
     } else {
         encoded!(encoding, full_move)
     };
-    l.run(run)
+    l.thread(run)
 }
 
 fn full_load<const ENCODING: u8>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -138,19 +138,19 @@ fn scalar<T: Int>(l: &mut Lowering, encoding: u8) -> bool {
             return false;
         }
         l.op.aux = l.insn.op_register(2).number() as u8;
-        return l.run(scalar_merge::<T>);
+        return l.thread(threaded(scalar_merge::<T>));
     }
     if !registers(l, 0, 1) {
         return false;
     }
     let run = match (l.is_mem(0), l.is_mem(1), vex) {
-        (false, true, false) => element_load::<T, LEGACY>,
-        (false, true, true) => element_load::<T, VEX128>,
-        (true, false, false) => element_store::<T, LEGACY>,
-        (true, false, true) => element_store::<T, VEX128>,
-        _ => scalar_move::<T>,
+        (false, true, false) => threaded(element_load::<T, LEGACY>),
+        (false, true, true) => threaded(element_load::<T, VEX128>),
+        (true, false, false) => threaded(element_store::<T, LEGACY>),
+        (true, false, true) => threaded(element_store::<T, VEX128>),
+        _ => threaded(scalar_move::<T>),
     };
-    l.run(run)
+    l.thread(run)
 }
 
 fn element_load<T: Int, const ENCODING: u8>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -224,10 +224,10 @@ fn word(l: &mut Lowering, encoding: u8) -> bool {
     macro_rules! pick {
         ($handler:ident) => {
             match (quad, vex) {
-                (false, false) => $handler::<u32, LEGACY> as crate::op::Handler,
-                (false, true) => $handler::<u32, VEX128>,
-                (true, false) => $handler::<u64, LEGACY>,
-                (true, true) => $handler::<u64, VEX128>,
+                (false, false) => threaded($handler::<u32, LEGACY>),
+                (false, true) => threaded($handler::<u32, VEX128>),
+                (true, false) => threaded($handler::<u64, LEGACY>),
+                (true, true) => threaded($handler::<u64, VEX128>),
             }
         };
     }
@@ -242,7 +242,7 @@ fn word(l: &mut Lowering, encoding: u8) -> bool {
     } else {
         pick!(low_move)
     };
-    l.run(run)
+    l.thread(run)
 }
 
 fn from_general<T: Int, const ENCODING: u8>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -271,7 +271,7 @@ fn zero(l: &mut Lowering, encoding: u8) -> bool {
     if !l.is_reg(last) || l.insn.op_register(last) != l.insn.op_register(last - 1) || !registers(l, 0, last) {
         return false;
     }
-    l.run(encoded!(encoding, clear))
+    l.thread(encoded!(encoding, clear))
 }
 
 fn clear<const ENCODING: u8>(cpu: &mut Cpu, op: &Op) -> Done {

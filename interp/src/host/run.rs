@@ -4,12 +4,12 @@
 
 use cpu::x86::rflags;
 
-use super::form::{Form, Kind, OPERANDS};
+use super::form::{Form, Gate, Kind, OPERANDS};
 use super::state::HostState;
 use crate::cpu::Cpu;
 use crate::decode::{Lowering, register};
 use crate::flags::Flags;
-use crate::op::{Done, Op, Stop, op_flag};
+use crate::op::{Done, Op, Stop, op_flag, threaded};
 
 /// Exception flags of MXCSR; the masks are 7 bits higher.
 const FLAGS: u32 = 0x3f;
@@ -45,27 +45,65 @@ pub(super) fn lower(l: &mut Lowering, form: &'static Form) -> bool {
     }
     l.op.imm = std::ptr::from_ref(form).expose_provenance() as u64;
     let vectors_only = form.kinds.iter().all(|k| matches!(k, Kind::Vector | Kind::Memory | Kind::None));
-    let plain = vectors_only && !form.flags && !form.float;
-    l.run(match (form.memory.map(|m| m.store), plain, form.float && !form.flags && vectors_only) {
-        (None, true, _) => run::<NONE, PLAIN>,
-        (None, _, true) => run::<NONE, FLOAT>,
-        (None, ..) => run::<NONE, ANY>,
-        (Some(false), true, _) => run::<LOAD, PLAIN>,
-        (Some(false), _, true) => run::<LOAD, FLOAT>,
-        (Some(false), ..) => run::<LOAD, ANY>,
-        (Some(true), ..) => run::<STORE, ANY>,
+    if vectors_only && !form.flags && form.memory.is_none_or(|m| !m.store) {
+        let vex = form.gate == Gate::Avx;
+        let position = form.kinds.iter().position(|k| *k == Kind::Memory).unwrap_or(0);
+        return l.thread(match (position, vex, form.float) {
+            (0, false, false) => threaded(vector::<0, false, false>),
+            (0, true, false) => threaded(vector::<0, true, false>),
+            (0, false, true) => threaded(vector::<0, false, true>),
+            (0, true, true) => threaded(vector::<0, true, true>),
+            (1, false, false) => threaded(vector::<1, false, false>),
+            (1, true, false) => threaded(vector::<1, true, false>),
+            (1, false, true) => threaded(vector::<1, false, true>),
+            (1, true, true) => threaded(vector::<1, true, true>),
+            (_, true, false) => threaded(vector::<2, true, false>),
+            (_, true, true) => threaded(vector::<2, true, true>),
+            _ => return false,
+        });
+    }
+    l.thread(match form.memory.map(|m| m.store) {
+        None => threaded(run::<NONE>),
+        Some(false) => threaded(run::<LOAD>),
+        Some(true) => threaded(run::<STORE>),
     })
+}
+
+/// The commonest shape: vector registers, perhaps one of them a memory operand at `POSITION` (0: none). Without
+/// such an operand, the registers are in `dst`, `src`, `aux` and `base` in the order of the operands.
+fn vector<const POSITION: usize, const VEX: bool, const FLOAT: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+    if VEX { cpu.avx() } else { cpu.sse() }?;
+    let form = form_of(op);
+    let memory = if POSITION == 0 {
+        std::ptr::null_mut()
+    } else {
+        let (size, align) = form.memory.map_or((0, 0), |m| (usize::from(m.size), u64::from(m.align)));
+        cpu.vector_source(op, size, align)?.cast_mut()
+    };
+    let file = cpu.host.ymm.as_mut_ptr();
+    // SAFETY: the number is masked to be within the register file.
+    let register = |n: u8| unsafe { file.add(usize::from(n & 15)) }.cast::<u8>();
+    let (a, b, c) = (register(op.dst), register(op.src), register(op.aux));
+    let pointers = match POSITION {
+        0 => [a, b, c, register(op.base)],
+        1 => [a, memory, b, c],
+        _ => [a, b, memory, c],
+    };
+    let saved = if FLOAT { before_float(cpu, &pointers) } else { None };
+    // SAFETY: `pointers` has what the form's stub expects: registers, and readable memory of the form's size.
+    unsafe { call(cpu, form, &pointers) };
+    if FLOAT {
+        if let Some(saved) = saved {
+            raise_unmasked(cpu, form, &pointers, &saved)?;
+        }
+        cpu.host.mxcsr |= cpu.host.mxcsr_out & FLAGS;
+    }
+    Ok(())
 }
 
 const NONE: u8 = 0;
 const LOAD: u8 = 1;
 const STORE: u8 = 2;
-
-/// Vector operands only, no flags, no exceptions.
-const PLAIN: u8 = 0;
-/// The same with exceptions.
-const FLOAT: u8 = 1;
-const ANY: u8 = 2;
 
 /// The form of an operation.
 #[inline(always)]
@@ -75,7 +113,7 @@ pub(super) fn form_of(op: &Op) -> &'static Form {
     unsafe { &*pointer }
 }
 
-fn run<const MEMORY: u8, const WHAT: u8>(cpu: &mut Cpu, op: &Op) -> Done {
+fn run<const MEMORY: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     let form = form_of(op);
     cpu.gate(form.gate)?;
     let size = form.memory.map_or(0, |m| usize::from(m.size));
@@ -86,37 +124,36 @@ fn run<const MEMORY: u8, const WHAT: u8>(cpu: &mut Cpu, op: &Op) -> Done {
         LOAD => cpu.vector_source(op, size, align)?.cast_mut(),
         _ => {
             lin = cpu.vector_target(op, size, align)?;
+            if form.float {
+                cpu.probe_target(lin, op.seg, size)?;
+            }
             cpu.host.scratch.0.as_mut_ptr()
         }
     };
-    let pointers = operands::<WHAT>(cpu, op, form, memory);
-    if WHAT == ANY && form.flags {
+    let pointers = operands(cpu, op, form, memory);
+    if form.flags {
         cpu.host.flags = cpu.flags.bits() | rflags::FIXED;
     }
-    let float = WHAT == FLOAT || (WHAT == ANY && form.float);
-    let unmasked = float && cpu.host.mxcsr & MASKS != MASKS;
-    let before = if float { before_float(cpu, &pointers, unmasked) } else { Saved::default() };
+    let saved = if form.float { before_float(cpu, &pointers) } else { None };
     // SAFETY: `pointers` has what the form's stub expects: guest registers of the operand's kind (at least as
     // large), and a memory operand of the form's size that is readable and, for stores, the scratch buffer.
     unsafe { call(cpu, form, &pointers) };
-    if float {
-        after_float(cpu, form, &pointers, unmasked, &before)?;
+    if let Some(saved) = saved {
+        raise_unmasked(cpu, form, &pointers, &saved)?;
     }
     let mut stored = Ok(());
     if MEMORY == STORE {
         let bytes = cpu.host.scratch.0;
         stored = cpu.write_operand(lin, op.seg, &bytes[..size.min(64)])?.done();
     }
-    if float {
+    if form.float {
         cpu.host.mxcsr |= cpu.host.mxcsr_out & FLAGS;
     }
-    if WHAT == ANY {
-        if form.flags {
-            cpu.flags = Flags::from_bits(cpu.host.flags);
-        }
-        if form.mmx {
-            finish_mmx(cpu, op, form);
-        }
+    if form.flags {
+        cpu.flags = Flags::from_bits(cpu.host.flags);
+    }
+    if form.mmx {
+        finish_mmx(cpu, op, form);
     }
     stored
 }
@@ -135,7 +172,7 @@ pub(super) unsafe fn call(cpu: &mut Cpu, form: &Form, pointers: &[*mut u8; OPERA
 
 /// A pointer per operand.
 #[inline(always)]
-fn operands<const WHAT: u8>(cpu: &mut Cpu, op: &Op, form: &Form, memory: *mut u8) -> [*mut u8; OPERANDS] {
+fn operands(cpu: &mut Cpu, op: &Op, form: &Form, memory: *mut u8) -> [*mut u8; OPERANDS] {
     let numbers = [op.dst, op.src, op.aux, op.base];
     let mut next = 0;
     let mut pointers = [std::ptr::null_mut(); OPERANDS];
@@ -148,7 +185,6 @@ fn operands<const WHAT: u8>(cpu: &mut Cpu, op: &Op, form: &Form, memory: *mut u8
                 continue;
             }
             Kind::Vector => (&raw mut cpu.host.ymm[number & 15]).cast(),
-            _ if WHAT != ANY => continue,
             Kind::Mmx => {
                 let image = cpu.host.x87_mut();
                 let top = image.top();
@@ -166,29 +202,29 @@ fn operands<const WHAT: u8>(cpu: &mut Cpu, op: &Op, form: &Form, memory: *mut u8
     pointers
 }
 
-/// The first operand as it was, in case an unmasked exception undoes the instruction.
-#[derive(Default)]
+/// The first operand as it was, if an exception is unmasked and may undo the instruction.
 struct Saved {
     bytes: [u8; 32],
     len: usize,
 }
 
 #[inline(always)]
-fn before_float(cpu: &mut Cpu, pointers: &[*mut u8; OPERANDS], unmasked: bool) -> Saved {
-    let host = &mut *cpu.host;
-    host.mxcsr_in = (host.mxcsr & CONTROL) | MASKS;
-    if !unmasked {
-        return Saved::default();
-    }
-    // Masked underflow is reported only for inexact results, unmasked underflow for all tiny ones. Flushing
-    // reports all, and changes no others.
-    if host.mxcsr & (UNDERFLOW << 7) == 0 {
-        host.mxcsr_in |= FLUSH;
-    }
-    save(cpu, pointers[0])
+fn before_float(cpu: &mut Cpu, pointers: &[*mut u8; OPERANDS]) -> Option<Saved> {
+    let mxcsr = cpu.host.mxcsr;
+    cpu.host.mxcsr_in = (mxcsr & CONTROL) | MASKS;
+    if mxcsr & MASKS == MASKS { None } else { Some(before_unmasked(cpu, pointers[0])) }
 }
 
+/// Masked underflow is reported only for inexact results, unmasked underflow for all tiny ones. Flushing reports
+/// all, and changes no others.
 #[cold]
+fn before_unmasked(cpu: &mut Cpu, first: *mut u8) -> Saved {
+    if cpu.host.mxcsr & (UNDERFLOW << 7) == 0 {
+        cpu.host.mxcsr_in |= FLUSH;
+    }
+    save(cpu, first)
+}
+
 fn save(cpu: &mut Cpu, first: *mut u8) -> Saved {
     let mut saved = Saved { bytes: [0; 32], len: 32 };
     let within = |start: *const u8, len: usize| {
@@ -202,17 +238,6 @@ fn save(cpu: &mut Cpu, first: *mut u8) -> Saved {
     // SAFETY: `first` was found to have `len` bytes in one of the register files.
     unsafe { first.copy_to_nonoverlapping(saved.bytes.as_mut_ptr(), saved.len) };
     saved
-}
-
-#[inline(always)]
-fn after_float(
-    cpu: &mut Cpu,
-    form: &Form,
-    pointers: &[*mut u8; OPERANDS],
-    unmasked: bool,
-    saved: &Saved,
-) -> Result<(), Stop> {
-    if unmasked { raise_unmasked(cpu, form, pointers, saved) } else { Ok(()) }
 }
 
 /// With an unmasked exception the instruction did nothing but set flags: those of the exceptions found before

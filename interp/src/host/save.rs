@@ -7,7 +7,7 @@ use super::state::{MXCSR_INIT, MXCSR_MASK};
 use super::xsave::{AVX, HEADER, LEGACY, MXCSR, XMM, mxcsr_of};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
-use crate::mmu::Stored;
+use crate::mmu::{Access, Stored};
 use crate::op::{Done, Op, Stop};
 
 /// `aux` of forms with REX.W: pointers of 64 bits.
@@ -77,6 +77,7 @@ fn fxsave(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.host.write_legacy(&mut image, op.aux == WIDE);
     // The reserved rest belongs to software.
     let len = XMM + 16 * cpu.vector_registers();
+    cpu.probe_end(lin, op.seg, LEGACY, Access::Write)?;
     cpu.probe_target(lin, op.seg, LEGACY)?;
     cpu.write_operand(lin, op.seg, &image[..len])?.done()
 }
@@ -84,6 +85,7 @@ fn fxsave(cpu: &mut Cpu, op: &Op) -> Done {
 fn fxrstor(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.check_fx()?;
     let lin = cpu.source_address_aligned(op, LEGACY, 15)?;
+    cpu.probe_end(lin, op.seg, LEGACY, Access::Read)?;
     let mut image = [0; LEGACY];
     cpu.read_operand(lin, op.seg, &mut image)?;
     let mxcsr = mxcsr_of(&image);

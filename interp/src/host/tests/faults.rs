@@ -154,7 +154,7 @@ fn a_page_fault_changes_nothing() {
     ];
     for bytes in faulting {
         let write = guest.fault(bytes);
-        assert_eq!((write.vector, write.payload), (vector::PF, ABSENT), "{bytes:02x?}");
+        assert_eq!((write.vector, write.payload & !0xfff), (vector::PF, ABSENT), "{bytes:02x?}");
         assert_eq!(guest.cpu.host.to_xsave(), before, "{bytes:02x?}");
     }
     guest.cpu.regs[0] = READ_ONLY;
