@@ -49,7 +49,7 @@ impl Runner {
         let Self { cpu, cache, decoder, retired, countdown, scratch } = self;
         let end = retired.saturating_add(limit);
         let leave = cpu.attached(io, |cpu| {
-            let mut run = Run { cpu, cache, decoder, retired, countdown, scratch, end };
+            let mut run = Run { cpu, cache, decoder, retired, countdown, scratch, end, single: false };
             run.until_exit()
         });
         match leave {
@@ -68,6 +68,8 @@ struct Run<'a> {
     countdown: &'a mut i64,
     scratch: &'a mut Vec<Op>,
     end: u64,
+    /// The next instruction runs alone.
+    single: bool,
 }
 
 impl Run<'_> {
@@ -76,7 +78,8 @@ impl Run<'_> {
             if let Some(exit) = self.boundary() {
                 return Leave::Exit(exit);
             }
-            let outcome = if self.cpu.needs_stepping() { self.step() } else { self.blocks() };
+            let single = std::mem::take(&mut self.single) || self.cpu.needs_stepping();
+            let outcome = if single { self.step() } else { self.blocks() };
             if let Err(stop) = outcome
                 && let Some(leave) = self.stopped(stop)
             {
