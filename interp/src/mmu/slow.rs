@@ -216,8 +216,11 @@ impl Cpu {
                 }
             }
             None => {
-                for (i, chunk) in data.chunks_mut(8).enumerate() {
-                    self.io().mmio_read(phys + i as u64 * 8, chunk);
+                let mut at = 0;
+                while at < data.len() {
+                    let len = bus_width(data.len() - at);
+                    self.io().mmio_read(phys + at as u64, &mut data[at..at + len]);
+                    at += len;
                 }
             }
         }
@@ -248,8 +251,11 @@ impl Cpu {
                 Stored { hit_code: page.info.note_store((phys & 0xfff) as u16, data.len() as u16) }
             }
             None => {
-                for (i, chunk) in data.chunks(8).enumerate() {
-                    self.io().mmio_write(phys + i as u64 * 8, chunk);
+                let mut at = 0;
+                while at < data.len() {
+                    let len = bus_width(data.len() - at);
+                    self.io().mmio_write(phys + at as u64, &data[at..at + len]);
+                    at += len;
                 }
                 Stored::CLEAN
             }
@@ -279,4 +285,10 @@ impl Cpu {
             }
         }
     }
+}
+
+/// The next access of the bus where `left` bytes remain: parts of a page crossing and 10-byte operands have odd
+/// lengths, buses have not.
+fn bus_width(left: usize) -> usize {
+    if left >= 8 { 8 } else { 1 << left.ilog2() }
 }
