@@ -2,7 +2,7 @@
 
 use crate::generate::Case;
 use crate::input::{Outcome, canonical};
-use crate::{layout, undefined};
+use crate::{contested, layout, undefined};
 
 /// Something user code can see that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -28,9 +28,15 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
         found.push(Difference { what: what.to_owned(), host: a, engine: b });
     };
     let code_mask = !undefined::error_code(host);
+    let scope = contested::fault(&case.insn);
     let fault = |o: &Outcome| {
-        let cr2 = if o.vector == u64::from(cpu::x86::vector::PF) { o.cr2 } else { 0 };
-        (o.vector, o.code & code_mask, cr2)
+        let addressed = o.vector == u64::from(cpu::x86::vector::PF) && scope == contested::Fault::All;
+        let cr2 = if addressed { o.cr2 } else { 0 };
+        match scope {
+            // Any vector but INT3's stands for all.
+            contested::Fault::Any if o.vector != u64::from(cpu::x86::vector::BP) => (u64::MAX, 0, 0),
+            _ => (o.vector, o.code & code_mask, cr2),
+        }
     };
     if fault(host) != fault(engine) {
         let text = |(vector, code, cr2)| fault_name(vector, code, cr2);
@@ -38,8 +44,11 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
     }
     let (a, b) = (&host.regs, &engine.regs);
     let hex = |v: u64| format!("{v:#x}");
+    let partial = host.vector != u64::from(cpu::x86::vector::BP) && contested::partial_registers(&case.insn);
+    // In compatibility mode the upper halves are undefined (Intel SDM volume 1, 3.4.1.1).
+    let gpr_mask = if a.selectors[1] == layout::selector::CODE32 { 0xffff_ffff } else { u64::MAX };
     for (i, name) in GPR.iter().enumerate() {
-        if a.gpr[i] != b.gpr[i] {
+        if (a.gpr[i] ^ b.gpr[i]) & gpr_mask != 0 && !partial {
             differ(name, hex(a.gpr[i]), hex(b.gpr[i]));
         }
     }
@@ -54,13 +63,18 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
             differ(name, hex(x), hex(y));
         }
     }
+    // The host kernel's return to the child clears null selectors altogether.
+    let null = |selector: u16| if selector < 4 { 0 } else { selector };
     for (i, name) in SEGMENTS.iter().enumerate() {
-        if a.selectors[i] != b.selectors[i] {
+        if null(a.selectors[i]) != null(b.selectors[i]) {
             differ(name, hex(a.selectors[i].into()), hex(b.selectors[i].into()));
         }
     }
     canonical(&mut host.fp);
     canonical(&mut engine.fp);
+    undefined::vector_state(case, host, &mut engine.fp);
+    let unmasked = *host;
+    undefined::vector_state(case, &unmasked, &mut host.fp);
     if host.fp != engine.fp {
         for (name, at, len) in vector_registers() {
             let range = at..at + len;
@@ -69,7 +83,10 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
             }
         }
     }
-    if !undefined::memory(case, host) {
+    for at in undefined::memory(case, host) {
+        engine.memory[at] = host.memory[at];
+    }
+    if host.memory != engine.memory {
         for (start, len) in runs(&host.memory, &engine.memory) {
             let range = start..start + len;
             let name = format!("memory {:#x}", layout::address(start));
@@ -117,6 +134,7 @@ pub(crate) fn little_endian(bytes: &[u8]) -> String {
 
 fn fault_name(vector: u64, code: u64, cr2: u64) -> String {
     match vector {
+        u64::MAX => "a fault".to_owned(),
         0 => "#DE".to_owned(),
         1 => "#DB".to_owned(),
         3 => "none".to_owned(),

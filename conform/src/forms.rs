@@ -2,7 +2,9 @@
 //! execute or no two machines agree on.
 
 use cpu::x86::CpuModel;
-use iced_x86::{Code, EncodingKind, Mnemonic};
+use iced_x86::{Code, EncodingKind, Mnemonic, OpCodeOperandKind};
+
+use crate::contested;
 
 /// An instruction form in a mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -46,18 +48,13 @@ pub(crate) fn included(model: &CpuModel, form: Form) -> bool {
         && !info.fwait()
         && model.allows(form.code)
         && excluded(form).is_none()
-        && decoded_by_default(form)
+        && !short_branch(form)
 }
 
-/// Aliases that decode as another form, and encodings of processors long gone, are not generated.
-fn decoded_by_default(form: Form) -> bool {
-    let info = form.code.op_code();
-    // AMD executes near branches with an operand-size prefix in 64-bit mode as 16-bit ones, Intel ignores the prefix.
-    let near = info.op_kinds().iter().any(|k| {
-        use iced_x86::OpCodeOperandKind as K;
-        matches!(k, K::br16_1 | K::br16_2)
-    });
-    !(near && !form.compat)
+/// AMD executes near branches with an operand-size prefix in 64-bit mode as 16-bit ones, Intel ignores the prefix.
+fn short_branch(form: Form) -> bool {
+    let near = |k: &OpCodeOperandKind| matches!(k, OpCodeOperandKind::br16_1 | OpCodeOperandKind::br16_2);
+    !form.compat && form.code.op_code().op_kinds().iter().any(near)
 }
 
 /// Why a form that user code can encode is not compared.
@@ -91,7 +88,7 @@ pub fn excluded(form: Form) -> Option<&'static str> {
             {
                 "differs by vendor in operand size"
             }
-            _ => return None,
+            code => return contested::vendor_form(code),
         },
     };
     Some(reason)

@@ -1,7 +1,9 @@
 //! The host CPU against an engine: the same instruction, registers and memory on both, and everything that user code
 //! can see afterwards compared.
 
+mod cases;
 mod compare;
+mod contested;
 mod forms;
 mod generate;
 mod guest;
@@ -13,6 +15,7 @@ mod rng;
 mod run;
 mod undefined;
 
+pub use cases::named_cases;
 pub use compare::{Difference, differences};
 pub use forms::{Form, excluded, forms};
 pub use generate::{Case, Generator};
@@ -21,3 +24,6 @@ pub use input::{Input, Outcome, Regs, canonical};
 pub use oracle::{Oracle, OracleError};
 pub use report::{Mismatch, Summary};
 pub use run::{Options, RunError, run};
+
+#[cfg(test)]
+mod tests;

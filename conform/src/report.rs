@@ -82,7 +82,7 @@ impl Mismatch {
         let mut disassembly = String::new();
         GasFormatter::new().format(&case.insn, &mut disassembly);
         Self {
-            form: case.form.name(),
+            form: case.name.map_or_else(|| case.form.name(), str::to_owned),
             seed: case.seed,
             case: case.index,
             bytes: bytes(case.input.code()),

@@ -7,6 +7,7 @@ use cpu::Engine;
 use cpu::x86::CpuModel;
 use thiserror::Error;
 
+use crate::cases::named_cases;
 use crate::compare::{Difference, differences};
 use crate::generate::{Case, Generator};
 use crate::guest::{Guest, GuestError, Trouble};
@@ -54,7 +55,7 @@ pub enum RunError {
     Panicked,
 }
 
-/// Runs cases; `progress` is told now and then how many are done.
+/// Runs the named cases, unless forms are given, and then random ones; `progress` is told now and then how many are done.
 pub fn run(
     engine: &dyn Engine,
     options: &Options,
@@ -81,6 +82,7 @@ pub fn run(
         forms: &forms,
         next: AtomicU64::new(0),
         stop: AtomicBool::new(false),
+        named: AtomicBool::new(true),
         progress,
     };
     let results: Vec<Result<Summary, RunError>> = std::thread::scope(|scope| {
@@ -111,6 +113,8 @@ struct Work<'a> {
     /// Cases handed out.
     next: AtomicU64,
     stop: AtomicBool,
+    /// The named cases are still to be run.
+    named: AtomicBool,
     progress: &'a (dyn Fn(u64) + Sync),
 }
 
@@ -129,6 +133,9 @@ impl Work<'_> {
         let generator = Generator::new(self.options.model.clone());
         let mut summary = Summary::default();
         let mut engine = vec![Outcome::zeroed(); BATCH];
+        if self.options.only.is_empty() && self.named.swap(false, Ordering::Relaxed) {
+            self.batch(&named_cases(), &mut oracle, &mut guest, &mut engine, &mut summary)?;
+        }
         while !self.stop.load(Ordering::Relaxed) {
             let from = self.next.fetch_add(BATCH as u64, Ordering::Relaxed);
             if from >= self.options.cases {

@@ -6,12 +6,21 @@
 //!   what is mapped there.
 //! * Memory behind an interrupted store of several parts (FXSAVE, FNSAVE, ENTER ...): how much was written when the
 //!   fault came is the processor's business.
+//! * MXCSR_MASK in an FXSAVE image: it is the CPU model's.
+//! * x87 registers when a conversion between MMX and XMM registers raises #XM.
+//! * Some flags in MXCSR when #XM is reported. That is no freedom of processors but an approximation of the interpreter,
+//!   which has the host execute with exceptions masked: PE beside an unmasked overflow or underflow (rounding is
+//!   another); everything in DPPS and DPPD (whose later steps find more) and in VCVTPS2PH.
+//! * The upper half of a 32-bit PUSH of a segment register, which Intel processors leave alone and AMD's clear.
 
-use cpu::x86::{gpr, rflags};
+use cpu::XSAVE_LEN;
+use cpu::x86::{gpr, rflags, vector};
 use iced_x86::{Instruction, Mnemonic as M, OpKind, RflagsBits};
 
+use crate::contested;
 use crate::generate::Case;
 use crate::input::Outcome;
+use crate::layout::{MEMORY_LEN, offset};
 
 /// RFLAGS bits that are not compared.
 pub(crate) fn flags(case: &Case) -> u64 {
@@ -75,18 +84,52 @@ fn from_iced(bits: u32) -> u64 {
     .fold(0, |all, (_, flag)| all | flag)
 }
 
-/// Error code bits that are not compared.
-pub(crate) fn error_code(host: &Outcome) -> u64 {
-    let kernel_half = host.cr2 >> 47 != 0;
-    if host.vector == u64::from(cpu::x86::vector::PF) && kernel_half { 1 } else { 0 }
+/// Clears what is not compared of the vector state.
+pub(crate) fn vector_state(case: &Case, host: &Outcome, fp: &mut [u8; XSAVE_LEN]) {
+    let faulted = host.vector != u64::from(vector::BP);
+    if faulted && matches!(case.insn.mnemonic(), M::Vcvtps2ph | M::Dpps | M::Dppd | M::Vdpps | M::Vdppd) {
+        fp[24] &= !0x3f;
+    }
+    if host.vector != u64::from(vector::XM) {
+        return;
+    }
+    if contested::mmx_before_fault(&case.insn) {
+        fp[..5].fill(0);
+        fp[32..160].fill(0);
+    }
+    let mxcsr = u32::from_le_bytes([host.fp[24], host.fp[25], host.fp[26], host.fp[27]]);
+    const OVERFLOW_UNDERFLOW: u32 = 0x18;
+    if mxcsr & !(mxcsr >> 7) & OVERFLOW_UNDERFLOW != 0 {
+        fp[24] &= !0x20;
+    }
 }
 
-/// True if memory is not compared.
-pub(crate) fn memory(case: &Case, host: &Outcome) -> bool {
-    let faulted = host.vector == u64::from(cpu::x86::vector::PF);
-    faulted
-        && matches!(
-            case.insn.mnemonic(),
-            M::Fxsave | M::Fxsave64 | M::Fnsave | M::Fnstenv | M::Enter | M::Pusha | M::Pushad | M::Call
-        )
+/// Error code bits that are not compared.
+pub(crate) fn error_code(host: &Outcome) -> u64 {
+    // TASK_SIZE_MAX of x86-64 Linux.
+    let kernel_half = host.cr2 >= 0x7fff_ffff_f000;
+    if host.vector == u64::from(vector::PF) && kernel_half { 1 } else { 0 }
+}
+
+/// Places in the memory image that are not compared.
+pub(crate) fn memory(case: &Case, host: &Outcome) -> Vec<usize> {
+    let insn = &case.insn;
+    let faulted = host.vector != u64::from(vector::BP);
+    let parts = matches!(
+        insn.mnemonic(),
+        M::Fxsave | M::Fxsave64 | M::Fnsave | M::Fnstenv | M::Enter | M::Pusha | M::Pushad
+    ) || insn.is_call_far()
+        || insn.is_call_far_indirect();
+    if faulted && parts {
+        return (0..MEMORY_LEN).collect();
+    }
+    let bytes = |addr: u64, len: u64| (0..len).filter_map(|i| offset(addr.wrapping_add(i))).collect();
+    if matches!(insn.mnemonic(), M::Fxsave | M::Fxsave64) {
+        let image = contested::address(insn, 0, &case.input, true).unwrap_or_default();
+        return bytes(image.wrapping_add(28), 4);
+    }
+    if contested::half_push(insn) {
+        return bytes(host.regs.gpr[gpr::RSP].wrapping_add(2), 2);
+    }
+    Vec::new()
 }

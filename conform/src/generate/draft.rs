@@ -136,10 +136,18 @@ impl<'a> Draft<'a> {
         if target.wrapping_sub(rip) < 16 { target.wrapping_add(16) } else { target }
     }
 
-    /// True if the state was chosen for an instruction like `other`, so that it cannot go astray: branches go where
-    /// they were aimed.
+    /// True if the state suits `other`, which prefixes have made of the instruction: branches go where they were aimed,
+    /// and not into themselves.
     pub fn tolerates(&self, other: &Instruction) -> bool {
-        other.code() == self.form.code || other.flow_control() == iced_x86::FlowControl::Next
+        use iced_x86::FlowControl as F;
+        match other.flow_control() {
+            F::Next | F::Exception => true,
+            F::ConditionalBranch | F::UnconditionalBranch => {
+                other.code() == self.form.code
+                    && other.near_branch_target().wrapping_sub(self.regs.rip) >= other.len() as u64
+            }
+            _ => other.code() == self.form.code,
+        }
     }
 
     /// Memory that holds `len` bytes at `addr` as the case starts, as far as it was chosen.

@@ -12,8 +12,10 @@ mod values;
 use cpu::x86::CpuModel;
 use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction};
 
+use crate::contested::contested;
 use crate::forms::{Form, included};
 use crate::input::Input;
+use crate::layout::INT3;
 use crate::rng::Rng;
 use draft::Draft;
 
@@ -25,6 +27,8 @@ const ATTEMPTS: usize = 64;
 pub struct Case {
     /// The form asked for.
     pub form: Form,
+    /// For a case that is kept, not made.
+    pub name: Option<&'static str>,
     /// Seed of the run.
     pub seed: u64,
     /// Number in the run.
@@ -77,10 +81,14 @@ impl Generator {
         if draft.rng.percent(20) {
             self.mutate(&mut draft, &mut bytes);
         }
+        let insn = decode(form, &bytes, rip);
+        // With prefixes an instruction may have become shorter, or eat into the INT3s behind it.
+        if !insn.is_invalid() {
+            bytes.resize(insn.len(), INT3);
+        }
         if bytes.len() > 15 {
             return None;
         }
-        let insn = decode(form, &bytes, rip);
         let stepping = draft.rng.percent(25);
         let mut input = Input::zeroed();
         input.regs = draft.regs;
@@ -91,7 +99,10 @@ impl Generator {
             *to = *from;
             input.patch_count += 1;
         }
-        Some(Case { form, seed, index, insn, stepping, input })
+        if contested(&insn, &input).is_some() {
+            return None;
+        }
+        Some(Case { form, name: None, seed, index, insn, stepping, input })
     }
 
     /// Adds redundant or illegal prefixes, as long as what results is in the scope of the comparison.
@@ -115,8 +126,11 @@ impl Generator {
     }
 }
 
-fn decode(form: Form, bytes: &[u8], rip: u64) -> Instruction {
-    Decoder::with_ip(form.bitness(), bytes, rip, DecoderOptions::NONE).decode()
+pub(crate) fn decode(form: Form, bytes: &[u8], rip: u64) -> Instruction {
+    let mut padded = [INT3; 32];
+    let len = bytes.len().min(16);
+    padded[..len].copy_from_slice(&bytes[..len]);
+    Decoder::with_ip(form.bitness(), &padded, rip, DecoderOptions::NONE).decode()
 }
 
 /// True if no processor that iced knows executes the bytes.

@@ -1,0 +1,127 @@
+//! Cases in which host and interpreter once differed. Every bug found becomes one.
+
+use cpu::x86::gpr::{RAX, RBP, RCX, RDI, RDX, RSI, RSP};
+use cpu::x86::seg;
+
+use crate::Form;
+use crate::generate::{Case, decode};
+use crate::input::{Input, Patch};
+use crate::layout::{CODE, DATA, DATA_END, PAGE, READ_ONLY, STACK, selector};
+
+struct Named {
+    name: &'static str,
+    code: &'static [u8],
+    compat: bool,
+    /// General registers that are not zero; RSP is in the middle of the stack.
+    gpr: &'static [(usize, u64)],
+    memory: &'static [(u64, &'static [u8])],
+    mxcsr: u32,
+    /// Lower half of XMM1.
+    xmm1: u64,
+}
+
+const PLAIN: Named =
+    Named { name: "", code: &[], compat: false, gpr: &[], memory: &[], mxcsr: 0x1f80, xmm1: 0 };
+
+const CASES: &[Named] = &[
+    Named {
+        name: "an SS override is ignored in 64-bit mode: #GP",
+        code: &[0x36, 0x48, 0x8b, 0x00], // mov rax, ss:[rax]
+        gpr: &[(RAX, 1 << 63)],
+        ..PLAIN
+    },
+    Named {
+        name: "a DS override on RBP is ignored in 64-bit mode: #SS",
+        code: &[0x3e, 0x48, 0x8b, 0x45, 0x00], // mov rax, ds:[rbp]
+        gpr: &[(RBP, 1 << 63)],
+        ..PLAIN
+    },
+    Named {
+        name: "an SS override of a string source is ignored in 64-bit mode: #GP",
+        code: &[0x36, 0xa4], // movsb
+        gpr: &[(RSI, 1 << 63), (RDI, DATA)],
+        ..PLAIN
+    },
+    Named {
+        name: "CALL to a non-canonical address pushes nothing",
+        code: &[0xff, 0xd2], // call rdx
+        gpr: &[(RDX, 1 << 55)],
+        ..PLAIN
+    },
+    Named {
+        name: "CALL that cannot push does not jump",
+        code: &[0xff, 0xd2],
+        gpr: &[(RDX, CODE), (RSP, STACK)],
+        ..PLAIN
+    },
+    Named {
+        name: "ARPL reads a page that is read-only",
+        code: &[0x63, 0x08], // arpl [eax], cx
+        compat: true,
+        gpr: &[(RAX, READ_ONLY), (RCX, 1)],
+        memory: &[(READ_ONLY, &[3, 0])],
+        ..PLAIN
+    },
+    Named {
+        name: "ARPL that adjusts writes: #PF on a read-only page",
+        code: &[0x63, 0x08],
+        compat: true,
+        gpr: &[(RAX, READ_ONLY), (RCX, 3)],
+        memory: &[(READ_ONLY, &[1, 0])],
+        ..PLAIN
+    },
+    Named {
+        name: "ARPL across a page end faults on the load",
+        code: &[0x63, 0x08],
+        compat: true,
+        gpr: &[(RAX, DATA_END - 1), (RCX, 3)],
+        ..PLAIN
+    },
+    Named {
+        name: "POP FS reads eight bytes",
+        code: &[0x0f, 0xa1],
+        gpr: &[(RSP, STACK + PAGE - 2)],
+        memory: &[(STACK + PAGE - 2, &[0, 0])],
+        ..PLAIN
+    },
+    Named {
+        name: "POP DS reads four bytes",
+        code: &[0x1f],
+        compat: true,
+        gpr: &[(RSP, STACK + PAGE - 2)],
+        memory: &[(STACK + PAGE - 2, &[0x2b, 0])],
+        ..PLAIN
+    },
+];
+
+/// The cases, ready to run.
+pub fn named_cases() -> Vec<Case> {
+    CASES.iter().enumerate().map(|(index, named)| case(index, named)).collect()
+}
+
+fn case(index: usize, named: &Named) -> Case {
+    let mut input = Input::zeroed();
+    let data = selector::DATA;
+    let (code, fs) = if named.compat { (selector::CODE32, data) } else { (selector::CODE64, 0) };
+    input.regs.rip = CODE + 1024;
+    input.regs.selectors = [data, code, data, data, fs, fs];
+    debug_assert_eq!(input.regs.selectors[seg::CS], code);
+    input.regs.gpr[RSP] = STACK + PAGE / 2;
+    for &(register, value) in named.gpr {
+        input.regs.gpr[register] = value;
+    }
+    input.fp[..2].copy_from_slice(&0x37fu16.to_le_bytes());
+    input.fp[24..28].copy_from_slice(&named.mxcsr.to_le_bytes());
+    input.fp[176..184].copy_from_slice(&named.xmm1.to_le_bytes());
+    input.code[..named.code.len()].copy_from_slice(named.code);
+    input.code_len = named.code.len() as u32;
+    for (patch, &(addr, bytes)) in input.patches.iter_mut().zip(named.memory) {
+        *patch = Patch { addr, len: bytes.len() as u64, bytes: [0; 64] };
+        patch.bytes[..bytes.len()].copy_from_slice(bytes);
+        input.patch_count += 1;
+    }
+    let form = Form { code: iced_x86::Code::INVALID, compat: named.compat };
+    let insn = decode(form, named.code, input.regs.rip);
+    let form = Form { code: insn.code(), compat: named.compat };
+    Case { form, name: Some(named.name), seed: 0, index: index as u64, insn, stepping: index % 2 == 1, input }
+}

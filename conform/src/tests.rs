@@ -1,0 +1,109 @@
+//! The comparison itself: a slice of it in every test run, and that it notices what is wrong.
+
+use std::sync::Arc;
+
+use cpu::x86::CpuModel;
+use cpu::{
+    Capabilities, CpuFault, CpuIo, CpuState, Engine, EngineError, Signals, Vcpu, VcpuExit, Vm, VmConfig,
+};
+use interp::Interp;
+
+use crate::{Options, Summary, run};
+
+fn options(seed: u64, cases: u64) -> Options {
+    let model = CpuModel::named(Some("host")).unwrap();
+    Options { seed, first: 0, cases, jobs: 2, model, only: Vec::new() }
+}
+
+fn told(summary: &Summary) -> String {
+    let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
+    samples.join("\n")
+}
+
+#[test]
+fn a_slice_of_all_forms_agrees() {
+    let summary = run(&Interp::new(), &options(7, 20_000), &|_| ()).unwrap();
+    assert!(summary.passed(), "{}", told(&summary));
+    assert!(
+        summary.cases == 20_000 + crate::named_cases().len() as u64 && summary.forms > 3000,
+        "{} {}",
+        summary.cases,
+        summary.forms
+    );
+    // Faults and completed instructions both, in some proportion.
+    assert!((summary.cases / 20..summary.cases / 2).contains(&summary.faulted), "{}", summary.faulted);
+}
+
+#[test]
+fn a_form_that_does_not_exist_is_an_error() {
+    let options = Options { only: vec!["Add_everything".into()], ..options(1, 10) };
+    let error = run(&Interp::new(), &options, &|_| ()).unwrap_err().to_string();
+    assert!(error.contains("Add_everything"), "{error}");
+}
+
+/// The interpreter with one mistake: after every run a register, a vector register or a byte of memory is another.
+#[derive(Clone, Copy)]
+enum Mistake {
+    Register,
+    Vector,
+    Memory,
+}
+
+struct Broken(Mistake);
+struct BrokenVm(Mistake, Box<dyn Vm>, Arc<memory::GuestRam>);
+struct BrokenVcpu(Mistake, Box<dyn Vcpu>, Arc<memory::GuestRam>);
+
+impl Engine for Broken {
+    fn name(&self) -> &'static str {
+        "broken"
+    }
+    fn capabilities(&self) -> Capabilities {
+        Interp::new().capabilities()
+    }
+    fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
+        let ram = config.ram.clone();
+        Ok(Box::new(BrokenVm(self.0, Interp::new().create_vm(config)?, ram)))
+    }
+}
+
+impl Vm for BrokenVm {
+    fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
+        Ok(Box::new(BrokenVcpu(self.0, self.1.create_vcpu(index, signals)?, self.2.clone())))
+    }
+}
+
+impl Vcpu for BrokenVcpu {
+    fn run(&mut self, io: &dyn CpuIo) -> Result<VcpuExit, CpuFault> {
+        self.1.run(io)
+    }
+    fn run_limited(&mut self, io: &dyn CpuIo, instructions: u64) -> Result<VcpuExit, CpuFault> {
+        let exit = self.1.run_limited(io, instructions);
+        if matches!(self.0, Mistake::Memory) {
+            // The first byte of data, behind two pages of code.
+            self.2.write(0x1_2000, &[0xa5]).unwrap();
+        }
+        exit
+    }
+    fn state(&self) -> CpuState {
+        let mut state = self.1.state();
+        match self.0 {
+            Mistake::Register => state.gpr[3] ^= 1,
+            Mistake::Vector => state.xsave[160] ^= 1,
+            Mistake::Memory => {}
+        }
+        state
+    }
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.1.set_state(state)
+    }
+}
+
+#[test]
+fn mistakes_are_noticed() {
+    for mistake in [Mistake::Register, Mistake::Vector, Mistake::Memory] {
+        let summary = run(&Broken(mistake), &options(1, 200), &|_| ()).unwrap();
+        let wrong: u64 = summary.failing.values().sum();
+        assert!(wrong > summary.cases * 9 / 10, "{wrong} of {}", summary.cases);
+        assert!(summary.samples.iter().all(|s| s.to_string().contains("engine")));
+    }
+}
