@@ -34,10 +34,9 @@ pub(super) fn vector(insn: &Instruction, shape: &Shape) -> Option<Vec<u8>> {
 pub(super) fn x87(insn: &Instruction, shape: &Shape) -> Option<Vec<u8>> {
     assemble(|a| {
         a.fxrstor64(ptr(rsi))?;
-        let flags = shape.flags;
-        load_flags(a, flags)?;
+        load_flags(a, shape.flags_in)?;
         a.add_instruction(host_form(insn, |_| None))?;
-        store_flags(a, flags)?;
+        store_flags(a, shape.flags)?;
         a.fxsave64(ptr(rdx))?;
         a.fninit()?;
         a.ret()
@@ -78,7 +77,7 @@ fn emit_vector(a: &mut CodeAssembler, insn: &Instruction, shape: &Shape) -> Resu
     }
     transfer(a, shape, &assigned, false)?;
     implicit.load(a)?;
-    load_flags(a, shape.flags)?;
+    load_flags(a, shape.flags_in)?;
     if shape.float {
         a.ldmxcsr(dword_ptr(r8) + offset_of!(HostState, mxcsr_in) as i32)?;
     }

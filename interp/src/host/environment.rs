@@ -55,7 +55,7 @@ fn load(cpu: &mut Cpu, op: &Op, registers: usize) -> Done {
     let word = usize::from(op.aux);
     let len = 7 * word + registers;
     let lin = cpu.source_address(op, len)?;
-    cpu.read_operand(lin, op.seg, &mut [0])?;
+    cpu.probe_end(lin, op.seg, 1, Access::Read)?;
     cpu.probe_end(lin, op.seg, len, Access::Read)?;
     let mut bytes = [0; 7 * 4 + REGISTERS];
     cpu.read_operand(lin, op.seg, &mut bytes[..len])?;

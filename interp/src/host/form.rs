@@ -136,6 +136,8 @@ pub(super) struct Shape {
     pub gate: Gate,
     pub memory: Option<Memory>,
     pub flags: bool,
+    /// The flags before matter: some are read or stay.
+    pub flags_in: bool,
     pub float: bool,
     pub vex: bool,
 }
@@ -216,13 +218,21 @@ fn shape(insn: &Instruction) -> Shape {
             align: if aligned(insn, vex) { size.size() as u8 - 1 } else { 0 },
         }
     });
-    let flags = (insn.rflags_read() | insn.rflags_modified()) & iced_status() != 0;
-    Shape { kinds, written, gate, memory, flags, float: float(insn.mnemonic()), vex }
-}
-
-fn iced_status() -> u32 {
-    use iced_x86::RflagsBits as B;
-    B::CF | B::PF | B::AF | B::ZF | B::SF | B::OF
+    let status = {
+        use iced_x86::RflagsBits as B;
+        B::CF | B::PF | B::AF | B::ZF | B::SF | B::OF
+    };
+    let (read, modified) = (insn.rflags_read() & status, insn.rflags_modified() & status);
+    Shape {
+        kinds,
+        written,
+        gate,
+        memory,
+        flags_in: read != 0 || (modified != 0 && modified != status),
+        flags: read | modified != 0,
+        float: float(insn.mnemonic()),
+        vex,
+    }
 }
 
 fn kind(register: Register) -> Kind {

@@ -21,6 +21,23 @@ const BEFORE: u32 = 0x7;
 const CONTROL: u32 = 0xe040;
 const FLUSH: u32 = 1 << 15;
 
+/// What a form does beside its result.
+const NOTHING: u8 = 0;
+const FLOAT: u8 = 1;
+/// Flags, perhaps exceptions too.
+const STATUS: u8 = 2;
+
+/// Picks the instance of `vector`.
+macro_rules! by_effect {
+    ($form:expr, $position:literal, $vex:literal) => {
+        match ($form.flags, $form.float) {
+            (false, false) => threaded(vector::<$position, $vex, NOTHING>),
+            (false, true) => threaded(vector::<$position, $vex, FLOAT>),
+            (true, _) => threaded(vector::<$position, $vex, STATUS>),
+        }
+    };
+}
+
 /// Fills the operation of an instruction whose form is `form`.
 pub(super) fn lower(l: &mut Lowering, form: &'static Form) -> bool {
     let mut numbers = [0u8; OPERANDS];
@@ -45,20 +62,14 @@ pub(super) fn lower(l: &mut Lowering, form: &'static Form) -> bool {
     }
     l.op.imm = std::ptr::from_ref(form).expose_provenance() as u64;
     let vectors_only = form.kinds.iter().all(|k| matches!(k, Kind::Vector | Kind::Memory | Kind::None));
-    if vectors_only && !form.flags && form.memory.is_none_or(|m| !m.store) {
-        let vex = form.gate == Gate::Avx;
+    if vectors_only && form.memory.is_none_or(|m| !m.store) {
         let position = form.kinds.iter().position(|k| *k == Kind::Memory).unwrap_or(0);
-        return l.thread(match (position, vex, form.float) {
-            (0, false, false) => threaded(vector::<0, false, false>),
-            (0, true, false) => threaded(vector::<0, true, false>),
-            (0, false, true) => threaded(vector::<0, false, true>),
-            (0, true, true) => threaded(vector::<0, true, true>),
-            (1, false, false) => threaded(vector::<1, false, false>),
-            (1, true, false) => threaded(vector::<1, true, false>),
-            (1, false, true) => threaded(vector::<1, false, true>),
-            (1, true, true) => threaded(vector::<1, true, true>),
-            (_, true, false) => threaded(vector::<2, true, false>),
-            (_, true, true) => threaded(vector::<2, true, true>),
+        return l.thread(match (position, form.gate == Gate::Avx) {
+            (0, false) => by_effect!(form, 0, false),
+            (0, true) => by_effect!(form, 0, true),
+            (1, false) => by_effect!(form, 1, false),
+            (1, true) => by_effect!(form, 1, true),
+            (_, true) => by_effect!(form, 2, true),
             _ => return false,
         });
     }
@@ -71,7 +82,7 @@ pub(super) fn lower(l: &mut Lowering, form: &'static Form) -> bool {
 
 /// The commonest shape: vector registers, perhaps one of them a memory operand at `POSITION` (0: none). Without
 /// such an operand, the registers are in `dst`, `src`, `aux` and `base` in the order of the operands.
-fn vector<const POSITION: usize, const VEX: bool, const FLOAT: bool>(cpu: &mut Cpu, op: &Op) -> Done {
+fn vector<const POSITION: usize, const VEX: bool, const EFFECT: u8>(cpu: &mut Cpu, op: &Op) -> Done {
     if VEX { cpu.avx() } else { cpu.sse() }?;
     let form = form_of(op);
     let memory = if POSITION == 0 {
@@ -89,14 +100,21 @@ fn vector<const POSITION: usize, const VEX: bool, const FLOAT: bool>(cpu: &mut C
         1 => [a, memory, b, c],
         _ => [a, b, memory, c],
     };
-    let saved = if FLOAT { before_float(cpu, &pointers) } else { None };
+    let float = EFFECT == FLOAT || (EFFECT == STATUS && form.float);
+    if EFFECT == STATUS {
+        cpu.host.flags = cpu.flags.bits() | rflags::FIXED;
+    }
+    let saved = if float { before_float(cpu, &pointers) } else { None };
     // SAFETY: `pointers` has what the form's stub expects: registers, and readable memory of the form's size.
     unsafe { call(cpu, form, &pointers) };
-    if FLOAT {
+    if float {
         if let Some(saved) = saved {
             raise_unmasked(cpu, form, &pointers, &saved)?;
         }
         cpu.host.mxcsr |= cpu.host.mxcsr_out & FLAGS;
+    }
+    if EFFECT == STATUS {
+        cpu.flags = Flags::from_bits(cpu.host.flags);
     }
     Ok(())
 }
