@@ -71,6 +71,7 @@ impl Cpu {
         self.set_rflags(state.rflags);
         self.refresh();
         self.tlb.flush_all();
+        self.tlb.switch(self.pcid(), false);
     }
 
     /// The privilege level is SS.DPL (Intel SDM volume 3, 5.5), 3 in v8086 mode, 0 in real mode.

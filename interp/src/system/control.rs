@@ -135,7 +135,7 @@ fn write_cr3(cpu: &mut Cpu, op: &Op) -> Done {
         return Err(cpu.gp0());
     }
     cpu.cr3 = value & !CR3_KEEP;
-    cpu.tlb.switch(if pcide { value as u16 & 0xfff } else { 0 }, keep);
+    cpu.tlb.switch(cpu.pcid(), keep);
     next(cpu, op)
 }
 
@@ -161,6 +161,7 @@ fn write_cr4(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.cr4 = new;
     if changed & CR4_PAGING != 0 {
         cpu.tlb.flush_all();
+        cpu.tlb.switch(cpu.pcid(), false);
         cpu.refresh();
     }
     next(cpu, op)
@@ -193,6 +194,12 @@ impl Cpu {
     /// UMIP: instructions that store system registers are not for applications.
     pub(super) fn forbid_in_user_mode(&mut self) -> Result<(), Stop> {
         if self.cpl > 0 && self.cr4 & cr4::UMIP != 0 { Err(self.gp0()) } else { Ok(()) }
+    }
+
+    /// The address space that CR3 names.
+    #[inline]
+    pub fn pcid(&self) -> u16 {
+        if self.cr4 & cr4::PCIDE != 0 { self.cr3 as u16 & 0xfff } else { 0 }
     }
 
     /// PAE paging outside long mode, which reads the four top entries when CR3 is loaded.

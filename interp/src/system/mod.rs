@@ -27,8 +27,16 @@ use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::op::{Done, Op, Stop};
 
-/// Lowers a system instruction; false if it is none.
+/// Lowers a system instruction; false if it is none. One that the CPU model lacks is undefined.
 pub(crate) fn lower(l: &mut Lowering) -> bool {
+    let taken = lower_by_name(l);
+    if taken && !l.cpu.model.allows(l.insn.code()) {
+        return l.end_with(undefined);
+    }
+    taken
+}
+
+fn lower_by_name(l: &mut Lowering) -> bool {
     use Mnemonic as M;
     match l.insn.mnemonic() {
         M::Mov => lower_mov(l),
