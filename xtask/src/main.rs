@@ -1,5 +1,6 @@
 //! The project's own commands: `cargo xtask test` and its parts.
 
+mod bench;
 mod conform;
 mod deps;
 mod guests;
@@ -33,6 +34,7 @@ enum Task {
     Deps,
     /// Build the default guest into the user's cache.
     Guests,
+    Bench(bench::Arguments),
     Conform(conform::Arguments),
     /// Everything that has to pass: fmt, lint, deps, build, guests, and all tests.
     Test {
@@ -48,6 +50,7 @@ fn main() -> Result<()> {
         Task::Lint => lint(),
         Task::Deps => deps::check(),
         Task::Guests => guests::build(),
+        Task::Bench(arguments) => bench::run(&arguments),
         Task::Conform(arguments) => conform::run(&arguments),
         Task::Test { filter } => test(&filter),
     }

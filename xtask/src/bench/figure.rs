@@ -1,0 +1,166 @@
+//! What was measured, beside what was promised.
+
+use serde::{Serialize, Serializer};
+use serde_json::json;
+
+/// One line of the result: the same quantity, measured with each of those compared.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Figure {
+    pub name: String,
+    pub unit: &'static str,
+    /// Samples of ours.
+    pub guesthouse: Vec<f64>,
+    /// Of QEMU's; none if it is not installed or not asked.
+    pub qemu: Vec<f64>,
+    /// Of the same work on the host itself.
+    pub native: Vec<f64>,
+    /// Only for information without.
+    pub target: Option<Target>,
+}
+
+/// What the figure may be at most.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Target {
+    /// So many times QEMU's.
+    TimesQemu(f64),
+    /// So many times the host's.
+    TimesNative(f64),
+    /// So much.
+    AtMost(f64),
+}
+
+impl Figure {
+    /// What the target speaks of: the median or a ratio of medians.
+    pub fn judged(&self) -> Option<f64> {
+        let ours = median(&self.guesthouse)?;
+        match self.target? {
+            Target::TimesQemu(_) => Some(ours / median(&self.qemu)?),
+            Target::TimesNative(_) => Some(ours / median(&self.native)?),
+            Target::AtMost(_) => Some(ours),
+        }
+    }
+
+    /// Whether the target is met; `None` without one, or with nothing to compare with.
+    pub fn passed(&self) -> Option<bool> {
+        let (Target::TimesQemu(most) | Target::TimesNative(most) | Target::AtMost(most)) = self.target?;
+        Some(self.judged()? <= most)
+    }
+}
+
+impl Serialize for Figure {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let three = |[guesthouse, qemu, native]: [serde_json::Value; 3]| json!({"guesthouse": guesthouse, "qemu": qemu, "native": native});
+        let samples = [&self.guesthouse, &self.qemu, &self.native];
+        json!({
+            "name": self.name,
+            "unit": self.unit,
+            "median": three(samples.map(|s| json!(median(s)))),
+            "samples": three(samples.map(|s| json!(s))),
+            "target": self.target,
+            "judged": self.judged(),
+            "passed": self.passed(),
+        })
+        .serialize(serializer)
+    }
+}
+
+/// The middle of the samples, or the mean of the middle two.
+pub fn median(samples: &[f64]) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let upper = *sorted.get(sorted.len() / 2)?;
+    let lower = *sorted.get(sorted.len().saturating_sub(1) / 2)?;
+    Some(f64::midpoint(lower, upper))
+}
+
+/// For people, and for docs/where-we-stand.md: a Markdown table.
+pub fn table(figures: &[Figure]) -> String {
+    let mut rows = vec![["", "Guesthouse", "QEMU", "host", "", "target", ""].map(str::to_owned)];
+    for figure in figures {
+        let number = |samples: &[f64]| {
+            median(samples)
+                .map_or_else(|| "-".to_owned(), |m| format!("{m:.2} {}", figure.unit).trim().to_owned())
+        };
+        let (judged, target) = match (figure.judged(), figure.target) {
+            (_, None) => (String::new(), String::new()),
+            (judged, Some(Target::AtMost(most))) => {
+                (String::new(), if judged.is_some() { format!("at most {most}") } else { String::new() })
+            }
+            (judged, Some(Target::TimesQemu(most))) => (ratio(judged, "QEMU"), format!("at most {most}x")),
+            (judged, Some(Target::TimesNative(most))) => (ratio(judged, "host"), format!("at most {most}x")),
+        };
+        let verdict = match (figure.target, figure.passed()) {
+            (None, _) => "",
+            (_, Some(true)) => "met",
+            (_, Some(false)) => "MISSED",
+            (_, None) => "skipped",
+        };
+        rows.push([
+            figure.name.clone(),
+            number(&figure.guesthouse),
+            number(&figure.qemu),
+            number(&figure.native),
+            judged,
+            target,
+            verdict.to_owned(),
+        ]);
+    }
+    let width = |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.len())).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..7).map(width).collect();
+    let line = |row: &[String; 7]| {
+        let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
+        format!("| {} |\n", cells.join(" | "))
+    };
+    let rule: Vec<_> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+    let mut out = String::new();
+    for (i, row) in rows.iter().enumerate() {
+        out += &line(row);
+        if i == 0 {
+            out += &format!("|{}|\n", rule.join("|"));
+        }
+    }
+    out
+}
+
+fn ratio(value: Option<f64>, of: &str) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.2}x {of}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians() {
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
+    }
+
+    #[test]
+    fn a_figure_is_judged_by_its_target() {
+        let figure = Figure {
+            name: "boot".to_owned(),
+            unit: "s",
+            guesthouse: vec![6.0, 8.0, 7.0],
+            qemu: vec![2.0],
+            target: Some(Target::TimesQemu(4.0)),
+            ..Figure::default()
+        };
+        assert_eq!((figure.judged(), figure.passed()), (Some(3.5), Some(true)));
+        let slow = Figure { guesthouse: vec![9.0], ..figure.clone() };
+        assert_eq!(slow.passed(), Some(false));
+        let alone = Figure { qemu: Vec::new(), ..figure.clone() };
+        assert_eq!(alone.passed(), None);
+        let text = table(&[figure, slow, alone]);
+        let rows: Vec<_> = text.lines().collect();
+        assert_eq!(rows.len(), 5);
+        assert!(
+            rows[2].contains("7.00 s") && rows[2].contains("3.50x QEMU") && rows[2].contains("| met "),
+            "{text}"
+        );
+        assert!(rows[3].contains("MISSED") && rows[4].contains("skipped"), "{text}");
+        assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
+    }
+}
