@@ -28,9 +28,9 @@ pub(crate) fn next(cpu: &mut Cpu, rest: &[Op]) -> Stop {
 pub(crate) fn threaded<H: Fn(&mut Cpu, &Op) -> Done + Copy>(_: H) -> Threaded {
     const { assert!(size_of::<H>() == 0, "a function item or a closure that captures nothing") };
     fn run<H: Fn(&mut Cpu, &Op) -> Done + Copy>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-        // SAFETY: `H` has no bytes and is `Copy`, and `threaded` was given an instance, so it is inhabited: one
-        // instance is as good as another.
-        let handler = unsafe { std::mem::MaybeUninit::<H>::uninit().assume_init() };
+        // SAFETY: `H` has no bytes, so that a dangling pointer is good enough to read one, and is `Copy`; `threaded`
+        // was given an instance, so it is inhabited: one instance is as good as another.
+        let handler = unsafe { std::ptr::NonNull::<H>::dangling().read() };
         match handler(cpu, op) {
             Ok(()) => next(cpu, rest),
             Err(stop) => cpu.stopped(op, stop),
@@ -63,6 +63,8 @@ pub(crate) enum Stop {
     Indirect,
     /// The instruction is complete and has set `cpu.rip`; anything may have changed.
     Jump,
+    /// A repeated instruction has done some of its work and is to go on; RIP is that of this instruction.
+    Again,
     /// All operations given are complete.
     End,
     /// The instruction is complete; the block must be left since its code may have changed.

@@ -333,9 +333,9 @@ impl Cpu {
 
     /// Copies the bytes at RIP, at most to where the CS limit, or a page that cannot be fetched, ends them.
     fn fetch_bytes(&mut self, bytes: &mut [u8; MAX_INSN_LEN]) -> Result<usize, Stop> {
-        for i in 0..MAX_INSN_LEN {
+        for (i, slot) in bytes.iter_mut().enumerate() {
             match self.fetch_byte(i) {
-                Ok(byte) => bytes[i] = byte,
+                Ok(byte) => *slot = byte,
                 Err(stop) if i == 0 => return Err(stop),
                 Err(_) => return Ok(i),
             }

@@ -97,15 +97,15 @@ pub(super) use by_condition;
 
 pub(crate) fn lower(l: &mut Lowering) -> bool {
     let Some(condition) = encoding(l.insn.condition_code()) else { return false };
-    let code = l.insn.code();
-    if code.is_setcc() {
+    let mnemonic = l.insn.mnemonic();
+    if sets_byte(mnemonic) {
         if l.is_mem(0) {
             return l.thread(by_condition!(condition, set_m));
         }
         l.dst(0);
         return l.thread(by_condition!(condition, set_r));
     }
-    if !code.is_cmovcc() {
+    if !moves(mnemonic) {
         return false;
     }
     l.dst(0);
@@ -122,56 +122,48 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
     })
 }
 
-/// Names of `iced_x86::Code` groups that the library does not have.
-trait CodeGroup {
-    fn is_setcc(self) -> bool;
-    fn is_cmovcc(self) -> bool;
+fn sets_byte(mnemonic: iced_x86::Mnemonic) -> bool {
+    use iced_x86::Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Seto
+            | M::Setno
+            | M::Setb
+            | M::Setae
+            | M::Sete
+            | M::Setne
+            | M::Setbe
+            | M::Seta
+            | M::Sets
+            | M::Setns
+            | M::Setp
+            | M::Setnp
+            | M::Setl
+            | M::Setge
+            | M::Setle
+            | M::Setg
+    )
 }
 
-impl CodeGroup for iced_x86::Code {
-    fn is_setcc(self) -> bool {
-        use iced_x86::Mnemonic as M;
-        matches!(
-            self.mnemonic(),
-            M::Seto
-                | M::Setno
-                | M::Setb
-                | M::Setae
-                | M::Sete
-                | M::Setne
-                | M::Setbe
-                | M::Seta
-                | M::Sets
-                | M::Setns
-                | M::Setp
-                | M::Setnp
-                | M::Setl
-                | M::Setge
-                | M::Setle
-                | M::Setg
-        )
-    }
-
-    fn is_cmovcc(self) -> bool {
-        use iced_x86::Mnemonic as M;
-        matches!(
-            self.mnemonic(),
-            M::Cmovo
-                | M::Cmovno
-                | M::Cmovb
-                | M::Cmovae
-                | M::Cmove
-                | M::Cmovne
-                | M::Cmovbe
-                | M::Cmova
-                | M::Cmovs
-                | M::Cmovns
-                | M::Cmovp
-                | M::Cmovnp
-                | M::Cmovl
-                | M::Cmovge
-                | M::Cmovle
-                | M::Cmovg
-        )
-    }
+fn moves(mnemonic: iced_x86::Mnemonic) -> bool {
+    use iced_x86::Mnemonic as M;
+    matches!(
+        mnemonic,
+        M::Cmovo
+            | M::Cmovno
+            | M::Cmovb
+            | M::Cmovae
+            | M::Cmove
+            | M::Cmovne
+            | M::Cmovbe
+            | M::Cmova
+            | M::Cmovs
+            | M::Cmovns
+            | M::Cmovp
+            | M::Cmovnp
+            | M::Cmovl
+            | M::Cmovge
+            | M::Cmovle
+            | M::Cmovg
+    )
 }

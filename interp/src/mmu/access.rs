@@ -182,12 +182,10 @@ impl Cpu {
     /// To be called after a store through [`direct`](Self::direct).
     #[inline]
     pub fn note_direct_store(&self, lin: u64, len: usize) -> Stored {
-        let info = self.tlb.entry(lin).info;
-        // SAFETY: `direct` has just found this entry filled, so `info` points into the page table of `self.ram`.
-        Stored {
-            hit_code: unsafe { info.as_ref() }
-                .is_some_and(|info| info.note_store((lin & 0xfff) as u16, len as u16)),
-        }
+        // SAFETY: `direct` has just found this entry filled, so `info` points into the page table of `self.ram`; that
+        // of an empty entry is null.
+        let info = unsafe { self.tlb.entry(lin).info.as_ref() };
+        Stored { hit_code: info.is_some_and(|info| info.note_store((lin & 0xfff) as u16, len as u16)) }
     }
 }
 
