@@ -18,8 +18,8 @@ const MICROCODE: u64 = 0x2b00_0603 << 32;
 const MTRR_CAPABILITIES: u64 = 8 | 1 << 8 | 1 << 10;
 /// IA32_MISC_ENABLE: no branch trace store, no precise event sampling.
 const NO_TRACING: u64 = 1 << 11 | 1 << 12;
-/// IBRS, STIBP, SSBD.
-const SPEC_CTRL_BITS: u64 = 7;
+/// IBRS, STIBP, SSBD, BHI_DIS_S: accepted, without effect.
+const SPEC_CTRL_BITS: u64 = 7 | 1 << 10;
 const EFER_BITS: u64 = efer::SCE | efer::LME | efer::LMA | efer::NXE;
 const MTRR_DEF_TYPE_BITS: u64 = 0xcff;
 const PHYS_MASK: u64 = (1 << cpu::x86::PHYS_BITS) - 1;

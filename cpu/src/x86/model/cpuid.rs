@@ -76,7 +76,11 @@ pub(super) fn cpuid(model: &CpuModel, leaf: u32, subleaf: u32, env: &CpuidEnv) -
         2 => regs(0x00fe_ff01, 0xf0, 0, 0), // caches: leaf 4; 64-byte prefetch
         4 => cache(subleaf, env),
         6 => regs(bits32(&[2]), 0, 0, 0), // ARAT: the APIC timer never stops
-        7 if subleaf == 0 => structured_features(model),
+        7 => match subleaf {
+            0 => structured_features(model),
+            2 => regs(0, 0, 0, bits32(&[4, 5])), // BHI_CTRL, MCDT_NO
+            _ => CpuidResult::default(),
+        },
         0xb => topology(subleaf, env),
         0xd if model.has(Feature::XSAVE) => xsave(model, subleaf, env),
         0x15 => {
@@ -156,7 +160,7 @@ fn structured_features(model: &CpuModel) -> CpuidResult {
         | has(model, Feature::VPCLMULQDQ, 10)
         | has(model, Feature::RDPID, 22);
     // FSRM, IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD
-    regs(0, ebx, ecx, bits32(&[4, 26, 27, 29, 31]))
+    regs(2, ebx, ecx, bits32(&[4, 26, 27, 29, 31]))
 }
 
 /// Leaf 4: level 1 data and code, level 2, level 3 shared by all.

@@ -40,6 +40,8 @@ fn leaves_agree_with_each_other() {
     assert_eq!(model.cpuid(0xb, 1, &env()).eax, 2);
     assert_eq!(model.cpuid(0xd, 0, &CpuidEnv { xcr0: 7, ..env() }).ebx, crate::XSAVE_LEN as u32);
     assert_eq!(model.cpuid(0x17, 0, &env()), model.cpuid(0x16, 0, &env()));
+    assert_eq!(model.cpuid(7, 0, &env()).eax, 2, "subleaf 2 has BHI_CTRL");
+    assert_eq!(model.cpuid(7, 2, &env()).edx >> 4 & 1, 1);
     let leaf = model.cpuid(0x15, 0, &env());
     assert_eq!(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax), 2_000_000_000);
 }
