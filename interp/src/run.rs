@@ -8,10 +8,13 @@ use cpu::{CpuFault, CpuIo, Signals, VcpuExit, VmConfig};
 use crate::cache::{Cache, Entry};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::{Decoder, MAX_INSNS};
+use crate::exec::string::SLICE;
 use crate::op::{Op, Stop, next, slot};
 
 /// Instructions between two looks at local timers: some 10 us.
 const POLL_INTERVAL: i64 = 4096;
+/// What the delivery of an exception counts for.
+const FAULT_COST: i64 = 16;
 
 /// A vCPU with its decoded code.
 pub(crate) struct Runner {
@@ -96,10 +99,18 @@ impl Run<'_> {
                 self.cpu.events.halted = true;
                 None
             }
-            Stop::Fault => match self.cpu.deliver_exception() {
-                Err(Stop::Shutdown) => Some(Leave::Exit(VcpuExit::Shutdown)),
-                _ => None,
-            },
+            Stop::Again => {
+                *self.countdown -= SLICE;
+                None
+            }
+            Stop::Fault => {
+                // A guest may fault for ever without completing an instruction: its timers still run.
+                *self.countdown -= FAULT_COST;
+                match self.cpu.deliver_exception() {
+                    Err(Stop::Shutdown) => Some(Leave::Exit(VcpuExit::Shutdown)),
+                    _ => None,
+                }
+            }
             Stop::Shutdown => Some(Leave::Exit(VcpuExit::Shutdown)),
             Stop::Unimplemented => Some(Leave::Unimplemented),
         }
@@ -219,9 +230,8 @@ impl Run<'_> {
         let ops = self.cache.ops(block);
         let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).count() as i64;
         if stop == Stop::Jump {
-            // A jump before the end is a repeated instruction that was interrupted.
-            let whole = ops.last().is_some_and(|last| last.off == self.cpu.stop_off);
-            return (if whole { block.insns() as i64 } else { before() }, Ok(()));
+            let last = ops.last().is_some_and(|last| last.off == self.cpu.stop_off);
+            return (if last { block.insns() as i64 } else { before() + 1 }, Ok(()));
         }
         let done = before() + i64::from(matches!(stop, Stop::Leave | Stop::Halt));
         (done, self.left(rip, stop))
@@ -305,14 +315,14 @@ impl Run<'_> {
         match stop {
             Stop::End => self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(len)),
             Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect => {}
-            Stop::Leave | Stop::Halt => {
+            Stop::Leave | Stop::Halt | Stop::Again => {
                 let _ = self.left(rip, stop);
             }
             Stop::Fault | Stop::Unimplemented | Stop::Shutdown => return self.left(rip, stop),
         }
-        *self.retired += 1;
+        *self.retired += u64::from(stop != Stop::Again || trap);
         self.cpu.after_step(trap)?;
-        if stop == Stop::Halt { Err(stop) } else { Ok(()) }
+        if matches!(stop, Stop::Halt | Stop::Again) { Err(stop) } else { Ok(()) }
     }
 }
 

@@ -20,6 +20,9 @@ use crate::op::{Done, Op, Stop, op_flag};
 
 const ES: u8 = seg::ES as u8;
 
+/// Elements of a repeated instruction between two looks at timers, at most; a run of a page counts as a sixteenth.
+pub(crate) const SLICE: i64 = 1024;
+
 /// One element of a string instruction.
 trait Element {
     /// REPE and REPNE look at ZF after each element.
@@ -245,6 +248,7 @@ fn once<T: Int, E: Element>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn repeat<T: Int, E: Element>(cpu: &mut Cpu, op: &Op) -> Done {
+    let mut slice = SLICE;
     loop {
         let count = cpu.string_reg(gpr::RCX, op);
         if count == 0 {
@@ -254,7 +258,8 @@ fn repeat<T: Int, E: Element>(cpu: &mut Cpu, op: &Op) -> Done {
         let forward = cpu.eflags & rflags::DF == 0;
         let (mut done, mut stored) =
             if forward && !stepping && count > 1 { E::run::<T>(cpu, op, count) } else { (0, Stored::CLEAN) };
-        if done == 0 {
+        let bulk = done != 0;
+        if !bulk {
             stored = E::one::<T>(cpu, op)?;
             done = 1;
         }
@@ -264,9 +269,9 @@ fn repeat<T: Int, E: Element>(cpu: &mut Cpu, op: &Op) -> Done {
             return stored.done();
         }
         // In the middle: other code may have been overwritten, someone may be waiting, or every element traps.
-        if stored.done().is_err() || stepping || cpu.signals.load() != 0 {
-            cpu.rip = cpu.this_ip(op);
-            return Err(Stop::Jump);
+        slice -= if bulk { SLICE / 16 } else { 1 };
+        if stored.done().is_err() || stepping || slice <= 0 || cpu.signals.load() != 0 {
+            return Err(Stop::Again);
         }
     }
 }
