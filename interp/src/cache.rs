@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use memory::{GuestRam, PageInfo};
 
-use crate::op::Op;
+use crate::op::{Exit, Op};
 
 /// Operations the arena holds: 10 MiB. A full arena is emptied, which costs a re-decode of what is still hot.
 const MAX_OPS: usize = (10 << 20) / size_of::<Op>();
-const MAX_BLOCKS: usize = MAX_OPS / 6;
+const MAX_BLOCKS: usize = MAX_OPS / 10;
 const BUCKETS: usize = 1 << 14;
 const JUMPS: usize = 1 << 12;
 const NONE: u32 = u32::MAX;
@@ -40,9 +40,9 @@ pub(crate) struct Block {
     source: Source,
     /// For an instruction that crosses into another page.
     pub second: Option<Source>,
-    /// Blocks of the same page that follow: behind this one, and at the target of its direct branch. Where a page is
-    /// mapped does not matter to them.
-    links: [Link; 2],
+    /// Blocks of the same page that follow: behind this one, and at the targets of its direct branches. Where a page
+    /// is mapped does not matter to them.
+    links: [Link; 1 + Exit::LINKED],
 }
 
 /// A block that may be entered without looking it up.
@@ -158,7 +158,7 @@ impl Cache {
     /// The block that follows `block` on side `side`, if it is known and current.
     #[inline(always)]
     pub fn linked(&mut self, block: u32, side: usize) -> Option<Entry> {
-        let link = &self.blocks[block as usize].links[side & 1];
+        let link = self.blocks[block as usize].links.get(side)?;
         let entry = link.entry;
         if link.epoch == memory::code_epoch() {
             return Some(entry);
@@ -175,7 +175,7 @@ impl Cache {
             return None;
         }
         let entry = self.entry(old.block); // it may have been decoded anew in its place
-        self.blocks[block as usize].links[side & 1] = Link { epoch, entry };
+        *self.blocks[block as usize].links.get_mut(side)? = Link { epoch, entry };
         Some(entry)
     }
 
@@ -188,8 +188,11 @@ impl Cache {
         let to = &self.blocks[next.block as usize];
         let (to_phys, crosses) = (to.phys, to.second.is_some());
         let Some(from) = self.blocks.get_mut(block as usize) else { return };
-        if (from.phys ^ to_phys) < 4096 && !crosses {
-            from.links[side & 1] = Link { epoch, entry: next };
+        if (from.phys ^ to_phys) < 4096
+            && !crosses
+            && let Some(link) = from.links.get_mut(side)
+        {
+            *link = Link { epoch, entry: next };
         }
     }
 
@@ -265,7 +268,7 @@ impl Cache {
             bytes: decoded.bytes,
             source: decoded.source,
             second: decoded.second,
-            links: [NO_LINK; 2],
+            links: [NO_LINK; 1 + Exit::LINKED],
         };
         if let Some((id, ..)) = reuse {
             self.blocks[id as usize] = block;

@@ -12,7 +12,7 @@ use memory::GuestRam;
 use crate::flags::Flags;
 use crate::host::HostState;
 use crate::mmu::Tlb;
-use crate::op::{Op, Stop, slot};
+use crate::op::{Exit, Op, Stop, slot};
 
 /// Width of code: what the CS descriptor says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +60,8 @@ pub(crate) struct Cpu {
     pub events: PendingEvents,
     /// The exception that goes with [`Stop::Fault`].
     pub exception: Exception,
+    /// Goes with [`Stop::Taken`].
+    pub exit: Exit,
     /// Offset and length of the operation that stopped the block.
     pub stop_off: u16,
     pub stop_len: u8,
@@ -108,6 +110,7 @@ impl Cpu {
             msrs: reset.msrs.clone(),
             events: PendingEvents::default(),
             exception: Exception::ud(),
+            exit: Exit(0),
             stop_off: 0,
             stop_len: 0,
             watch_hits: 0,

@@ -57,7 +57,7 @@ pub(crate) enum Stop {
     /// Execution goes on behind the block (fall-through, branch not taken); `cpu.rip` is set, nothing but registers
     /// and memory has changed. The value is the block's link.
     Next = 0,
-    /// The same for the target of a direct branch.
+    /// The same for the target of a direct branch; `cpu.exit` says which branch of the block it was.
     Taken = 1,
     /// The same for an indirect branch.
     Indirect,
@@ -77,6 +77,33 @@ pub(crate) enum Stop {
     Unimplemented,
     /// Triple fault.
     Shutdown,
+}
+
+/// A direct branch out of a block, as [`Op::aux`] and `cpu.exit` have it: the instructions up to it (less one) in bits
+/// 0-5, its link in bits 6-7.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exit(pub u8);
+
+impl Exit {
+    /// Branches of a block that have a link; the value beyond says that there is none left.
+    pub(crate) const LINKED: usize = 3;
+
+    /// Branch number `n` of a block, with `insns` instructions up to it.
+    pub fn new(n: usize, insns: usize) -> Self {
+        Self((n.min(Self::LINKED) << 6 | (insns - 1) & 63) as u8)
+    }
+
+    /// Instructions executed when the branch is taken.
+    #[inline(always)]
+    pub fn insns(self) -> u64 {
+        u64::from(self.0 & 63) + 1
+    }
+
+    /// Number of the link.
+    #[inline(always)]
+    pub fn link(self) -> usize {
+        usize::from(self.0 >> 6)
+    }
 }
 
 /// Register slots of [`Cpu::regs`] beyond the sixteen general registers.
@@ -106,6 +133,8 @@ pub(crate) mod op_flag {
     pub(crate) const REP: u8 = 1 << 3;
     /// REPNE.
     pub(crate) const REPNE: u8 = 1 << 4;
+    /// The operation is two instructions: a comparison and its branch.
+    pub(crate) const FUSED: u8 = 1 << 5;
     /// Stack addresses are 32-bit (SS.B) outside 64-bit mode.
     pub(crate) const STACK32: u8 = 1 << 6;
 }

@@ -9,7 +9,7 @@ use crate::cache::{Cache, Entry};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::{Decoder, MAX_INSNS};
 use crate::exec::string::SLICE;
-use crate::op::{Op, Stop, next, slot};
+use crate::op::{Op, Stop, next, op_flag, slot};
 
 /// Instructions between two looks at local timers: some 10 us.
 const POLL_INTERVAL: i64 = 4096;
@@ -201,21 +201,25 @@ impl Run<'_> {
                 *unused = budget - done;
                 return outcome;
             }
-            budget -= block.insns() as i64;
+            // Side 0 is behind the block; the branches of the block have the sides from 1 on.
+            let (insns, side) = match stop {
+                Stop::Next => (block.insns(), 0),
+                Stop::Taken => (self.cpu.exit.insns(), 1 + self.cpu.exit.link()),
+                _ => (block.insns(), usize::MAX),
+            };
+            budget -= insns as i64;
             if budget <= 0 || self.cpu.signals.load() != 0 {
                 break;
             }
-            if stop <= Stop::Taken
-                && let Some(linked) = self.cache.linked(block.block, stop as usize)
-            {
+            if let Some(linked) = self.cache.linked(block.block, side) {
                 block = linked;
                 continue;
             }
             *unused = budget;
             let epoch = self.cache.epoch();
             let Some(found) = self.find()? else { break };
-            if stop <= Stop::Taken && flat && epoch == self.cache.epoch() {
-                self.cache.link(block.block, stop as usize, found);
+            if flat && epoch == self.cache.epoch() {
+                self.cache.link(block.block, side, found);
             }
             block = found;
         }
@@ -228,7 +232,9 @@ impl Run<'_> {
     #[inline(never)]
     fn ended(&mut self, block: Entry, rip: u64, stop: Stop) -> (i64, Result<(), Stop>) {
         let ops = self.cache.ops(block);
-        let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).count() as i64;
+        // Operations without a length belong to the one behind them; fused ones are two instructions.
+        let insns = |op: &Op| i64::from(op.len > 0) + i64::from(op.has(op_flag::FUSED));
+        let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).map(insns).sum::<i64>();
         if stop == Stop::Jump {
             let last = ops.last().is_some_and(|last| last.off == self.cpu.stop_off);
             return (if last { block.insns() as i64 } else { before() + 1 }, Ok(()));

@@ -12,7 +12,7 @@ use crate::cache::{Decoded, Source};
 use crate::cpu::{CodeSize, Cpu};
 use crate::exec::fused::Comparison;
 use crate::mmu::Access;
-use crate::op::{Done, Op, Stop, slot, threaded};
+use crate::op::{Done, Exit, Op, Stop, op_flag, slot, threaded};
 use crate::{exec, host, system};
 
 /// Guest instructions per block at most.
@@ -142,6 +142,7 @@ impl Decoder {
         let mut decoder = iced_x86::Decoder::with_ip(bitness, bytes, 0, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         let mut insns = 0;
+        let mut exits = 0;
         let mut comparison = None;
         while insns < max {
             let start = decoder.position();
@@ -160,24 +161,38 @@ impl Decoder {
                 self.ops.push(op);
                 return (insns + 1, start + 1, End::Complete);
             }
-            if bitness == 64 && fuse(self.ops.last_mut(), comparison, &insn) {
-                // A comparison writes all flags, and so does the pair.
-                return (insns + 1, decoder.position(), End::Complete);
+            if bitness == 64
+                && fuse(self.ops.last_mut(), comparison.take(), &insn, Exit::new(exits, insns + 1))
+            {
+                insns += 1;
+                exits += 1;
+                if ends_at(&insn) {
+                    break;
+                }
+                continue;
             }
             let mut lowering = Lowering::new(cpu, &insn, op);
             lower(&mut lowering);
             let ends = lowering.ends;
             comparison = lowering.comparison;
-            let (op, flag_use) = (lowering.op, lowering.flag_use);
+            let branches = lowering.branches;
+            let (mut op, flag_use) = (lowering.op, lowering.flag_use);
             if op.base == slot::BLOCK_PLUS_PAGE {
                 self.uses.push(FlagUse::NEUTRAL);
                 self.ops.push(Op { run: threaded(set_block_plus_page), ..Op::template(start as u16, 0) });
             }
+            insns += 1;
+            if branches {
+                op.aux = Exit::new(exits, insns).0;
+                exits += 1;
+            }
             self.uses.push(flag_use);
             self.ops.push(op);
-            insns += 1;
             if ends {
                 return (insns, decoder.position(), End::Complete);
+            }
+            if branches && ends_at(&insn) {
+                break;
             }
         }
         self.ops.push(system::next_block(decoder.position()));
@@ -191,8 +206,13 @@ fn set_block_plus_page(cpu: &mut Cpu, _: &Op) -> Done {
     Ok(())
 }
 
+/// A block goes on behind a forward branch, which is often not taken, and ends at a backward one, which is a loop.
+fn ends_at(branch: &Instruction) -> bool {
+    (branch.near_branch_target() as i64) < branch.next_ip() as i64
+}
+
 /// Makes one operation of a comparison and the conditional branch `insn` behind it, if both offsets fit.
-fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instruction) -> bool {
+fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instruction, exit: Exit) -> bool {
     let (Some(op), Some(comparison)) = (last, comparison) else { return false };
     let Some(condition) =
         exec::condition::encoding(insn.condition_code()).filter(|_| insn.is_jcc_short_or_near())
@@ -203,6 +223,8 @@ fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instructio
     op.run = comparison.with_branch(condition);
     op.imm = u64::from(target as u32) << 32 | op.imm & 0xffff_ffff;
     op.len += insn.len() as u8;
+    op.aux = exit.0;
+    op.flags |= op_flag::FUSED;
     true
 }
 

@@ -1,14 +1,14 @@
-//! Near branches: JMP Jcc CALL RET LOOP JCXZ. Every one ends its block.
+//! Near branches: JMP Jcc CALL RET LOOP JCXZ. All but a Jcc that is not taken leave their block.
 
 use cpu::x86::{Exception, gpr, seg};
 use iced_x86::{Mnemonic, OpKind};
 
-use super::condition::{by_condition, encoding};
+use super::condition::{by_condition, encoding, pick_condition};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::Int;
 use crate::mmu::access::with_top;
-use crate::op::{Done, Op, Stop, slot, threaded};
+use crate::op::{Done, Exit, Op, Stop, next, slot, threaded};
 
 impl Cpu {
     /// Jumps within CS. In 64-bit mode the target must be canonical, elsewhere within the limit.
@@ -34,17 +34,13 @@ impl Cpu {
         }
     }
 
-    /// A conditional branch in 64-bit mode to `offset` from the block's start.
+    /// Leaves the block by a direct branch in 64-bit mode, to `offset` from the block's start. Such targets leave the
+    /// canonical range only from its very edge, where the fetch faults.
     #[inline(always)]
-    pub fn branch_64(&mut self, taken: bool, offset: u64, op: &Op) -> Stop {
-        let block = self.regs[usize::from(slot::BLOCK)];
-        if taken {
-            self.rip = block.wrapping_add(offset);
-            Stop::Taken
-        } else {
-            self.rip = block.wrapping_add(op.next());
-            Stop::Next
-        }
+    pub fn take_64(&mut self, offset: u64, op: &Op) -> Stop {
+        self.rip = self.regs[usize::from(slot::BLOCK)].wrapping_add(offset);
+        self.exit = Exit(op.aux);
+        Stop::Taken
     }
 
     /// The relative target of a branch: `imm` counts from the block's start, `aux` is the operand size.
@@ -59,15 +55,13 @@ impl Cpu {
     }
 }
 
-/// 64-bit relative targets leave the canonical range only from its very edge, where the fetch faults.
-fn jmp_64(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.rip = cpu.regs[usize::from(slot::BLOCK)].wrapping_add(op.imm);
-    Err(Stop::Taken)
+fn jmp_64(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Stop {
+    cpu.take_64(op.imm, op)
 }
 
-fn jcc_64<const C: u8>(cpu: &mut Cpu, op: &Op) -> Done {
-    let taken = cpu.flags.condition(C);
-    Err(cpu.branch_64(taken, op.imm, op))
+/// A branch that is not taken goes on in its block.
+fn jcc_64<const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    if cpu.flags.condition(C) { cpu.take_64(op.imm, op) } else { next(cpu, rest) }
 }
 
 fn jmp(cpu: &mut Cpu, op: &Op) -> Done {
@@ -186,11 +180,11 @@ fn relative(l: &mut Lowering, kind: OpKind) -> bool {
     l.op.aux = width;
     let mnemonic = l.insn.mnemonic();
     if let Some(condition) = encoding(l.insn.condition_code()).filter(|_| l.insn.is_jcc_short_or_near()) {
-        return l.end_threaded(if width == 8 {
-            by_condition!(condition, jcc_64)
-        } else {
-            by_condition!(condition, jcc)
-        });
+        if width != 8 {
+            return l.end_threaded(by_condition!(condition, jcc));
+        }
+        l.branches = true;
+        return l.thread(pick_condition!(condition, jcc_64));
     }
     let count = |l: &mut Lowering| {
         use iced_x86::Code as C;
@@ -215,7 +209,10 @@ fn relative(l: &mut Lowering, kind: OpKind) -> bool {
         };
     };
     match mnemonic {
-        Mnemonic::Jmp if width == 8 => l.end_threaded(threaded(jmp_64)),
+        Mnemonic::Jmp if width == 8 => {
+            l.branches = true;
+            l.end_threaded(jmp_64)
+        }
         Mnemonic::Jmp => l.end_with(jmp),
         Mnemonic::Call => l.end_threaded(by_width!(width, call)),
         Mnemonic::Loop => {

@@ -70,26 +70,29 @@ pub(crate) fn encoding(code: ConditionCode) -> Option<u8> {
     order.iter().position(|&c| c == code).map(|n| n as u8)
 }
 
-/// Picks the instance of a handler for a condition.
+/// Picks the instance of a threaded handler for a condition.
+macro_rules! pick_condition {
+    ($condition:expr, $handler:ident) => {
+        pick_condition!(@ $condition, [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15], $handler)
+    };
+    (@ $condition:expr, [$($n:literal)*], $handler:ident) => {
+        match $condition & 15 {
+            $($n => $handler::<$n> as crate::op::Threaded,)*
+            _ => $handler::<0>,
+        }
+    };
+}
+pub(super) use pick_condition;
+
+/// The same for a handler that leaves going on to its caller.
 macro_rules! by_condition {
     ($condition:expr, $handler:ident) => {
-        match $condition {
-            0 => crate::op::threaded($handler::<0>) as crate::op::Threaded,
-            1 => crate::op::threaded($handler::<1>),
-            2 => crate::op::threaded($handler::<2>),
-            3 => crate::op::threaded($handler::<3>),
-            4 => crate::op::threaded($handler::<4>),
-            5 => crate::op::threaded($handler::<5>),
-            6 => crate::op::threaded($handler::<6>),
-            7 => crate::op::threaded($handler::<7>),
-            8 => crate::op::threaded($handler::<8>),
-            9 => crate::op::threaded($handler::<9>),
-            10 => crate::op::threaded($handler::<10>),
-            11 => crate::op::threaded($handler::<11>),
-            12 => crate::op::threaded($handler::<12>),
-            13 => crate::op::threaded($handler::<13>),
-            14 => crate::op::threaded($handler::<14>),
-            _ => crate::op::threaded($handler::<15>),
+        by_condition!(@ $condition, [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15], $handler)
+    };
+    (@ $condition:expr, [$($n:literal)*], $handler:ident) => {
+        match $condition & 15 {
+            $($n => crate::op::threaded($handler::<$n>) as crate::op::Threaded,)*
+            _ => crate::op::threaded($handler::<0>),
         }
     };
 }

@@ -6,7 +6,7 @@ use crate::cpu::Cpu;
 use crate::flags::Flags;
 use crate::mmu::Int;
 use crate::mmu::access::with_load;
-use crate::op::{Op, Stop, Threaded};
+use crate::op::{Op, Stop, Threaded, next};
 
 /// The comparison half.
 trait Compare: Alu {
@@ -47,11 +47,14 @@ impl Compare for Test {
 
 /// The branch: its offset is the upper half of `imm`.
 #[inline(always)]
-fn branch<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, a: T, b: T) -> Stop {
+fn branch<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op], a: T, b: T) -> Stop {
     let flags = K::apply(a, b, cpu.flags).1;
     cpu.flags = flags;
-    let taken = K::holds::<T, C>(a, b, flags);
-    cpu.branch_64(taken, (op.imm as i64 >> 32) as u64, op)
+    if K::holds::<T, C>(a, b, flags) {
+        cpu.take_64((op.imm as i64 >> 32) as u64, op)
+    } else {
+        next(cpu, rest)
+    }
 }
 
 /// The immediate is the lower half of `imm`.
@@ -60,32 +63,32 @@ fn immediate<T: Int>(op: &Op) -> T {
     T::of(op.imm as u32 as i32 as i64 as u64)
 }
 
-fn rr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Stop {
+fn rr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let (a, b) = (cpu.dst::<T>(op), cpu.src::<T>(op));
-    branch::<T, K, C>(cpu, op, a, b)
+    branch::<T, K, C>(cpu, op, rest, a, b)
 }
 
-fn ri<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Stop {
+fn ri<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
     let a = cpu.dst::<T>(op);
-    branch::<T, K, C>(cpu, op, a, immediate(op))
+    branch::<T, K, C>(cpu, op, rest, a, immediate(op))
 }
 
 fn rm<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, _, b: T| {
+    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
         let a = cpu.dst::<T>(op);
-        branch::<T, K, C>(cpu, op, a, b)
+        branch::<T, K, C>(cpu, op, rest, a, b)
     })
 }
 
 fn mr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, _, a: T| {
+    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
         let b = cpu.src::<T>(op);
-        branch::<T, K, C>(cpu, op, a, b)
+        branch::<T, K, C>(cpu, op, rest, a, b)
     })
 }
 
 fn mi<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, _, a: T| branch::<T, K, C>(cpu, op, a, immediate(op)))
+    with_load(cpu, op, rest, |cpu, op, rest, a: T| branch::<T, K, C>(cpu, op, rest, a, immediate(op)))
 }
 
 /// Operands of a comparison.
