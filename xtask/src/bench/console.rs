@@ -12,8 +12,8 @@ use super::process;
 
 /// The longest that anything may take.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How the default guest's shell asks for input.
-const PROMPT: &str = "root@guesthouse:~# ";
+/// How the default guest's shell asks for input: the folder is between.
+const PROMPT: [&str; 2] = ["root@guesthouse:", "# "];
 
 /// A running program; ended when dropped.
 pub struct Console {
@@ -29,7 +29,9 @@ impl Console {
     /// Boots a machine to its shell.
     pub fn boot(peer: &Peer, machine: &Machine) -> Result<Self> {
         let mut console = Self::start(peer.command(machine))?;
-        console.wait_for(PROMPT)?;
+        for part in PROMPT {
+            console.wait_for(part)?;
+        }
         Ok(console)
     }
 

@@ -14,7 +14,8 @@ use super::figure::{Figure, Target};
 
 /// About a quarter of a second natively in each loop.
 const ROUNDS: u64 = 2_000_000;
-const LOOPS: [&str; 2] = ["registers", "memory"];
+const LOOPS: [&str; 3] = ["registers", "branches", "memory"];
+const COUNT: usize = LOOPS.len();
 
 /// One loop of one run.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,7 +28,7 @@ struct Sample {
 }
 
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
-    let mut native: Vec<[Sample; 2]> = Vec::new();
+    let mut native: Vec<[Sample; COUNT]> = Vec::new();
     let guests = bench.take_turns("integer loops", |peer| {
         if peer.name() == "guesthouse" {
             native.push(run_natively(bench, ROUNDS)?);
@@ -40,12 +41,12 @@ pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     for (i, name) in LOOPS.into_iter().enumerate() {
         let expected = native.first().map(|loops| loops[i].checksum);
         let same = guests.iter().flatten().chain(&native).all(|loops| Some(loops[i].checksum) == expected);
-        ensure!(same, "the loop in {name} has a wrong result in a guest: {guests:?}, not {native:?}");
-        let times = |runs: Option<&Vec<[Sample; 2]>>, time: fn(&Sample) -> f64| {
+        ensure!(same, "the loop of {name} has a wrong result in a guest: {guests:?}, not {native:?}");
+        let times = |runs: Option<&Vec<[Sample; COUNT]>>, time: fn(&Sample) -> f64| {
             runs.map(|runs| runs.iter().map(|loops| time(&loops[i])).collect()).unwrap_or_default()
         };
         let figure = |what, time: fn(&Sample) -> f64, target| Figure {
-            name: format!("integer loop in {name}, {what}"),
+            name: format!("integer loop, {name}, {what}"),
             unit: "s",
             guesthouse: times(guests.first(), time),
             qemu: times(guests.get(1), time),
@@ -58,14 +59,14 @@ pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-fn run_natively(bench: &Bench, rounds: u64) -> Result<[Sample; 2]> {
+fn run_natively(bench: &Bench, rounds: u64) -> Result<[Sample; COUNT]> {
     let mut command = Command::new(bench.folder.join("integer"));
     command.arg(rounds.to_string());
     watch(&mut Console::start(command)?)
 }
 
 /// Follows the program to its end.
-fn watch(console: &mut Console) -> Result<[Sample; 2]> {
+fn watch(console: &mut Console) -> Result<[Sample; COUNT]> {
     console.line("@begin")?;
     let mut before = console.cpu_seconds()?;
     let mut samples = Vec::new();
@@ -76,7 +77,7 @@ fn watch(console: &mut Console) -> Result<[Sample; 2]> {
         samples.push(Sample { inside: nanoseconds as f64 / 1e9, outside: after - before, checksum });
         before = after;
     }
-    samples.try_into().ok().context("two loops, two results")
+    samples.try_into().ok().context("a result for each loop")
 }
 
 fn parse(line: &str) -> Option<(u64, u64)> {
@@ -101,6 +102,6 @@ mod tests {
         let (first, second, other) = (run("1000"), run("1000"), run("1001"));
         std::fs::remove_file(&path).unwrap();
         assert_eq!(first, second);
-        assert!(first[0] != other[0] && first[1] != other[1]);
+        assert!(first[0] != other[0] && first[2] != other[2], "{first:?} {other:?}");
     }
 }
