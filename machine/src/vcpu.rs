@@ -43,6 +43,8 @@ pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
             shared.end(outcome);
         }
     }
+    let (instructions, exits) = (slot.vcpu.lock().instructions(), slot.exits.load(Ordering::Relaxed));
+    tracing::debug!(vcpu = index, instructions, exits, "the vcpu ends");
 }
 
 struct Runner<'a> {
