@@ -23,11 +23,16 @@ if read -r rows columns term 2>/dev/null </etc/guesthouse/terminal; then
     export TERM="$term"
 fi
 
+# busybox's halt, poweroff and reboot tell process 1 by these signals. The shell notices them only while it
+# waits for something in the background.
+trap 'sync; poweroff -f' USR1 USR2
+trap 'sync; reboot -f' TERM
 if [ -e /etc/guesthouse/command ]; then
-    /sbin/guesthouse-agent <$line >$line 2>&1
+    guesthouse-agent <$line >$line 2>&1 &
 else
     echo "Type 'exit' to power off." >$line
-    setsid -c sh -l <$line >$line 2>&1
+    guesthouse-agent sh -l <$line >$line 2>&1 &
 fi
+wait $!
 sync
 poweroff -f

@@ -54,6 +54,16 @@ fn a_shell_on_a_pipe_runs_what_it_is_given_and_powers_off() {
 }
 
 #[test]
+fn power_off_and_reset_reach_the_machine() {
+    // A reset before the command has ended is no success.
+    for (command, status) in [("poweroff; sleep 1000", 0), ("reboot; sleep 1000", 1)] {
+        let output = guesthouse(&["run", "--", "sh", "-c", command]).stdin(Stdio::null()).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(status), "{command}: {stderr}");
+    }
+}
+
+#[test]
 fn a_shell_on_a_terminal_has_job_control_and_exits() {
     let mut terminal = Terminal::start(guesthouse(&["run"]));
     terminal.expect("root@guesthouse:/root# ");

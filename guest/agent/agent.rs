@@ -1,7 +1,8 @@
 //! The guest's half of `guesthouse run -- COMMAND`: runs a program on the serial line and hands its exit
 //! status to the host. Freestanding: no library but `core`, system calls by hand.
 //!
-//! `/etc/guesthouse/command` holds one byte of mode and then NUL-terminated arguments:
+//! A program on the agent's own command line gets the serial line as its terminal, and its exit status is the
+//! agent's. Otherwise `/etc/guesthouse/command` holds one byte of mode and then NUL-terminated arguments:
 //!
 //! * `t`, terminal: the program owns the serial line as its controlling terminal;
 //! * `s`, stream: the line is raw and carries the program's three standard streams;
@@ -252,17 +253,22 @@ unsafe fn c_bytes<'a>(text: *const u8) -> &'a [u8] {
 extern "C" fn start(stack: *const usize) -> ! {
     let argc = unsafe { *stack };
     let envp = unsafe { stack.add(argc + 2) }.cast::<*const u8>();
-    let Some(command) = Command::load(b"/etc/guesthouse/command\0", envp) else {
+    let command = if argc > 1 {
+        Some(Command { mode: b'l', argv: unsafe { stack.add(2) }.cast(), envp })
+    } else {
+        Command::load(b"/etc/guesthouse/command\0", envp)
+    };
+    let Some(command) = command else {
         write_all(2, b"guesthouse: /etc/guesthouse/command is not readable\n");
         exit(125);
     };
     let status = match command.mode {
-        b't' => run_on_terminal(&command),
+        b't' | b'l' => run_on_terminal(&command),
         _ => run_on_streams(&command),
     };
     const TCSBRK: usize = 0x5409;
     call(nr::IOCTL, 0, TCSBRK, 1); // drain: the host stops the machine at once
-    if command.mode != b'c' && call(nr::IOPERM, 0xf4, 1, 1) == 0 {
+    if matches!(command.mode, b't' | b's') && call(nr::IOPERM, 0xf4, 1, 1) == 0 {
         unsafe { asm!("out dx, al", in("dx") 0xf4u16, in("al") status as u8) };
     }
     exit(status);
@@ -278,6 +284,13 @@ fn wait(child: isize) -> usize {
     }
 }
 
+/// What this process ignores, and what a shell makes its background jobs ignore, is not the program's.
+fn default_signals() {
+    for number in [SIGINT, SIGQUIT, SIGPIPE] {
+        signal(number, SIG_DFL);
+    }
+}
+
 fn run_on_terminal(command: &Command) -> usize {
     const TIOCSCTTY: usize = 0x540e;
     call(nr::SETSID, 0, 0, 0);
@@ -287,9 +300,7 @@ fn run_on_terminal(command: &Command) -> usize {
     }
     let child = call(nr::FORK, 0, 0, 0);
     if child == 0 {
-        for number in [SIGINT, SIGQUIT] {
-            signal(number, SIG_DFL);
-        }
+        default_signals();
         exit(command.exec());
     }
     wait(child)
@@ -301,7 +312,7 @@ fn run_on_streams(command: &Command) -> usize {
     let (stdin, stdout, stderr) = (pipe(), pipe(), pipe());
     let child = call(nr::FORK, 0, 0, 0);
     if child == 0 {
-        signal(SIGPIPE, SIG_DFL);
+        default_signals();
         for (target, fd) in [(0, stdin[0]), (1, stdout[1]), (2, stderr[1])] {
             call(nr::DUP2, fd as usize, target, 0);
         }
