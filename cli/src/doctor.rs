@@ -167,7 +167,7 @@ fn engines() -> (Vec<Engine>, Auto) {
             name: engine.name(),
             usable: capabilities.unusable.is_none(),
             reason: capabilities.unusable,
-            max_vcpus: capabilities.max_vcpus,
+            max_vcpus: capabilities.max_vcpus.min(machine::MAX_CPUS),
         }
     });
     (list.collect(), auto)

@@ -15,6 +15,7 @@ const ALLOWED: &[(&str, Option<&[&str]>)] = &[
     ("guest", Some(&[])),
     ("cpu", Some(&["memory"])),
     ("interp", Some(&["cpu", "memory"])),
+    ("cases", Some(&["cpu", "memory"])),
     ("conform", Some(&["cpu", "memory", "interp"])),
     ("dbt", Some(&["cpu", "memory", "interp"])),
     ("kvm", Some(&["cpu", "memory"])),
