@@ -107,7 +107,8 @@ pub struct RunArguments {
     /// How to run the guest's code.
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
     pub engine: EngineKind,
-    /// What the guest's CPUID says; without it the best model that this host can run.
+    /// What the guest's CPUID says; without it the best model that this host can run (`guesthouse doctor`
+    /// lists them).
     #[arg(long, value_name = "MODEL")]
     pub cpu_model: Option<String>,
     /// Boot protocol; `auto` looks at the kernel.

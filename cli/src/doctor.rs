@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use cpu::x86::CpuModel;
 use guest::{Cache, Catalogue};
 use serde::Serialize;
 
@@ -48,6 +49,7 @@ struct Report {
     cpu: Cpu,
     cores: usize,
     memory: Memory,
+    cpu_models: Vec<Model>,
     kvm: Kvm,
     engines: Vec<Engine>,
     auto: Auto,
@@ -59,6 +61,16 @@ struct Cpu {
     vendor: String,
     name: String,
     features: Vec<&'static str>,
+}
+
+/// A CPU model that a guest can have.
+#[derive(Debug, Serialize)]
+struct Model {
+    name: &'static str,
+    /// The one a guest gets if none is asked for.
+    default: bool,
+    /// Why this host cannot run it.
+    unusable: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -112,6 +124,7 @@ impl Report {
             cpu: Cpu::of_this_host(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             memory: Memory::of_this_host(),
+            cpu_models: cpu_models(),
             kvm: Kvm::probe(Path::new("/dev/kvm")),
             engines,
             auto,
@@ -128,6 +141,9 @@ impl Report {
         let mib = |bytes: u64| Size::mib(bytes >> 20);
         let memory = &self.memory;
         writeln!(out, "memory    {} available of {}", mib(memory.available_bytes), mib(memory.total_bytes))?;
+        let models = self.cpu_models.iter().filter(|m| m.unusable.is_none());
+        let models = models.map(|m| format!("{}{}", m.name, if m.default { " (default)" } else { "" }));
+        writeln!(out, "models    {}", models.collect::<Vec<_>>().join(", "))?;
         writeln!(out, "/dev/kvm  {}", self.kvm)?;
         for engine in &self.engines {
             match &engine.reason {
@@ -154,6 +170,16 @@ impl Report {
             if self.guests.built.is_empty() { "none yet".into() } else { self.guests.built.join(", ") };
         writeln!(out, "guests    {built}")
     }
+}
+
+fn cpu_models() -> Vec<Model> {
+    let default = CpuModel::best_for_host();
+    let model = |name: &'static str| Model {
+        name,
+        default: name == default.name(),
+        unusable: CpuModel::named(Some(name)).err().map(|e| e.to_string()),
+    };
+    CpuModel::names().into_iter().map(model).collect()
 }
 
 fn engines() -> (Vec<Engine>, Auto) {

@@ -74,11 +74,13 @@ fn wrong_kernels() {
 }
 
 #[test]
-fn impossible_memory() {
+fn impossible_machines() {
     let folder = tempfile::tempdir().unwrap();
     let kernel = file(folder.path(), "k", b"x");
     let message = refused(&["run", "--kernel", &kernel, "--memory", "8192G"]);
     assert!(message.contains("host"), "{message}");
+    let message = refused(&["run", "--kernel", &kernel, "--cpu-model", "z80"]);
+    assert!(message.contains("z80") && message.contains("x86-64-v3"), "{message}");
     refused(&["run", "--memory", "1K", "--", "true"]);
 }
 
