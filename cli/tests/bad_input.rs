@@ -1,4 +1,5 @@
 //! Wrong usage and wrong files: exit status 2, one line on stderr that names the thing, nothing on stdout.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -1,4 +1,5 @@
 //! Commands that only tell.
+#![allow(clippy::unwrap_used)]
 
 use std::process::{Command, Stdio};
 

@@ -1,4 +1,5 @@
 //! Kernels of a few bytes: how a machine ends, and what becomes of the terminal meanwhile.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

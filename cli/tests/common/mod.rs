@@ -1,5 +1,5 @@
 //! What several tests need: small kernels, and a terminal to run in.
-#![allow(dead_code)] // every test program uses its part
+#![allow(dead_code, clippy::unwrap_used)] // every test program uses its part
 
 use std::fs::File;
 use std::io::{Read, Write};
