@@ -236,7 +236,10 @@ impl Command {
         }
         write_all(2, b"guesthouse: ");
         write_all(2, name_bytes);
-        write_all(2, if result == ENOENT { b": not found in the guest\n" } else { b": cannot be executed\n" });
+        write_all(
+            2,
+            if result == ENOENT { b": not found in the guest\n" } else { b": cannot be executed\n" },
+        );
         if result == ENOENT { 127 } else { 126 }
     }
 }
@@ -324,8 +327,16 @@ fn run_on_streams(command: &Command) -> usize {
     for fd in [stdin[1], stdout[0], stderr[0]] {
         nonblocking(fd);
     }
-    Relay { to_program: stdin[1], pending: [0; WINDOW], start: 0, end: 0, allowed: 0, escape: false, eof: false }
-        .run(child, stdout[0], stderr[0]);
+    Relay {
+        to_program: stdin[1],
+        pending: [0; WINDOW],
+        start: 0,
+        end: 0,
+        allowed: 0,
+        escape: false,
+        eof: false,
+    }
+    .run(child, stdout[0], stderr[0]);
     wait(child)
 }
 
