@@ -1,11 +1,11 @@
-//! Compiles the guest agent: one freestanding file, linked static and without a C library, because it runs
+//! Compiles the guest agent: a freestanding program, linked static and without a C library, because it runs
 //! inside the guest's initramfs. The host's own rustc and linker do; no other target need be installed.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
-    println!("cargo::rerun-if-changed=agent/agent.rs");
+    println!("cargo::rerun-if-changed=agent");
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let Some(out) = std::env::var_os("OUT_DIR").map(PathBuf::from) else {
         println!("cargo::error=OUT_DIR is not set; build this crate with cargo");
