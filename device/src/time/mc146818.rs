@@ -147,23 +147,26 @@ impl Inner {
         self.format().alarm([self.cmos[5], self.cmos[3], self.cmos[1]])
     }
 
-    /// Nanoseconds until an enabled flag that is not set yet will be.
+    /// Nanoseconds until an enabled flag that is not set yet will be; 0 if it is due.
     fn next_event(&self, now: Now) -> Option<u64> {
         let wanted = self.cmos[REG_B] & !self.cmos[REG_C];
         let to_second = SECOND - now.wall % SECOND;
+        let passed = self.seconds(now).saturating_sub(self.seen_second);
         let mut next = None;
         let mut candidate = |ns: u64| next = Some(next.map_or(ns, |n: u64| n.min(ns)));
         if let (true, Some(period)) = (wanted & PERIODIC != 0, self.period()) {
-            candidate(period - now.ns % period);
+            candidate(if self.tick(now) == self.seen_tick { period - now.ns % period } else { 0 });
         }
         if wanted & UPDATE != 0 && !self.is_held() {
-            candidate(to_second);
+            candidate(if passed == 0 { to_second } else { 0 });
         }
         if wanted & ALARM != 0
             && !self.is_held()
-            && let Some(seconds) = self.alarm().and_then(|alarm| alarm.seconds_after(self.seconds(now)))
+            && let Some(after) = self.alarm().and_then(|alarm| alarm.seconds_after(self.seen_second))
         {
-            candidate(to_second.saturating_add(seconds.saturating_sub(1).saturating_mul(SECOND)));
+            let left = i64::try_from(after).unwrap_or(i64::MAX).saturating_sub(passed);
+            let whole = u64::try_from(left.saturating_sub(1)).map(|s| s.saturating_mul(SECOND));
+            candidate(whole.map_or(0, |whole| whole.saturating_add(to_second)));
         }
         next
     }
@@ -274,8 +277,10 @@ impl Rtc {
         self.inner.lock().nmi_masked
     }
 
+    /// An event that is due has its deadline at `now`, so that whoever asks polls.
     fn deadline(&self, inner: &Inner, now: Now) -> Option<u64> {
-        inner.next_event(now).map(|ns| now.tsc.saturating_add(self.clock.ns_to_tsc(ns)).saturating_add(1))
+        let ticks = |ns| if ns == 0 { 0 } else { self.clock.ns_to_tsc(ns).saturating_add(1) };
+        inner.next_event(now).map(|ns| now.tsc.saturating_add(ticks(ns)))
     }
 }
 
