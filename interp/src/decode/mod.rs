@@ -228,28 +228,19 @@ fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instructio
     true
 }
 
-/// True if the bytes are an instruction longer than 15 bytes (#GP) rather than an undefined one (#UD): with so many
-/// prefixes that nothing else fits.
+/// True if the bytes, which are no instruction, are the beginning of one of more than 15 bytes (#GP), rather than
+/// undefined (#UD): 14 bytes are too few, and the fifteenth is no help.
 fn overlong(bytes: &[u8], size: CodeSize) -> bool {
-    let prefix = |b: &u8| {
-        matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
-            || (size == CodeSize::Bits64 && (0x40..=0x4f).contains(b))
-    };
-    let prefixes = bytes.iter().take(MAX_INSN_LEN).take_while(|b| prefix(b)).count();
-    if prefixes >= MAX_INSN_LEN {
-        return true;
-    }
-    if prefixes == 0 || bytes.len() <= MAX_INSN_LEN {
-        return false;
-    }
-    // Without one of its redundant prefixes the instruction would be valid.
     let bitness = match size {
         CodeSize::Bits64 => 64,
         CodeSize::Bits32 => 32,
         CodeSize::Bits16 => 16,
     };
-    let insn = iced_x86::Decoder::new(bitness, &bytes[prefixes - 1..], DecoderOptions::NONE).decode();
-    !insn.is_invalid() && prefixes - 1 + insn.len() > MAX_INSN_LEN
+    let Some(all) = bytes.get(..MAX_INSN_LEN) else { return false };
+    let decoder = |bytes| iced_x86::Decoder::new(bitness, bytes, DecoderOptions::NO_INVALID_CHECK);
+    let mut short = decoder(&all[..MAX_INSN_LEN - 1]);
+    let _ = short.decode();
+    short.last_error() == DecoderError::NoMoreBytes && decoder(all).decode().is_invalid()
 }
 
 /// Chooses the family by mnemonic. Whatever is left goes to the host CPU.
