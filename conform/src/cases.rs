@@ -92,7 +92,19 @@ const CASES: &[Named] = &[
         memory: &[(STACK + PAGE - 2, &[0x2b, 0])],
         ..PLAIN
     },
+    // sbb [rdx*4+disp32], imm32 with two prefixes too many
+    Named { name: "an instruction of 16 bytes: #GP", code: OVERLONG, ..PLAIN },
+    Named { name: "an instruction of 16 bytes, stepped: #GP", code: OVERLONG, ..PLAIN },
+    Named { name: "fifteen prefixes: #GP", code: &[0x66; 15], ..PLAIN },
+    Named {
+        name: "LOCK with an instruction of 15 bytes that cannot have it: #UD",
+        code: &[0x66, 0x66, 0x66, 0xf0, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x89, 0xc0],
+        ..PLAIN
+    },
 ];
+
+const OVERLONG: &[u8] =
+    &[0x66, 0x26, 0x66, 0x67, 0x4a, 0x81, 0x1c, 0x95, 0xd8, 0xe1, 0xff, 0x1f, 0xae, 0x00, 0xcc, 0xcc];
 
 /// The cases, ready to run.
 pub fn named_cases() -> Vec<Case> {
@@ -123,5 +135,15 @@ fn case(index: usize, named: &Named) -> Case {
     let form = Form { code: iced_x86::Code::INVALID, compat: named.compat };
     let insn = decode(form, named.code, input.regs.rip);
     let form = Form { code: insn.code(), compat: named.compat };
-    Case { form, name: Some(named.name), seed: 0, index: index as u64, insn, stepping: index % 2 == 1, input }
+    Case {
+        form,
+        name: Some(named.name),
+        seed: 0,
+        index: index as u64,
+        insn,
+        steps: Vec::new(),
+        undefined: 0,
+        stepping: index % 2 == 1,
+        input,
+    }
 }

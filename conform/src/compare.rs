@@ -28,9 +28,10 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
         found.push(Difference { what: what.to_owned(), host: a, engine: b });
     };
     let code_mask = !undefined::error_code(host);
-    let scope = contested::fault(&case.insn);
+    let (insn, undefined_flags) = undefined::context(case, host);
+    let scope = contested::fault(insn);
     let fault = |o: &Outcome| {
-        let addressed = o.vector == u64::from(cpu::x86::vector::PF) && scope == contested::Fault::All;
+        let addressed = o.vector == u64::from(cpu::x86::vector::PF);
         let cr2 = if addressed { o.cr2 } else { 0 };
         match scope {
             // Any vector but INT3's stands for all.
@@ -44,7 +45,7 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
     }
     let (a, b) = (&host.regs, &engine.regs);
     let hex = |v: u64| format!("{v:#x}");
-    let partial = host.vector != u64::from(cpu::x86::vector::BP) && contested::partial_registers(&case.insn);
+    let partial = host.vector != u64::from(cpu::x86::vector::BP) && contested::partial_registers(insn);
     // In compatibility mode the upper halves are undefined (Intel SDM volume 1, 3.4.1.1).
     let gpr_mask = if a.selectors[1] == layout::selector::CODE32 { 0xffff_ffff } else { u64::MAX };
     for (i, name) in GPR.iter().enumerate() {
@@ -52,7 +53,7 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
             differ(name, hex(a.gpr[i]), hex(b.gpr[i]));
         }
     }
-    let flags = !undefined::flags(case);
+    let flags = !undefined_flags;
     for (name, x, y) in [
         ("rip", a.rip, b.rip),
         ("rflags", a.rflags & flags, b.rflags & flags),
@@ -72,9 +73,9 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
     }
     canonical(&mut host.fp);
     canonical(&mut engine.fp);
-    undefined::vector_state(case, host, &mut engine.fp);
+    undefined::vector_state(insn, host, &mut engine.fp);
     let unmasked = *host;
-    undefined::vector_state(case, &unmasked, &mut host.fp);
+    undefined::vector_state(insn, &unmasked, &mut host.fp);
     if host.fp != engine.fp {
         for (name, at, len) in vector_registers() {
             let range = at..at + len;
@@ -83,7 +84,7 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
             }
         }
     }
-    for at in undefined::memory(case, host) {
+    for at in undefined::memory(case, insn, host) {
         engine.memory[at] = host.memory[at];
     }
     if host.memory != engine.memory {

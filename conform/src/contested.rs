@@ -186,6 +186,26 @@ fn writable(linear: u64, size: u64) -> bool {
     within(DATA, 2 * PAGE) || within(STACK, PAGE)
 }
 
+/// True if processors agree where alignment checks (EFLAGS.AC) find fault with the instruction: its operands are integers
+/// of at most 8 bytes, loaded or stored one by one.
+pub(crate) fn alignment_agreed(insn: &Instruction) -> bool {
+    let other = |r: Register| r.is_vector_register() || r.is_mm() || r.is_st() || r.is_segment_register();
+    let x87 = insn.memory_size().is_packed() || insn.code().op_code().op_code() & 0xf8 == 0xd8;
+    insn.memory_size().size() <= 8
+        && !x87
+        && !(0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Register && other(insn.op_register(i)))
+        && !matches!(insn.mnemonic(), M::Enter | M::Bound | M::Movsxd | M::Ldmxcsr | M::Stmxcsr)
+        && !insn.is_save_restore_instruction()
+        && !far(insn)
+}
+
+fn far(insn: &Instruction) -> bool {
+    insn.is_call_far()
+        || insn.is_call_far_indirect()
+        || insn.is_jmp_far_indirect()
+        || insn.mnemonic() == M::Retf
+}
+
 /// Forms that not all vendors have.
 pub(crate) fn vendor_form(code: Code) -> Option<&'static str> {
     match code {
@@ -208,9 +228,7 @@ pub(crate) fn vendor_form(code: Code) -> Option<&'static str> {
 pub(crate) enum Fault {
     /// Vector, code and address.
     All,
-    /// The vector and code: which of several accesses comes first is open.
-    Kind,
-    /// That there is one.
+    /// That there is one: which of several comes first is open.
     Any,
 }
 
@@ -225,7 +243,7 @@ pub(crate) fn fault(insn: &Instruction) -> Fault {
         | M::Fxsave
         | M::Fxsave64
         | M::Fxrstor
-        | M::Fxrstor64 => Fault::Kind,
+        | M::Fxrstor64 => Fault::Any,
         // AMD reads the stack of an outer level before it looks at the selector.
         M::Retf => Fault::Any,
         // AMD looks for the stack page first, and pushes nothing if the target is bad.

@@ -18,7 +18,18 @@ pub struct Form {
 impl Form {
     /// The name `--form` takes: iced's code, with `@32` in compatibility mode.
     pub fn name(self) -> String {
-        format!("{:?}{}", self.code, if self.compat { "@32" } else { "" })
+        let mode = if self.compat { "@32" } else { "" };
+        if self.is_sequence() { format!("sequence{mode}") } else { format!("{:?}{mode}", self.code) }
+    }
+
+    /// Not one instruction but a few.
+    pub const fn sequence(compat: bool) -> Self {
+        Self { code: Code::INVALID, compat }
+    }
+
+    /// True for [`sequence`](Self::sequence).
+    pub fn is_sequence(self) -> bool {
+        self.code == Code::INVALID
     }
 
     /// Bits of the code segment: 64 or 32.

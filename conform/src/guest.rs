@@ -10,7 +10,7 @@ use memory::{GuestRam, MemoryError};
 use thiserror::Error;
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::input::{Input, Outcome};
+use crate::input::{CODE_MAX, Input, Outcome};
 use crate::layout::{CODE, CODE_LEN, DATA, INT3, MEMORY_LEN, PAGE, READ_ONLY, STACK, offset, selector};
 
 /// Guest-physical layout: tables, then code and data as in the child's file.
@@ -40,8 +40,8 @@ const HANDLERS: u64 = SYSTEM + 2 * PAGE;
 const STACK_TOP: u64 = SYSTEM + 4 * PAGE;
 const KERNEL_CODE: u16 = 0x10;
 const TSS_SELECTOR: u16 = 0x40;
-/// Instructions a case may take: itself, INT3, HLT, and some for a second look.
-const LIMIT: u64 = 16;
+/// Instructions a case may take, many more than it needs: engines look at each one when a limit is near.
+const LIMIT: u64 = 4096;
 
 /// The engine could not be set up.
 #[derive(Debug, Error)]
@@ -137,8 +137,8 @@ impl Guest {
     }
 
     fn until_handler(&mut self, stepping: bool) -> Result<(), Trouble> {
-        let limit = if stepping { 1 } else { LIMIT };
-        for _ in 0..LIMIT / limit {
+        let (limit, runs) = if stepping { (1, 64) } else { (LIMIT, 1) };
+        for _ in 0..runs {
             match self.vcpu.run_limited(&NoDevices, limit) {
                 Ok(VcpuExit::Halt) => return Ok(()),
                 Ok(VcpuExit::Limit) => {}
@@ -146,7 +146,7 @@ impl Guest {
                 Err(fault) => return Err(Trouble::Fault(fault.to_string())),
             }
         }
-        Err(Trouble::Exit(format!("no exception in {LIMIT} instructions")))
+        Err(Trouble::Exit(format!("no exception in {} instructions", limit * runs)))
     }
 
     fn load(&mut self, input: &Input) -> Result<(), GuestError> {
@@ -168,7 +168,7 @@ impl Guest {
     }
 
     fn erase_code(&mut self, input: &Input) -> Result<(), GuestError> {
-        self.write_code(input.regs.rip, &[INT3; 16][..input.code().len()])
+        self.write_code(input.regs.rip, &[INT3; CODE_MAX][..input.code().len()])
     }
 
     /// Through [`GuestRam::write`], which tells the engine that code has changed.

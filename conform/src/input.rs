@@ -22,6 +22,9 @@ pub struct Regs {
     pub padding: [u16; 2],
 }
 
+/// Bytes of code at most.
+pub const CODE_MAX: usize = 96;
+
 /// Bytes put into memory before a case.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -42,8 +45,8 @@ pub struct Input {
     pub regs: Regs,
     /// x87, SSE and AVX state as a standard-form XSAVE image.
     pub fp: [u8; XSAVE_LEN],
-    /// The instruction; bytes beyond the code pages are dropped.
-    pub code: [u8; 16],
+    /// The instruction or instructions; bytes beyond the code pages are dropped.
+    pub code: [u8; CODE_MAX],
     /// Bytes of `code` used.
     pub code_len: u32,
     /// Entries of `patches` used.
@@ -76,16 +79,16 @@ impl Input {
         Self {
             regs: Regs { rflags: 0x202, ..Regs::default() },
             fp: [0; XSAVE_LEN],
-            code: [0; 16],
+            code: [0; CODE_MAX],
             code_len: 0,
             patch_count: 0,
             patches: [Patch { addr: 0, len: 0, bytes: [0; 64] }; MAX_PATCHES],
         }
     }
 
-    /// The instruction's bytes.
+    /// The bytes of code.
     pub fn code(&self) -> &[u8] {
-        &self.code[..(self.code_len as usize).min(16)]
+        &self.code[..(self.code_len as usize).min(CODE_MAX)]
     }
 
     /// The patches in use.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use iced_x86::{Formatter, GasFormatter, InstructionInfoFactory, Register};
+use iced_x86::{Formatter, GasFormatter, Instruction, InstructionInfoFactory, Register};
 use serde::Serialize;
 
 use crate::compare::{Difference, bytes, little_endian, vector_registers};
@@ -79,8 +79,17 @@ impl Summary {
 impl Mismatch {
     /// Describes a case.
     pub fn new(case: &Case, differences: Vec<Difference>) -> Self {
-        let mut disassembly = String::new();
-        GasFormatter::new().format(&case.insn, &mut disassembly);
+        let mut formatter = GasFormatter::new();
+        let mut text = |insn: &Instruction| {
+            let mut line = String::new();
+            formatter.format(insn, &mut line);
+            line
+        };
+        let disassembly = if case.steps.is_empty() {
+            text(&case.insn)
+        } else {
+            case.steps.iter().map(|s| text(&s.insn)).collect::<Vec<_>>().join("; ")
+        };
         Self {
             form: case.name.map_or_else(|| case.form.name(), str::to_owned),
             seed: case.seed,
@@ -112,7 +121,9 @@ fn input(case: &Case) -> String {
     let vectors = vector_registers();
     let mut vector_state = false;
     let mut names: Vec<String> = Vec::new();
-    for used in factory.info(&case.insn).used_registers() {
+    let insns: Vec<&Instruction> = case.steps.iter().map(|s| &s.insn).chain([&case.insn]).collect();
+    let used: Vec<_> = insns.iter().flat_map(|i| factory.info(i).used_registers().to_vec()).collect();
+    for used in used {
         let register = used.register();
         let full = register.full_register();
         if full.is_gpr() {
@@ -140,7 +151,8 @@ fn input(case: &Case) -> String {
             names.push(format!("{name}={}", little_endian(&case.input.fp[*at..at + len])));
         }
     }
-    names.dedup();
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
     parts.extend(names);
     for patch in case.input.patches() {
         parts.push(format!("[{:#x}]={}", patch.addr, bytes(&patch.bytes[..(patch.len as usize).min(16)])));

@@ -61,7 +61,7 @@ pub fn run(
     options: &Options,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Summary, RunError> {
-    let all = forms(&options.model);
+    let all: Vec<Form> = forms(&options.model).into_iter().chain([false, true].map(Form::sequence)).collect();
     let forms: Vec<Form> = if options.only.is_empty() {
         all
     } else {
@@ -151,7 +151,12 @@ impl Work<'_> {
     }
 
     fn case(&self, generator: &Generator, index: u64) -> Option<Case> {
-        let form = self.forms[(index % self.forms.len() as u64) as usize];
+        // Every fourth case is a sequence, if forms were not chosen.
+        let form = match (self.options.only.is_empty(), index % 4) {
+            (true, 3) => Form::sequence(index / 4 % 4 == 3),
+            (true, _) => self.forms[((index - index / 4) % self.forms.len() as u64) as usize],
+            (false, _) => self.forms[(index % self.forms.len() as u64) as usize],
+        };
         generator.case(form, self.options.seed, index)
     }
 

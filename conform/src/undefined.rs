@@ -22,9 +22,20 @@ use crate::generate::Case;
 use crate::input::Outcome;
 use crate::layout::{MEMORY_LEN, offset};
 
-/// RFLAGS bits that are not compared.
-pub(crate) fn flags(case: &Case) -> u64 {
-    let insn = &case.insn;
+/// The instruction that an outcome is about, the last one or that which faulted, and RFLAGS bits that are not
+/// compared after it.
+pub(crate) fn context<'a>(case: &'a Case, host: &Outcome) -> (&'a Instruction, u64) {
+    if case.steps.is_empty() {
+        return (&case.insn, flags(&case.insn, case));
+    }
+    let faulted = host.vector != u64::from(vector::BP);
+    match case.steps.iter().find(|s| faulted && s.insn.ip() == host.regs.rip) {
+        Some(step) => (&step.insn, step.undefined | from_iced(step.insn.rflags_undefined())),
+        None => (&case.insn, case.undefined),
+    }
+}
+
+fn flags(insn: &Instruction, case: &Case) -> u64 {
     if insn.is_invalid() {
         return 0;
     }
@@ -70,7 +81,7 @@ fn operand_bits(insn: &Instruction) -> u64 {
     bytes as u64 * 8
 }
 
-fn from_iced(bits: u32) -> u64 {
+pub(crate) fn from_iced(bits: u32) -> u64 {
     [
         (RflagsBits::OF, rflags::OF),
         (RflagsBits::SF, rflags::SF),
@@ -85,15 +96,15 @@ fn from_iced(bits: u32) -> u64 {
 }
 
 /// Clears what is not compared of the vector state.
-pub(crate) fn vector_state(case: &Case, host: &Outcome, fp: &mut [u8; XSAVE_LEN]) {
+pub(crate) fn vector_state(insn: &Instruction, host: &Outcome, fp: &mut [u8; XSAVE_LEN]) {
     let faulted = host.vector != u64::from(vector::BP);
-    if faulted && matches!(case.insn.mnemonic(), M::Vcvtps2ph | M::Dpps | M::Dppd | M::Vdpps | M::Vdppd) {
+    if faulted && matches!(insn.mnemonic(), M::Vcvtps2ph | M::Dpps | M::Dppd | M::Vdpps | M::Vdppd) {
         fp[24] &= !0x3f;
     }
     if host.vector != u64::from(vector::XM) {
         return;
     }
-    if contested::mmx_before_fault(&case.insn) {
+    if contested::mmx_before_fault(insn) {
         fp[..5].fill(0);
         fp[32..160].fill(0);
     }
@@ -112,8 +123,7 @@ pub(crate) fn error_code(host: &Outcome) -> u64 {
 }
 
 /// Places in the memory image that are not compared.
-pub(crate) fn memory(case: &Case, host: &Outcome) -> Vec<usize> {
-    let insn = &case.insn;
+pub(crate) fn memory(case: &Case, insn: &Instruction, host: &Outcome) -> Vec<usize> {
     let faulted = host.vector != u64::from(vector::BP);
     let parts = matches!(
         insn.mnemonic(),

@@ -77,7 +77,7 @@ impl Draft<'_> {
     }
 
     fn rip_relative(&mut self, offset: u64, size: u32) -> Option<()> {
-        let distance = truncate(offset, size).wrapping_sub(self.regs.rip) as i64;
+        let distance = truncate(offset, size).wrapping_sub(self.at) as i64;
         i32::try_from(distance).ok().filter(|d| d.unsigned_abs() < 0x7fff_ff00)?;
         self.insn.set_memory_base(if size == 8 { Register::RIP } else { Register::EIP });
         self.insn.set_memory_displ_size(size);
@@ -111,6 +111,10 @@ impl Draft<'_> {
         let base = (shape != Shape::Index).then(|| self.rng.below(count) as usize);
         // RSP is no index.
         let index = (shape != Shape::Base).then(|| self.rng.below(count) as usize).filter(|&i| i != 4);
+        let unknown = |register: Option<usize>| register.is_some_and(|r| self.written >> r & 1 != 0);
+        if unknown(base) || unknown(index) {
+            return None;
+        }
         let scale = if index.is_some() { 1u64 << self.rng.below(4) } else { 1 };
         let index_value = match index {
             Some(i) if self.is_fixed(i) => self.regs.gpr[i],

@@ -6,7 +6,7 @@ use iced_x86::{Instruction, Mnemonic, OpCodeInfo};
 
 use super::{fp, values};
 use crate::forms::Form;
-use crate::input::{MAX_PATCHES, Patch, Regs};
+use crate::input::{CODE_MAX, Input, MAX_PATCHES, Patch, Regs};
 use crate::layout::{CODE, CODE_LEN, DATA, DATA_END, PAGE, READ_ONLY, STACK, offset, selector};
 use crate::rng::Rng;
 
@@ -15,12 +15,17 @@ pub(super) struct Draft<'a> {
     pub rng: &'a mut Rng,
     pub form: Form,
     pub info: &'static OpCodeInfo,
+    /// Registers at the start; RIP is the first instruction's.
     pub regs: Regs,
+    /// Address of the instruction in the making.
+    pub at: u64,
     pub fp: [u8; XSAVE_LEN],
     pub patches: Vec<Patch>,
     pub insn: Instruction,
     /// General registers whose values must stay: bit per register.
     pub fixed: u16,
+    /// General registers that earlier instructions of a sequence write, so that their values are not known.
+    pub written: u16,
     /// Linear address of the memory operand, once it is chosen.
     pub target: Option<u64>,
 }
@@ -42,6 +47,7 @@ impl<'a> Draft<'a> {
         regs.rflags = rflags::FIXED | rflags::IF | (rng.next() & rflags::STATUS);
         let rarely = |rng: &mut Rng, percent, bit| if rng.percent(percent) { bit } else { 0 };
         regs.rflags |= rarely(rng, 20, rflags::DF) | rarely(rng, 3, rflags::NT) | rarely(rng, 3, rflags::ID);
+        regs.rflags |= rarely(rng, 3, rflags::AC);
         let code = if form.compat { selector::CODE32 } else { selector::CODE64 };
         let data = selector::DATA;
         let fs = if form.compat { data } else { 0 };
@@ -52,7 +58,52 @@ impl<'a> Draft<'a> {
         }
         let fp = fp::state(rng);
         let info = form.code.op_code();
-        Self { rng, form, info, regs, fp, patches: Vec::new(), insn, fixed: 0, target: None }
+        let at = regs.rip;
+        Self { rng, form, info, regs, at, fp, patches: Vec::new(), insn, fixed: 0, written: 0, target: None }
+    }
+
+    /// Goes on to the next instruction of a sequence.
+    pub fn begin(&mut self, form: Form, at: u64) {
+        self.form = form;
+        self.info = form.code.op_code();
+        self.insn = Instruction::default();
+        self.insn.set_code(form.code);
+        self.at = at;
+        self.target = None;
+    }
+
+    /// What an instruction that is given up may have changed.
+    pub fn snapshot(&self) -> (Form, Regs, u16, usize) {
+        (self.form, self.regs, self.fixed, self.patches.len())
+    }
+
+    /// Back to a snapshot.
+    pub fn restore(&mut self, (form, regs, fixed, patches): (Form, Regs, u16, usize)) {
+        (self.form, self.regs, self.fixed) = (form, regs, fixed);
+        self.patches.truncate(patches);
+    }
+
+    /// An indirect jump through a register whose value is not known.
+    pub fn uses_written_target(&self) -> bool {
+        let register = self.insn.op0_register().full_register();
+        (self.insn.is_jmp_near_indirect() || self.insn.is_call_near_indirect())
+            && register.is_gpr64()
+            && self.written >> (register as usize - iced_x86::Register::RAX as usize) & 1 != 0
+    }
+
+    /// The case so far, with `code`.
+    pub fn input(&self, code: &[u8]) -> Input {
+        let mut input = Input::zeroed();
+        input.regs = self.regs;
+        input.fp = self.fp;
+        let len = code.len().min(CODE_MAX);
+        input.code[..len].copy_from_slice(&code[..len]);
+        input.code_len = len as u32;
+        for (to, from) in input.patches.iter_mut().zip(&self.patches) {
+            *to = *from;
+            input.patch_count += 1;
+        }
+        input
     }
 
     pub fn mnemonic(&self) -> Mnemonic {
@@ -122,7 +173,8 @@ impl<'a> Draft<'a> {
 
     /// Where a jump may go: INT3, or something that cannot be executed. Never into the instruction itself.
     pub fn jump_target(&mut self) -> u64 {
-        let rip = self.regs.rip;
+        let start = self.regs.rip;
+        let len = self.at - start + 16;
         let rng = &mut *self.rng;
         let target = match rng.below(100) {
             0..=69 => CODE + rng.below(CODE_LEN),
@@ -133,7 +185,7 @@ impl<'a> Draft<'a> {
             90..=95 => 1 << (47 + rng.below(16)) | rng.below(1 << 47),
             _ => values::integer(rng) & 0xff_ffff_ffff,
         };
-        if target.wrapping_sub(rip) < 16 { target.wrapping_add(16) } else { target }
+        if target.wrapping_sub(start) < len { target.wrapping_add(len) } else { target }
     }
 
     /// True if the state suits `other`, which prefixes have made of the instruction: branches go where they were aimed,

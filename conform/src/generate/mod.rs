@@ -7,17 +7,19 @@ mod fp;
 mod memory;
 mod operands;
 mod prefixes;
+mod sequence;
 mod values;
 
-use cpu::x86::CpuModel;
-use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction};
+use cpu::x86::{CpuModel, rflags};
+use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction};
 
-use crate::contested::contested;
+use crate::contested::{alignment_agreed, contested};
 use crate::forms::{Form, included};
 use crate::input::Input;
 use crate::layout::INT3;
 use crate::rng::Rng;
 use draft::Draft;
+use sequence::Pool;
 
 /// Attempts to find operands that can be encoded.
 const ATTEMPTS: usize = 64;
@@ -35,15 +37,29 @@ pub struct Case {
     pub index: u64,
     /// The instruction as decoded from the final bytes; invalid if prefixes made it so.
     pub insn: Instruction,
+    /// For a sequence: its instructions.
+    pub steps: Vec<Step>,
+    /// For a sequence: flags that are undefined at its end.
+    pub undefined: u64,
     /// The engine is stopped after every instruction.
     pub stepping: bool,
     /// State, code and memory.
     pub input: Input,
 }
 
+/// An instruction of a sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// The instruction, at its address.
+    pub insn: Instruction,
+    /// Flags that are undefined before it.
+    pub undefined: u64,
+}
+
 /// Makes cases.
 pub struct Generator {
     model: CpuModel,
+    pool: Pool,
     /// Locked accesses across cache lines are slow or forbidden on this host.
     split_locks: bool,
 }
@@ -53,12 +69,15 @@ impl Generator {
     pub fn new(model: CpuModel) -> Self {
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let detected = ["split_lock_detect", "bus_lock_detect"].iter().any(|f| flags.contains(f));
-        Self { model, split_locks: !detected }
+        Self { pool: Pool::new(&model), model, split_locks: !detected }
     }
 
     /// Case `index` of `form` in the run with `seed`; `None` if nothing can be encoded.
     pub fn case(&self, form: Form, seed: u64, index: u64) -> Option<Case> {
         let mut rng = Rng::from_parts(&[seed, index, form.code as u64, u64::from(form.compat)]);
+        if form.code == Code::INVALID {
+            return (0..ATTEMPTS).find_map(|_| self.sequence(form, seed, index, &mut rng));
+        }
         (0..ATTEMPTS).find_map(|_| self.attempt(form, seed, index, &mut rng))
     }
 
@@ -90,19 +109,14 @@ impl Generator {
             return None;
         }
         let stepping = draft.rng.percent(25);
-        let mut input = Input::zeroed();
-        input.regs = draft.regs;
-        input.fp = draft.fp;
-        input.code[..bytes.len()].copy_from_slice(&bytes);
-        input.code_len = bytes.len() as u32;
-        for (to, from) in input.patches.iter_mut().zip(&draft.patches) {
-            *to = *from;
-            input.patch_count += 1;
+        if !alignment_agreed(&insn) {
+            draft.regs.rflags &= !rflags::AC;
         }
+        let input = draft.input(&bytes);
         if contested(&insn, &input).is_some() {
             return None;
         }
-        Some(Case { form, name: None, seed, index, insn, stepping, input })
+        Some(Case { form, name: None, seed, index, insn, steps: Vec::new(), undefined: 0, stepping, input })
     }
 
     /// Adds redundant or illegal prefixes, as long as what results is in the scope of the comparison.

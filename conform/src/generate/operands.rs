@@ -167,15 +167,16 @@ impl Draft<'_> {
 
     /// Within reach of a byte displacement, before or behind the instruction.
     fn short_target(&mut self) -> u64 {
-        let distance =
-            if self.rng.percent(50) { self.rng.between(20, 100) } else { self.rng.between(-90, -1) };
-        self.regs.rip.wrapping_add_signed(distance)
+        // Not into the instructions of a sequence.
+        let forward = self.at != self.regs.rip || self.rng.percent(50);
+        let distance = if forward { self.rng.between(20, 100) } else { self.rng.between(-90, -1) };
+        self.at.wrapping_add_signed(distance)
     }
 
     /// Within reach of a 32-bit displacement.
     fn near_target(&mut self) -> u64 {
         let target = self.jump_target();
-        let distance = target.wrapping_sub(self.regs.rip) as i64;
+        let distance = target.wrapping_sub(self.at) as i64;
         if i32::try_from(distance).is_ok_and(|d| d.unsigned_abs() < i32::MAX as u32 - 16) {
             target
         } else {

@@ -22,7 +22,7 @@ use shared::Shared;
 pub use shared::BATCH;
 
 /// How long a batch may take; one takes a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(8);
 
 /// The host cannot serve as an oracle, or a case has broken it.
 #[derive(Debug, Error)]
