@@ -52,9 +52,14 @@ pub struct Board {
 /// # Errors
 /// Guest RAM that ends before the table area does, or more CPUs than fit into it.
 pub fn install(ram: &GuestRam, board: &Board) -> Result<u64, MemoryError> {
+    let too_long = |len| Err(MemoryError::OutOfRange { addr: ACPI_START, len });
+    let least = madt::least_len(board.cpus);
+    if least > ACPI_LEN {
+        return too_long(least);
+    }
     let tables = build(board);
     if tables.len() as u64 > ACPI_LEN {
-        return Err(MemoryError::OutOfRange { addr: ACPI_START, len: tables.len() as u64 });
+        return too_long(tables.len() as u64);
     }
     ram.write(ACPI_START, &tables)?;
     Ok(ACPI_START)
@@ -104,7 +109,7 @@ fn fadt(board: &Board, facs: u64, dsdt: u64) -> impl Aml {
     const I8042: u16 = 1 << 1;
     const NO_VGA: u16 = 1 << 2;
 
-    let (event, control, timer) = (board.pm_base, board.pm_base + 4, board.pm_base + 8);
+    let (event, control, timer) = (board.pm_base, board.pm_base.wrapping_add(4), board.pm_base.wrapping_add(8));
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, REVISION)
         .dsdt_32(dsdt as u32)
         .firmware_ctrl_32(facs as u32)

@@ -15,8 +15,8 @@ const BUS: u16 = 0;
 const FIRST_X2APIC: u32 = 255;
 
 pub fn build(board: &Board) -> Vec<u8> {
-    let mut table = Sdt::new(*b"APIC", 36, 5, OEM, OEM_TABLE, REVISION);
-    let mut add = |data: &[u8]| table.append_slice(data);
+    let mut body = Vec::new();
+    let mut add = |data: &[u8]| body.extend_from_slice(data);
     add(&board.lapic.to_le_bytes());
     add(&PCAT_COMPAT.to_le_bytes());
     for id in 0..board.cpus {
@@ -46,7 +46,14 @@ pub fn build(board: &Board) -> Vec<u8> {
         add(&u32::MAX.to_le_bytes());
         add(&[1, 0, 0, 0]);
     }
+    let mut table = Sdt::new(*b"APIC", 36, 5, OEM, OEM_TABLE, REVISION);
+    table.append_slice(&body); // at once: each time it sums up all that is there
     table.as_slice().to_vec()
+}
+
+/// Bytes that the entries of so many CPUs take at least.
+pub fn least_len(cpus: u32) -> u64 {
+    u64::from(cpus.min(FIRST_X2APIC)) * 8 + u64::from(cpus.saturating_sub(FIRST_X2APIC)) * 16
 }
 
 fn source_override(add: &mut impl FnMut(&[u8]), irq: u8, gsi: u32, flags: u16) {

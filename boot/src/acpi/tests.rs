@@ -112,6 +112,7 @@ fn tables_that_do_not_fit_are_refused() {
     let ram = memory::GuestRam::new(2 << 20).unwrap();
     assert_eq!(install(&ram, &BOARD).unwrap(), ACPI_START);
     assert!(install(&ram, &Board { cpus: 10_000, ..BOARD }).is_err());
+    assert!(install(&ram, &Board { cpus: u32::MAX, ..BOARD }).is_err());
     let small = memory::GuestRam::new(0xe_0000).unwrap();
     assert!(install(&small, &BOARD).is_err());
 }
