@@ -14,4 +14,4 @@ pub use clock::Clock;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
 pub use io::CpuIo;
 pub use signals::Signals;
-pub use state::{CpuState, DescriptorTable, Msrs, PendingEvents, Segment, XSAVE_LEN};
+pub use state::{CpuState, DescriptorTable, Msrs, PendingEvents, Segment, XSAVE_LEN, XSAVE_SELECTORS};

@@ -8,6 +8,10 @@ use crate::x86::{cr0, rflags};
 /// components x87, SSE and AVX; Intel SDM volume 1, 13.4).
 pub const XSAVE_LEN: usize = 512 + 64 + 256;
 
+/// Where [`CpuState::xsave`] has FCS and, behind it, FDS: two bytes each, in the part of the legacy area that the CPU
+/// leaves to software. The image has x87 pointers of 64 bits, which leave no room for them in their usual places.
+pub const XSAVE_SELECTORS: usize = 464;
+
 /// A segment register with its hidden part.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Segment {
@@ -90,7 +94,7 @@ pub struct CpuState {
     /// DR0-DR3, DR6, DR7.
     pub dr: [u64; 6],
     pub msrs: Msrs,
-    /// XSAVE image in the standard form, [`XSAVE_LEN`] bytes.
+    /// XSAVE image in the standard form with 64-bit x87 pointers, [`XSAVE_LEN`] bytes; see [`XSAVE_SELECTORS`] too.
     pub xsave: Vec<u8>,
     pub events: PendingEvents,
 }

@@ -83,6 +83,9 @@ impl FxImage {
     }
 }
 
+/// Where a saved state has FCS and FDS: in the part of the legacy area that is left to software.
+const SELECTORS: usize = cpu::XSAVE_SELECTORS;
+
 /// Where the last x87 instruction that was no control instruction was, and its operand.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Pointers {
@@ -166,6 +169,9 @@ impl HostState {
     pub fn to_xsave(&self) -> Vec<u8> {
         let mut image = vec![0; cpu::XSAVE_LEN];
         self.write_legacy(&mut image[..512], true);
+        // That form has no room for the selectors that go with the x87 pointers of 16- and 32-bit code.
+        image[SELECTORS..SELECTORS + 2].copy_from_slice(&self.pointers.cs.to_le_bytes());
+        image[SELECTORS + 2..SELECTORS + 4].copy_from_slice(&self.pointers.ds.to_le_bytes());
         let used = self.in_use();
         image[512..520].copy_from_slice(&used.to_le_bytes());
         self.write_avx(&mut image[576..]);
@@ -185,6 +191,8 @@ impl HostState {
         self.mxcsr = xsave::mxcsr_of(&legacy) & MXCSR_MASK;
         if present & cpu::x86::xcr0::X87 != 0 {
             self.read_x87(&legacy, true);
+            let selector = |at: usize| u16::from_le_bytes([legacy[at], legacy[at + 1]]);
+            (self.pointers.cs, self.pointers.ds) = (selector(SELECTORS), selector(SELECTORS + 2));
         }
         if present & cpu::x86::xcr0::SSE != 0 {
             self.read_sse(&legacy, 16);

@@ -44,13 +44,15 @@ fn request(guest: &mut Guest, components: u64) {
 
 #[test]
 fn an_image_survives_a_round_trip() {
-    let guest = filled();
+    let mut guest = filled();
+    (guest.cpu.host.pointers.cs, guest.cpu.host.pointers.ds) = (0x33, 0x2b);
     let image = guest.cpu.host.to_xsave();
     assert_eq!(image.len(), cpu::XSAVE_LEN);
     assert_eq!(image[512], 7);
     let mut copy = HostState::default();
     copy.from_xsave(&image);
     assert_eq!(copy.to_xsave(), image);
+    assert_eq!(copy.pointers, guest.cpu.host.pointers);
 }
 
 #[test]
