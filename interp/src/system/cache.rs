@@ -22,6 +22,7 @@ pub(super) fn lower(l: &mut Lowering) -> bool {
         M::Invd | M::Wbinvd | M::Wbnoinvd => l.run(cache_all),
         M::Clflush | M::Clflushopt | M::Clwb => l.run(cache_line),
         M::Mfence => l.thread(threaded(mfence)),
+        M::Lfence => l.thread(threaded(super::time::lfence)),
         M::Serialize => l.end_with(serialize),
         // Loads are ordered and stores too; prefetches are hints.
         _ => l.thread(threaded(super::halt::nop)),

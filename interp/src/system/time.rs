@@ -1,4 +1,8 @@
-//! RDTSC, RDTSCP, RDPMC, RDPID. The guest's TSC is the machine clock's plus IA32_TSC_ADJUST.
+//! RDTSC, RDTSCP, RDPMC, RDPID, LFENCE. The guest's TSC is the machine clock's plus IA32_TSC_ADJUST.
+// UNSAFETY: LFENCE is reached through a compiler intrinsic.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::_mm_lfence;
 
 use cpu::x86::{cr4, gpr};
 use iced_x86::Mnemonic;
@@ -42,7 +46,17 @@ fn rdtsc(cpu: &mut Cpu, _: &Op) -> Done {
     cpu.tsc_to_regs()
 }
 
-fn rdtscp(cpu: &mut Cpu, _: &Op) -> Done {
+/// Guests order RDTSC behind their loads with it: without it here the host's RDTSC overtakes the host's load, and
+/// time goes back from one vCPU to another.
+pub(super) fn lfence(_: &mut Cpu, _: &Op) -> Done {
+    // SAFETY: LFENCE is in every x86-64 CPU and touches nothing.
+    unsafe { _mm_lfence() };
+    Ok(())
+}
+
+/// Waits for all that went before, as LFENCE does.
+fn rdtscp(cpu: &mut Cpu, op: &Op) -> Done {
+    lfence(cpu, op)?;
     cpu.tsc_to_regs()?;
     cpu.regs[gpr::RCX] = cpu.msrs.tsc_aux & 0xffff_ffff;
     Ok(())
