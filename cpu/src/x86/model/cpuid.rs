@@ -19,6 +19,8 @@ pub struct CpuidEnv {
     pub apic_id: u32,
     /// vCPUs of the machine: cores of one package, numbered from APIC id 0.
     pub vcpus: u32,
+    /// IA32_APIC_BASE: the local APIC is on.
+    pub apic: bool,
     /// CR4.OSXSAVE.
     pub osxsave: bool,
     /// XCR0.
@@ -137,8 +139,9 @@ fn family_and_features(model: &CpuModel, env: &CpuidEnv) -> CpuidResult {
         | has(model, Feature::AVX, 28)
         | has(model, Feature::F16C, 29)
         | has(model, Feature::RDRAND, 30);
-    // FPU DE PSE TSC MSR PAE MCE CX8 APIC SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS
-    let edx = bits32(&[0, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26, 27])
+    // FPU DE PSE TSC MSR PAE MCE CX8 SEP MTRR PGE MCA CMOV PAT PSE36 CLFSH MMX FXSR SSE SSE2 SS
+    let edx = bits32(&[0, 2, 3, 4, 5, 6, 7, 8, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26, 27])
+        | (u32::from(env.apic) << 9)
         | (u32::from(env.vcpus > 1) << 28);
     regs(SIGNATURE, ebx, ecx, edx)
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 fn env() -> CpuidEnv {
-    CpuidEnv { apic_id: 2, vcpus: 4, osxsave: false, xcr0: 1, tsc_hz: 2_000_000_000 }
+    CpuidEnv { apic_id: 2, vcpus: 4, apic: true, osxsave: false, xcr0: 1, tsc_hz: 2_000_000_000 }
 }
 
 #[test]
