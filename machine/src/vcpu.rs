@@ -91,8 +91,10 @@ impl Runner<'_> {
         }
     }
 
-    /// Takes the state out of the vCPU and puts it into a new one: what is not in it is lost.
+    /// Takes the state out of the vCPU and puts it into a new one: what is not in it is lost. Neither may have come
+    /// to look at its timers by itself.
     fn reload(&self, vcpu: &mut Box<dyn Vcpu>) -> Result<(), Outcome> {
+        self.slot.lapic.poll();
         let state = vcpu.state();
         let fresh = self.shared.vm.create_vcpu(self.index, self.slot.signals.clone());
         let moved = fresh.and_then(|mut fresh| {
