@@ -3,6 +3,7 @@
 mod bench;
 mod conform;
 mod deps;
+mod fuzz;
 mod guests;
 mod process;
 
@@ -36,6 +37,7 @@ enum Task {
     Guests,
     Bench(bench::Arguments),
     Conform(conform::Arguments),
+    FuzzSmoke(fuzz::Arguments),
     /// Everything that has to pass: fmt, lint, deps, build, guests, and all tests.
     Test {
         /// Arguments for the test runner, after `--`: for example a test's name.
@@ -52,6 +54,7 @@ fn main() -> Result<()> {
         Task::Guests => guests::build(),
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Conform(arguments) => conform::run(&arguments),
+        Task::FuzzSmoke(arguments) => fuzz::smoke(&arguments),
         Task::Test { filter } => test(&filter),
     }
 }
@@ -68,7 +71,7 @@ fn test(filter: &[String]) -> Result<()> {
     fmt(true)?;
     lint()?;
     deps::check()?;
-    // The tests of the command line run the program users run.
+    // Tests run a build of their own; what users run has to build as well.
     cargo(&["build", "--release", "--locked"], &[])?;
     guests::build()?;
     let filter: Vec<&str> = filter.iter().map(String::as_str).collect();

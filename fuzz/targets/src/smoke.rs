@@ -33,6 +33,8 @@ pub struct Options {
     pub seed: u64,
     /// Where inputs that break something are written.
     pub artifacts: PathBuf,
+    /// A file to start from, beside the seeds.
+    pub extra: Option<PathBuf>,
 }
 
 /// Runs `target` in a child process of this program, which passes the arguments on to [`worker`].
@@ -44,13 +46,16 @@ pub fn run(target: &Target, options: &Options) -> Result<String> {
     let note = options.artifacts.join(format!("{}.current", target.name));
     let _ = fs::remove_file(&note);
     let program = std::env::current_exe().context("the path of this program")?;
-    let output = Command::new(program)
+    let mut worker = Command::new(program);
+    worker
         .args(["--worker", "--target", target.name, "--artifacts"])
         .arg(&options.artifacts)
         .args(["--seconds", &options.seconds.to_string(), "--seed", &options.seed.to_string()])
-        .stderr(std::process::Stdio::inherit())
-        .output()
-        .context("the worker does not start")?;
+        .stderr(std::process::Stdio::inherit());
+    if let Some(extra) = &options.extra {
+        worker.arg("--extra").arg(extra);
+    }
+    let output = worker.output().context("the worker does not start")?;
     let data = noted(&note);
     let _ = fs::remove_file(&note);
     if output.status.success() {
@@ -82,7 +87,10 @@ pub fn worker(target: &Target, options: &Options) -> Result<()> {
     let note = File::create(options.artifacts.join(format!("{}.current", target.name)))
         .context("the note of the current input")?;
     limit_memory()?;
-    let corpus = corpus::corpus(target)?;
+    let mut corpus = corpus::corpus(target)?;
+    if let Some(extra) = &options.extra {
+        corpus.push(fs::read(extra).with_context(|| extra.display().to_string())?);
+    }
     let guard = Watchdog::start();
     let end = Instant::now() + Duration::from_secs(options.seconds);
     let mut count = 0u64;

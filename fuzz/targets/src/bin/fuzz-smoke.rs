@@ -26,6 +26,9 @@ struct Arguments {
     /// Where inputs that break something are written.
     #[arg(long, value_name = "DIR", default_value = "target/fuzz")]
     artifacts: PathBuf,
+    /// Start from this file too.
+    #[arg(long, value_name = "FILE")]
+    extra: Option<PathBuf>,
     /// List the targets and end.
     #[arg(long)]
     list: bool,
@@ -39,8 +42,8 @@ struct Arguments {
 
 fn main() -> Result<ExitCode> {
     let arguments = Arguments::parse();
-    let options =
-        Options { seconds: arguments.seconds, seed: arguments.seed, artifacts: arguments.artifacts };
+    let Arguments { seconds, seed, artifacts, extra, .. } = arguments;
+    let options = Options { seconds, seed, artifacts, extra };
     if arguments.list {
         for target in TARGETS {
             println!("{:16} {}", target.name, target.about);

@@ -73,10 +73,10 @@ fn kernel_seeds() -> Vec<Vec<u8>> {
     let kernels = [
         samples::bzimage(&samples::gzip(&vmlinux), b"6.1.0 \0"),
         samples::bzimage(&samples::gzip(&vmlinux), b"6.16.0 \0"),
-        samples::bzimage(&samples::lz4(&vmlinux), b"6.16.0 \0"),
-        samples::bzimage(&samples::zstd(&small[..255]), b"6.16.0 \0"),
-        samples::bzimage(&samples::xz(), b"6.16.0 \0"),
-        samples::bzimage(&samples::lzma(), b"6.16.0 \0"),
+        samples::bzimage(&samples::payload(samples::lz4(&vmlinux), vmlinux.len()), b"6.16.0 \0"),
+        samples::bzimage(&samples::payload(samples::zstd(&small[..255]), 255), b"6.16.0 \0"),
+        samples::bzimage(&samples::payload(samples::xz(), 0), b"6.16.0 \0"),
+        samples::bzimage(&samples::payload(samples::lzma(), 0), b"6.16.0 \0"),
         vmlinux,
         samples::elf(true, 0xffff_ffff_8100_0000, &[0xf4; 64], &[]),
         samples::elf(false, 0xc010_0000, &samples::multiboot(false), &samples::pvh_note()),
@@ -129,14 +129,14 @@ mod tests {
         let vmlinux = samples::elf(true, 0x10_0000, &[0xf4; 64], &samples::pvh_note());
         for kernel in [
             samples::bzimage(&samples::gzip(&vmlinux), b"6.1.0 \0"),
-            samples::bzimage(&samples::lz4(&vmlinux), b"6.16.0 \0"),
-            samples::bzimage(&samples::zstd(&vmlinux[..255]), b"6.16.0 \0"),
+            samples::bzimage(&samples::payload(samples::lz4(&vmlinux), vmlinux.len()), b"6.16.0 \0"),
+            samples::bzimage(&samples::payload(samples::zstd(&vmlinux[..255]), 255), b"6.16.0 \0"),
             samples::multiboot(true),
             samples::elf(false, 0xc010_0000, &samples::multiboot(false), &[]),
         ] {
             loads(&kernel, Protocol::Auto).unwrap();
         }
-        for packed in [samples::gzip(&vmlinux), samples::lz4(&vmlinux)] {
+        for packed in [samples::gzip(&vmlinux), samples::payload(samples::lz4(&vmlinux), vmlinux.len())] {
             loads(&samples::bzimage(&packed, b"6.1 \0"), Protocol::Pvh).unwrap();
         }
     }
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn seeds_are_real_initrds() {
         let kernel = samples::elf(true, 0x10_0000, &[0xf4; 16], &[]);
-        for (i, data) in initrd_seeds().iter().enumerate().filter(|(i, _)| [0, 1, 2, 3, 7].contains(i)) {
+        for (i, data) in initrd_seeds().iter().enumerate().filter(|(i, _)| [0, 1, 2, 3, 4, 7].contains(i)) {
             let ram = GuestRam::new(8 << 20).unwrap();
             let modules = [Module { image: Image { name: "i", data }, args: "" }];
             let spec = BootSpec {

@@ -112,7 +112,7 @@ pub fn gzip(data: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap_or_default()
 }
 
-/// A legacy lz4 file of one block of literals, with the unpacked length behind it. At least 15 bytes.
+/// A legacy lz4 file of one block of literals. At least 15 bytes.
 pub fn lz4(data: &[u8]) -> Vec<u8> {
     let mut block = vec![0xf0];
     let mut more = data.len().saturating_sub(15);
@@ -125,27 +125,21 @@ pub fn lz4(data: &[u8]) -> Vec<u8> {
     let mut out = vec![2, 0x21, 0x4c, 0x18];
     out.extend((block.len() as u32).to_le_bytes());
     out.extend(block);
-    out.extend((data.len() as u32).to_le_bytes());
     out
 }
 
-/// A zstd frame of one raw block, with the unpacked length behind it. At most 255 bytes.
+/// A zstd frame of one raw block. At most 255 bytes.
 pub fn zstd(data: &[u8]) -> Vec<u8> {
     let header = (data.len() as u32) << 3 | 1;
     let mut out = vec![0x28, 0xb5, 0x2f, 0xfd, 0x20, data.len() as u8];
     out.extend(&header.to_le_bytes()[..3]);
     out.extend(data);
-    out.extend((data.len() as u32).to_le_bytes());
     out
 }
 
-/// An empty xz stream and its length.
+/// An empty xz stream.
 pub fn xz() -> Vec<u8> {
-    let mut out =
-        b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46\0\0\0\0\x1c\xdf\x44\x21\x1f\xb6\xf3\x7d\x01\0\0\0\0\x04YZ"
-            .to_vec();
-    out.extend([0; 4]);
-    out
+    b"\xfd7zXZ\0\0\x04\xe6\xd6\xb4\x46\0\0\0\0\x1c\xdf\x44\x21\x1f\xb6\xf3\x7d\x01\0\0\0\0\x04YZ".to_vec()
 }
 
 /// The head of an lzma file: properties, a dictionary of 64 KiB, length unknown, an empty range coder.
@@ -153,8 +147,12 @@ pub fn lzma() -> Vec<u8> {
     let mut out = vec![0x5d, 0, 0, 1, 0];
     out.extend([0xff; 8]);
     out.extend([0, 0x83, 0xff, 0xfb, 0xff, 0xff, 0xc0, 0, 0, 0]);
-    out.extend([0; 4]);
     out
+}
+
+/// A kernel's payload: the unpacked length follows the packed file.
+pub fn payload(packed: Vec<u8>, len: usize) -> Vec<u8> {
+    [packed, (len as u32).to_le_bytes().to_vec()].concat()
 }
 
 /// A newc archive.

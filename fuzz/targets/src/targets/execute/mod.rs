@@ -15,6 +15,7 @@ use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine, Signals, Vcpu, VcpuExit, VmConfig};
 use interp::Interp;
 use memory::GuestRam;
+use serde_json::Value;
 
 use self::scenario::Scenario;
 use self::world::World;
@@ -128,10 +129,10 @@ impl Machine {
     fn fixpoint(&mut self) {
         let state = self.vcpu.state();
         if let Err(error) = self.vcpu.set_state(&state) {
-            panic!("the engine refuses its own state: {error}: {state:x?}");
+            panic!("the engine refuses its own state: {error}");
         }
         let again = self.vcpu.state();
-        assert!(again == state, "the state is no fixpoint:\n{state:x?}\n{again:x?}");
+        assert!(again == state, "the state is no fixpoint: {}", differences(&state, &again));
     }
 }
 
@@ -178,3 +179,26 @@ fn model(choice: u8) -> Arc<CpuModel> {
         None => panic!("the host has no CPU model"),
     }
 }
+
+/// The fields in which two states differ.
+fn differences(a: &CpuState, b: &CpuState) -> String {
+    fn walk(path: &str, a: &Value, b: &Value, out: &mut String) {
+        match (a, b) {
+            _ if a == b => {}
+            (Value::Object(a), Value::Object(b)) => {
+                a.iter().zip(b.values()).for_each(|((k, a), b)| walk(&format!("{path}.{k}"), a, b, out));
+            }
+            (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
+                a.iter().zip(b).enumerate().for_each(|(i, (a, b))| walk(&format!("{path}[{i}]"), a, b, out));
+            }
+            _ => *out += &format!("{path}: {a} and {b}; "),
+        }
+    }
+    let mut out = String::new();
+    let json = |state| serde_json::to_value(state).unwrap_or_default();
+    walk("state", &json(a), &json(b), &mut out);
+    out
+}
+
+#[cfg(test)]
+mod tests;
