@@ -1,6 +1,6 @@
 //! Between the interpreter's state and [`cpu::CpuState`].
 
-use cpu::x86::{cr0, cr4, efer, rflags};
+use cpu::x86::{cr0, cr4, efer, rflags, seg, seg_attr};
 use cpu::{CpuState, EngineError, XSAVE_LEN};
 
 use crate::cpu::Cpu;
@@ -45,6 +45,13 @@ impl Cpu {
         if state.cr0 & cr0::PG != 0 && state.cr0 & cr0::PE == 0 {
             return bad("paging without protected mode");
         }
+        if state.rflags & rflags::VM != 0 && (long || state.cr0 & cr0::PE == 0) {
+            return bad("virtual-8086 mode outside 32-bit protected mode");
+        }
+        let wide = long && state.segments[seg::CS].attr & seg_attr::L != 0;
+        if !wide && state.rip > u64::from(u32::MAX) {
+            return bad("rip has more than 32 bits outside 64-bit mode");
+        }
         Ok(())
     }
 
@@ -81,7 +88,7 @@ impl Cpu {
         } else if state.rflags & rflags::VM != 0 {
             3
         } else {
-            (state.segments[cpu::x86::seg::SS].attr >> 5 & 3) as u8
+            (state.segments[seg::SS].attr >> 5 & 3) as u8
         }
     }
 }

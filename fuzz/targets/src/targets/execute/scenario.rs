@@ -99,9 +99,9 @@ impl<'a> Scenario<'a> {
         pick(option::INTR, Signals::INTR) | pick(option::NMI, Signals::NMI)
     }
 
-    /// Translation plays no part, so a TLB cannot show.
-    pub fn unpaged(&self) -> bool {
-        self.mode().paging == Paging::Off && !self.wild()
+    /// Page tables are in use.
+    pub fn paged(&self) -> bool {
+        self.mode().paging != Paging::Off
     }
 
     fn mode(&self) -> Mode {

@@ -1,5 +1,7 @@
 //! The tables of the guests: descriptors, gates, task states, page tables, and handlers that skip what faulted.
 
+use std::ops::Range;
+
 use memory::GuestRam;
 
 /// Page tables of each kind.
@@ -9,6 +11,8 @@ const DIRECTORY: u64 = 0x3000;
 const PAGES: u64 = 0x4000;
 const LEGACY_DIRECTORY: u64 = 0x5000;
 const LEGACY_PAGES: u64 = 0x6000;
+/// All of them.
+pub const PAGE_TABLES: Range<u64> = ROOT..GDT;
 /// Global descriptors.
 pub const GDT: u64 = 0x8000;
 /// Interrupt descriptors.
