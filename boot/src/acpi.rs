@@ -109,7 +109,8 @@ fn fadt(board: &Board, facs: u64, dsdt: u64) -> impl Aml {
     const I8042: u16 = 1 << 1;
     const NO_VGA: u16 = 1 << 2;
 
-    let (event, control, timer) = (board.pm_base, board.pm_base.wrapping_add(4), board.pm_base.wrapping_add(8));
+    let (event, control, timer) =
+        (board.pm_base, board.pm_base.wrapping_add(4), board.pm_base.wrapping_add(8));
     let mut fadt = FADTBuilder::new(OEM, OEM_TABLE, REVISION)
         .dsdt_32(dsdt as u32)
         .firmware_ctrl_32(facs as u32)
