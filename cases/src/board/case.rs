@@ -106,7 +106,10 @@ impl BoardCase {
             return Ok(());
         }
         let stand = |(i, s): (usize, &CpuState)| {
-            format!("\n  cpu {i}: cs {:x} rip {:#x} rflags {:#x} {:?}", s.segments[1].selector, s.rip, s.rflags, s.events)
+            format!(
+                "\n  cpu {i}: cs {:x} rip {:#x} rflags {:#x} {:?}",
+                s.segments[1].selector, s.rip, s.rflags, s.events
+            )
         };
         let stand: String = end.states.iter().enumerate().map(stand).collect();
         Err(format!("{}{stand}", wrong.join("; ")))
@@ -130,7 +133,11 @@ fn describe(end: &End) -> String {
 impl Expect {
     /// What is wrong, if something is.
     fn check(&self, end: &End) -> Option<String> {
-        let word = |at: u64| end.ram.load_u64(at).unwrap_or(u64::MAX);
+        let word = |at| {
+            let mut bytes = [0xff; 8];
+            let _ = end.ram.read(at, &mut bytes); // no RAM: all ones
+            u64::from_le_bytes(bytes)
+        };
         match *self {
             Self::Mem(at, value) => {
                 let seen = word(at);

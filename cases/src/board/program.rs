@@ -152,11 +152,14 @@ impl Program {
     fn tables(&mut self) {
         const MAGIC: u32 = 0x1bad_b002;
         const FLAGS: u32 = 1 << 16; // the address fields hold
-        let header = [MAGIC, FLAGS, 0u32.wrapping_sub(MAGIC + FLAGS), LOAD as u32, LOAD as u32, 0, 0, ENTRY as u32];
+        let header =
+            [MAGIC, FLAGS, 0u32.wrapping_sub(MAGIC + FLAGS), LOAD as u32, LOAD as u32, 0, 0, ENTRY as u32];
         for (i, field) in (0..).zip(header) {
             self.put(LOAD + i * 4, &field.to_le_bytes());
         }
-        for (selector, access, flags) in [(sel::CODE32, 0x9b, 0xc), (sel::CODE64, 0x9b, 0xa), (sel::DATA, 0x93, 0xc)] {
+        for (selector, access, flags) in
+            [(sel::CODE32, 0x9b, 0xc), (sel::CODE64, 0x9b, 0xa), (sel::DATA, 0x93, 0xc)]
+        {
             self.put_u64(GDT + u64::from(selector), descriptor(0, 0xf_ffff, access, flags));
         }
         // The first 4 GiB mapped to themselves, the 2 MiB from DATA by small pages.

@@ -3,7 +3,12 @@
 mod apic_base;
 mod external;
 mod ipi;
+mod memory;
+mod reset;
+mod startup;
+mod state;
 mod timers;
+mod translation;
 mod x2apic;
 mod xapic;
 
@@ -11,5 +16,18 @@ use super::BoardCase;
 
 /// All of them.
 pub(super) fn all() -> Vec<BoardCase> {
-    [xapic::CASES, ipi::CASES, apic_base::CASES, x2apic::CASES, external::CASES, timers::CASES].concat()
+    [
+        xapic::CASES,
+        ipi::CASES,
+        apic_base::CASES,
+        x2apic::CASES,
+        external::CASES,
+        timers::CASES,
+        startup::CASES,
+        memory::CASES,
+        translation::CASES,
+        reset::CASES,
+        state::CASES,
+    ]
+    .concat()
 }

@@ -145,7 +145,8 @@ pub(super) const CASES: &[BoardCase] = &[
                 a.start_others()?;
                 enter(a)?;
                 a.wait(DATA, 3)?;
-                let to = |command: u32, destination: u64| destination << 32 | u64::from(command | icr::FIXED | V);
+                let to =
+                    |command: u32, destination: u64| destination << 32 | u64::from(command | icr::FIXED | V);
                 a.set_msr(ICR, to(0, 7))?;
                 a.set_msr(ICR, to(0, 0xff))?; // not everybody: that is 0xffffffff
                 a.set_msr(ICR, to(icr::LOGICAL, 0x1_000f))?; // cluster 1
