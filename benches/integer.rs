@@ -89,6 +89,29 @@ fn xorshift(mut x: u64) -> u64 {
 
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// What a program's own integer work is like: a random number, at most sixty steps of its Collatz walk, by branches
+/// that depend on the data, and a count.
+fn mixed(rounds: u64) -> u64 {
+    let (mut x, mut sum) = (SEED, 0u64);
+    for _ in 0..rounds {
+        x = xorshift(x);
+        let mut n = x as u32 & 0xffff;
+        let mut steps = 0u64;
+        while n > 1 && steps < 60 {
+            if n & 1 != 0 {
+                n = n.wrapping_mul(3).wrapping_add(1);
+                // Keeps the compiler from making a conditional move of it.
+                unsafe { asm!("", options(nomem, nostack, preserves_flags)) };
+            } else {
+                n >>= 1;
+            }
+            steps = steps.wrapping_add(1);
+        }
+        sum = sum.wrapping_add(steps);
+    }
+    sum
+}
+
 /// The Collatz walk of random numbers by conditional moves: arithmetic alone, which a host does several at a time.
 fn registers(rounds: u64) -> u64 {
     let (mut x, mut sum) = (SEED, 0u64);
@@ -161,6 +184,7 @@ extern "C" fn start(stack: *const usize) -> ! {
         }
     }
     print(b"@begin\n");
+    timed(b"@mixed ", || mixed(rounds));
     timed(b"@registers ", || registers(rounds));
     timed(b"@branches ", || branches(rounds / 2));
     timed(b"@memory ", || memory(rounds));
