@@ -147,7 +147,7 @@ impl Control {
     /// Waits until all participants stand still; false if the machine ended instead.
     pub fn wait_paused(&self) -> bool {
         let mut state = self.state.lock();
-        while state.outcome.is_none() && !(state.everybody_waits() && !state.reset) {
+        while state.outcome.is_none() && (state.reset || !state.everybody_waits()) {
             self.changed.wait(&mut state);
         }
         state.outcome.is_none()
