@@ -316,10 +316,10 @@ impl<'a> Scenario<'a> {
                 32 => selector::CODE32,
                 _ => selector::CODE16,
             };
-            let number = number + if mode.ring == 3 { selector::USER } else { 0 } | mode.ring;
+            let number = (number + if mode.ring == 3 { selector::USER } else { 0 }) | mode.ring;
             let code = Segment { selector: number, base, limit, attr: 0x9b | dpl | wide | seg_attr::G };
             let data = Segment {
-                selector: selector::DATA + if mode.ring == 3 { selector::USER } else { 0 } | mode.ring,
+                selector: (selector::DATA + if mode.ring == 3 { selector::USER } else { 0 }) | mode.ring,
                 base: 0,
                 limit: u32::MAX,
                 attr: 0x93 | dpl | seg_attr::DB | seg_attr::G,
@@ -411,7 +411,7 @@ impl<'a> Scenario<'a> {
             152..=159 => 0x7fff_ffff_ffff - (low & 7),
             160..=167 => 0xffff_8000_0000_0000 + (low & 7) - 3,
             168..=175 => u64::MAX - (low & 7),
-            176..=191 => 1 << (choice & 0xf) * 4,
+            176..=191 => 1 << ((choice & 0xf) * 4),
             192..=207 => u64::from(selector::CODE64) + (low & 15) * 8,
             208..=215 => 0x7fff_ffff + (low & 7) - 3,
             216..=223 => 0x7fff_ffff_ffff_ffff + (low & 7) - 3,
