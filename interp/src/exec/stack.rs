@@ -172,8 +172,8 @@ fn enter<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
     let top = cpu.regs[gpr::RSP].wrapping_sub(op.imm);
     cpu.set_stack_pointer(top);
     // The new top must be writable, as the next push would find out.
-    let probe = cpu.segmented(SS, cpu.regs[gpr::RSP] & cpu.stack_mask(), 1, true);
-    let writable = probe.and_then(|lin| cpu.probe(lin, 1, crate::mmu::Access::Write, cpu.privilege()));
+    let probe = cpu.segmented(SS, cpu.regs[gpr::RSP] & cpu.stack_mask(), T::SIZE, true);
+    let writable = probe.and_then(|lin| cpu.probe(lin, T::SIZE, crate::mmu::Access::Write, cpu.privilege()));
     if let Err(stop) = writable {
         return restore(cpu, stop);
     }
