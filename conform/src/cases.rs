@@ -92,6 +92,12 @@ const CASES: &[Named] = &[
         memory: &[(STACK + PAGE - 2, &[0x2b, 0])],
         ..PLAIN
     },
+    Named {
+        name: "ENTER wants room for a whole slot at the new top of the stack",
+        code: &[0xc8, 0x05, 0x00, 0x00], // enter $5, $0
+        gpr: &[(RSP, STACK + 12)],
+        ..PLAIN
+    },
     // sbb [rdx*4+disp32], imm32 with two prefixes too many
     Named { name: "an instruction of 16 bytes: #GP", code: OVERLONG, ..PLAIN },
     Named { name: "an instruction of 16 bytes, stepped: #GP", code: OVERLONG, ..PLAIN },

@@ -7,11 +7,13 @@ use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 use crate::input::Input;
 use crate::layout::{CODE, CODE_LEN, DATA, PAGE, STACK};
 
+/// Where the kernel puts a process's own code, heap, libraries and stack.
+const CHILD: std::ops::Range<u64> = 0x5000_0000_0000..0x7fff_ffff_f000;
+
 /// Why a case is not to be compared.
 pub(crate) fn contested(insn: &Instruction, input: &Input) -> Option<&'static str> {
     if insn.is_invalid() {
-        // What is noticed first, the undefined opcode or the page that ends within it.
-        return (input.regs.rip + 15 >= CODE + CODE_LEN).then_some("undefined opcode at a page end");
+        return undefined_opcode(input);
     }
     let prefixed = insn.has_rep_prefix() || insn.has_repne_prefix();
     match insn.mnemonic() {
@@ -24,10 +26,40 @@ pub(crate) fn contested(insn: &Instruction, input: &Input) -> Option<&'static st
             Some("REP INS or OUTS with a count of zero")
         }
         M::Shld | M::Shrd if wide_double_shift(insn, input) => Some("16-bit double shift by more than 16"),
+        // AMD: #UD.
+        M::Vpinsrd | M::Vpextrd
+            if input.compat() && without_prefixes(input).get(2).is_some_and(|b| b & 0x80 != 0) =>
+        {
+            Some("VPINSRD or VPEXTRD with VEX.W in 32-bit code")
+        }
         // The decoder takes it for PAUSE, processors for XCHG R8, RAX.
         M::Pause if input.code().iter().any(|b| b & 0xf1 == 0x41) => Some("PAUSE with REX.B"),
         _ => memory(insn, input),
     }
+}
+
+/// Encodings that Intel's manual calls undefined.
+fn undefined_opcode(input: &Input) -> Option<&'static str> {
+    if input.regs.rip + 15 >= CODE + CODE_LEN {
+        // What is noticed first, the undefined opcode or the page that ends within it.
+        return Some("undefined opcode at a page end");
+    }
+    match without_prefixes(input) {
+        [0xc4, map, _, 0x00 | 0x01, ..] if map & 0x1f == 3 => {
+            Some("VPERMQ or VPERMPD without VEX.W: AMD executes it")
+        }
+        [0x0f, 0x00, ..] => Some("LOCK with VERR or VERW: AMD ignores it"),
+        [0x0f, 0x01, ..] => Some("calls of a hypervisor, which may see them whatever the prefixes"),
+        [0x8f, ..] => Some("XOP: AMD knows how long it is, even where it is undefined"),
+        _ => None,
+    }
+}
+
+fn without_prefixes(input: &Input) -> &[u8] {
+    let rex = |b: &u8| !input.compat() && (0x40..=0x4f).contains(b);
+    let prefix = |b: &u8| matches!(b, 0x26 | 0x2e | 0x36 | 0x3e | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3) || rex(b);
+    let code = input.code();
+    &code[code.iter().take_while(|b| prefix(b)).count()..]
 }
 
 fn repeat_prefix(input: &Input) -> bool {
@@ -75,6 +107,9 @@ fn memory(insn: &Instruction, input: &Input) -> Option<&'static str> {
     // AMD wants the offset canonical, Intel the sum.
     if !input.compat() && linear != effective && !(canonical(effective) && canonical(linear)) {
         return Some("non-canonical offset in FS or GS");
+    }
+    if CHILD.contains(&linear) {
+        return Some("memory of the child process itself");
     }
     let aligned = linear.is_multiple_of(size);
     match insn.mnemonic() {

@@ -19,7 +19,11 @@ impl Form {
     /// The name `--form` takes: iced's code, with `@32` in compatibility mode.
     pub fn name(self) -> String {
         let mode = if self.compat { "@32" } else { "" };
-        if self.is_sequence() { format!("sequence{mode}") } else { format!("{:?}{mode}", self.code) }
+        match self.code {
+            _ if self.is_sequence() => format!("sequence{mode}"),
+            _ if self.is_bytes() => format!("bytes{mode}"),
+            code => format!("{code:?}{mode}"),
+        }
     }
 
     /// Not one instruction but a few.
@@ -30,6 +34,16 @@ impl Form {
     /// True for [`sequence`](Self::sequence).
     pub fn is_sequence(self) -> bool {
         self.code == Code::INVALID
+    }
+
+    /// Random bytes.
+    pub const fn bytes(compat: bool) -> Self {
+        Self { code: Code::DeclareByte, compat }
+    }
+
+    /// True for [`bytes`](Self::bytes).
+    pub fn is_bytes(self) -> bool {
+        self.code == Code::DeclareByte
     }
 
     /// Bits of the code segment: 64 or 32.

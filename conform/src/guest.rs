@@ -221,7 +221,7 @@ fn template() -> CpuState {
         | cr4::UMIP;
     state.efer = efer::SCE | efer::LME | efer::LMA | efer::NXE;
     state.xcr0 = 7;
-    state.gdtr = DescriptorTable { base: GDT, limit: 0x4f };
+    state.gdtr = DescriptorTable { base: GDT, limit: 0x7f };
     state.idtr = DescriptorTable { base: IDT, limit: 0xfff };
     state.tr = Segment { selector: TSS_SELECTOR, base: TSS, limit: 0x67, attr: 0x8b };
     state.ldtr = Segment { selector: 0, base: 0, limit: 0, attr: seg_attr::UNUSABLE };
@@ -251,21 +251,19 @@ fn tables(ram: &GuestRam) -> Result<(), MemoryError> {
     for page in 0..4 {
         entry(phys::PT_HIGH, page, (phys::SYSTEM + page * PAGE) | 0x163)?; // global, supervisor
     }
-    // 0x10 kernel code, 0x18 kernel data, 0x20 user code32, 0x28 user data, 0x30 user code64, 0x40 TSS
+    // As Linux has it where user code can tell: 0x10 kernel code, 0x18 kernel data, 0x20 user code32, 0x28 user data, 0x30 user code64, 0x40 TSS,
+    // 0x78 a read-only segment.
     let at = phys::SYSTEM;
     let tss = 0x0000_8b00_0000_0067 | (TSS & 0xff_ffff) << 16 | (TSS >> 24 & 0xff) << 56;
-    let gdt = [
-        0,
-        0,
-        0x00af_9b00_0000_ffff,
-        0x00cf_9300_0000_ffff,
-        0x00cf_fb00_0000_ffff,
-        0x00cf_f300_0000_ffff,
-        0x00af_fb00_0000_ffff,
-        0,
-        tss,
-        TSS >> 32,
-    ];
+    let mut gdt = [0; 16];
+    gdt[2] = 0x00af_9b00_0000_ffff;
+    gdt[3] = 0x00cf_9300_0000_ffff;
+    gdt[4] = 0x00cf_fb00_0000_ffff;
+    gdt[5] = 0x00cf_f300_0000_ffff;
+    gdt[6] = 0x00af_fb00_0000_ffff;
+    gdt[8] = tss;
+    gdt[9] = TSS >> 32;
+    gdt[15] = 0x0040_f500_0000_0000; // the CPU's number in a limit
     for (i, value) in gdt.into_iter().enumerate() {
         entry(at, i as u64, value)?;
     }

@@ -1,11 +1,12 @@
 //! What a run found, for people and for programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use iced_x86::{Formatter, GasFormatter, Instruction, InstructionInfoFactory, Register};
 use serde::Serialize;
 
+use crate::Form;
 use crate::compare::{Difference, bytes, little_endian, vector_registers};
 use crate::generate::Case;
 
@@ -36,8 +37,10 @@ pub struct Mismatch {
 pub struct Summary {
     /// Cases that ran.
     pub cases: u64,
-    /// Forms they cover.
+    /// Forms they cover, sequences and random bytes among them.
     pub forms: u64,
+    #[serde(skip)]
+    seen: HashSet<Form>,
     /// Cases that ended with an exception of the instruction.
     pub faulted: u64,
     /// Mismatching cases per form.
@@ -50,6 +53,14 @@ impl Summary {
     /// True if host and engine agreed throughout.
     pub fn passed(&self) -> bool {
         self.failing.is_empty()
+    }
+
+    /// Counts a case.
+    pub fn count(&mut self, form: Form, faulted: bool) {
+        self.cases += 1;
+        self.faulted += u64::from(faulted);
+        self.seen.insert(form);
+        self.forms = self.seen.len() as u64;
     }
 
     /// Adds a mismatch.
@@ -65,6 +76,8 @@ impl Summary {
     pub fn merge(&mut self, other: Self) {
         self.cases += other.cases;
         self.faulted += other.faulted;
+        self.seen.extend(other.seen);
+        self.forms = self.seen.len() as u64;
         for (form, count) in other.failing {
             *self.failing.entry(form).or_default() += count;
         }
@@ -151,7 +164,7 @@ fn input(case: &Case) -> String {
             names.push(format!("{name}={}", little_endian(&case.input.fp[*at..at + len])));
         }
     }
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     names.retain(|name| seen.insert(name.clone()));
     parts.extend(names);
     for patch in case.input.patches() {

@@ -61,7 +61,8 @@ pub fn run(
     options: &Options,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Summary, RunError> {
-    let all: Vec<Form> = forms(&options.model).into_iter().chain([false, true].map(Form::sequence)).collect();
+    let [sequences, bytes] = [Form::sequence, Form::bytes].map(|f| [false, true].map(f));
+    let all: Vec<Form> = forms(&options.model).into_iter().chain(sequences).chain(bytes).collect();
     let forms: Vec<Form> = if options.only.is_empty() {
         all
     } else {
@@ -100,7 +101,6 @@ pub fn run(
     for result in results {
         summary.merge(result?);
     }
-    summary.forms = (forms.len() as u64).min(options.cases);
     summary.samples.sort_by(|a, b| (&a.form, a.case).cmp(&(&b.form, b.case)));
     Ok(summary)
 }
@@ -151,9 +151,13 @@ impl Work<'_> {
     }
 
     fn case(&self, generator: &Generator, index: u64) -> Option<Case> {
-        // Every fourth case is a sequence, if forms were not chosen.
+        // If forms were not chosen, every fourth case is a sequence, or random bytes.
         let form = match (self.options.only.is_empty(), index % 4) {
-            (true, 3) => Form::sequence(index / 4 % 4 == 3),
+            (true, 3) => match index / 4 % 8 {
+                0 => Form::bytes(false),
+                1 => Form::bytes(true),
+                n => Form::sequence(n % 2 == 1),
+            },
             (true, _) => self.forms[((index - index / 4) % self.forms.len() as u64) as usize],
             (false, _) => self.forms[(index % self.forms.len() as u64) as usize],
         };
@@ -194,9 +198,8 @@ impl Work<'_> {
             Err(error) => return Err(error.into()),
         };
         for (((case, host), engine), trouble) in cases.iter().zip(host).zip(engine).zip(troubles) {
-            summary.cases += 1;
             let mut host = *host;
-            summary.faulted += u64::from(host.vector != 3);
+            summary.count(case.form, host.vector != u64::from(cpu::x86::vector::BP));
             if let Err(Trouble::Fault(text) | Trouble::Exit(text)) = trouble {
                 summary.add(mismatch(case, "end", format!("vector {}", host.vector), text));
                 continue;

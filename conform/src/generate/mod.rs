@@ -2,6 +2,7 @@
 
 mod addressing;
 mod arrange;
+mod bytes;
 mod draft;
 mod fp;
 mod memory;
@@ -11,7 +12,7 @@ mod sequence;
 mod values;
 
 use cpu::x86::{CpuModel, rflags};
-use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction};
+use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction};
 
 use crate::contested::{alignment_agreed, contested};
 use crate::forms::{Form, included};
@@ -75,10 +76,15 @@ impl Generator {
     /// Case `index` of `form` in the run with `seed`; `None` if nothing can be encoded.
     pub fn case(&self, form: Form, seed: u64, index: u64) -> Option<Case> {
         let mut rng = Rng::from_parts(&[seed, index, form.code as u64, u64::from(form.compat)]);
-        if form.code == Code::INVALID {
-            return (0..ATTEMPTS).find_map(|_| self.sequence(form, seed, index, &mut rng));
-        }
-        (0..ATTEMPTS).find_map(|_| self.attempt(form, seed, index, &mut rng))
+        (0..ATTEMPTS).find_map(|_| {
+            if form.is_sequence() {
+                self.sequence(form, seed, index, &mut rng)
+            } else if form.is_bytes() {
+                self.bytes(form, seed, index, &mut rng)
+            } else {
+                self.attempt(form, seed, index, &mut rng)
+            }
+        })
     }
 
     fn attempt(&self, form: Form, seed: u64, index: u64, rng: &mut Rng) -> Option<Case> {
