@@ -71,6 +71,8 @@ pub(crate) struct Cpu {
     /// APIC id and index.
     pub index: u32,
     pub vcpus: u32,
+    /// PAUSE instructions since the host CPU was last given away.
+    pub pauses: u32,
     pub ram: Arc<GuestRam>,
     pub clock: Arc<Clock>,
     pub model: Arc<CpuModel>,
@@ -116,6 +118,7 @@ impl Cpu {
             watch_hits: 0,
             index,
             vcpus: config.vcpus,
+            pauses: 0,
             ram: config.ram.clone(),
             clock: config.clock.clone(),
             model: config.model.clone(),

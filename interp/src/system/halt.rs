@@ -37,9 +37,16 @@ fn hlt(cpu: &mut Cpu, _: &Op) -> Done {
     Err(Stop::Halt)
 }
 
-/// Ends the block, so that a spinning vCPU looks at its signals often; another vCPU may need the host CPU.
+/// A vCPU that has paused so often gives its host CPU away: what it waits for may be waiting for that.
+const PAUSES: u32 = 64;
+
+/// Ends the block, so that a spinning vCPU looks at its signals often.
 fn pause(cpu: &mut Cpu, op: &Op) -> Done {
     std::hint::spin_loop();
+    cpu.pauses = (cpu.pauses + 1) % PAUSES;
+    if cpu.pauses == 0 {
+        std::thread::yield_now();
+    }
     cpu.rip = cpu.next_ip(op);
     Err(Stop::Jump)
 }
