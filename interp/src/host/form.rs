@@ -71,6 +71,8 @@ pub(super) struct Form {
     pub flags: bool,
     /// Computes under MXCSR and can raise SIMD floating-point exceptions.
     pub float: bool,
+    /// Bytes of half-precision results in the first operand.
+    pub halves: u8,
     /// The first operand is an MMX register and is written.
     pub writes_mmx: bool,
     /// Touches MMX registers.
@@ -139,6 +141,7 @@ pub(super) struct Shape {
     /// The flags before matter: some are read or stay.
     pub flags_in: bool,
     pub float: bool,
+    pub halves: u8,
     pub vex: bool,
 }
 
@@ -160,6 +163,7 @@ impl Shape {
             memory: self.memory,
             flags: self.flags,
             float: self.float,
+            halves: self.halves,
             writes_mmx: self.kinds[0] == Kind::Mmx && self.written[0],
             mmx: self.kinds.contains(&Kind::Mmx),
         }
@@ -231,6 +235,7 @@ fn shape(insn: &Instruction) -> Shape {
         flags_in: read != 0 || (modified != 0 && modified != status),
         flags: read | modified != 0,
         float: float(insn.mnemonic()),
+        halves: if insn.mnemonic() == Mnemonic::Vcvtps2ph { insn.op1_register().size() as u8 / 2 } else { 0 },
         vex,
     }
 }

@@ -258,6 +258,12 @@ fn save(cpu: &mut Cpu, first: *mut u8) -> Saved {
     saved
 }
 
+/// VCVTPS2PH does not flush to zero, so exact tiny results, which only an unmasked underflow reports, have to be seen.
+fn any_tiny_half(results: &[u8]) -> bool {
+    let tiny = |half: u16| half & 0x7c00 == 0 && half & 0x03ff != 0;
+    results.chunks_exact(2).any(|half| tiny(u16::from_le_bytes([half[0], half[1]])))
+}
+
 /// With an unmasked exception the instruction did nothing but set flags: those of the exceptions found before
 /// computing if one of them is unmasked, else all (Intel SDM volume 1, 11.5.3).
 #[cold]
@@ -268,6 +274,11 @@ fn raise_unmasked(
     saved: &Saved,
 ) -> Result<(), Stop> {
     let mut raised = cpu.host.mxcsr_out & FLAGS;
+    if form.halves != 0 && cpu.host.mxcsr & (UNDERFLOW << 7) == 0 {
+        // SAFETY: the first operand has that many bytes, and the stub has written them.
+        let results = unsafe { std::slice::from_raw_parts(pointers[0], usize::from(form.halves)) };
+        raised |= if any_tiny_half(results) { UNDERFLOW } else { 0 };
+    }
     let unmasked = raised & !(cpu.host.mxcsr >> 7);
     if unmasked == 0 {
         return Ok(());
