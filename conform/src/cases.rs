@@ -98,6 +98,19 @@ const CASES: &[Named] = &[
         gpr: &[(RSP, STACK + 12)],
         ..PLAIN
     },
+    Named {
+        name: "VCVTPS2PH to a half that is tiny and exact, underflow unmasked: #XM",
+        code: &[0xc4, 0xe3, 0x79, 0x1d, 0xca, 0x00], // vcvtps2ph xmm2, xmm1, 0
+        mxcsr: 0x1780,
+        xmm1: 0x3880_0000_3800_0000, // 2^-14 and 2^-15
+        ..PLAIN
+    },
+    Named {
+        name: "VCVTPS2PH to a half that is tiny and exact, underflow masked: nothing is flagged",
+        code: &[0xc4, 0xe3, 0x79, 0x1d, 0xca, 0x00],
+        xmm1: 0x3880_0000_3800_0000,
+        ..PLAIN
+    },
     // sbb [rdx*4+disp32], imm32 with two prefixes too many
     Named { name: "an instruction of 16 bytes: #GP", code: OVERLONG, ..PLAIN },
     Named { name: "an instruction of 16 bytes, stepped: #GP", code: OVERLONG, ..PLAIN },

@@ -10,7 +10,7 @@
 //! * x87 registers when a conversion between MMX and XMM registers raises #XM.
 //! * Some flags in MXCSR when #XM is reported. That is no freedom of processors but an approximation of the interpreter,
 //!   which has the host execute with exceptions masked: PE beside an unmasked overflow or underflow (rounding is
-//!   another); everything in DPPS and DPPD (whose later steps find more) and in VCVTPS2PH.
+//!   another); everything in DPPS and DPPD, whose later steps find more.
 //! * The upper half of a 32-bit PUSH of a segment register, which Intel processors leave alone and AMD's clear.
 
 use cpu::XSAVE_LEN;
@@ -98,7 +98,7 @@ pub(crate) fn from_iced(bits: u32) -> u64 {
 /// Clears what is not compared of the vector state.
 pub(crate) fn vector_state(insn: &Instruction, host: &Outcome, fp: &mut [u8; XSAVE_LEN]) {
     let faulted = host.vector != u64::from(vector::BP);
-    if faulted && matches!(insn.mnemonic(), M::Vcvtps2ph | M::Dpps | M::Dppd | M::Vdpps | M::Vdppd) {
+    if faulted && matches!(insn.mnemonic(), M::Dpps | M::Dppd | M::Vdpps | M::Vdppd) {
         fp[24] &= !0x3f;
     }
     if host.vector != u64::from(vector::XM) {
