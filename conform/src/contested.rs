@@ -87,12 +87,15 @@ fn wide_double_shift(insn: &Instruction, input: &Input) -> bool {
     insn.op1_register().size() == 2 && raw & 31 > 16
 }
 
-/// Reasons that lie in where the memory operand is.
+/// Reasons that lie in where memory operands are.
 fn memory(insn: &Instruction, input: &Input) -> Option<&'static str> {
-    let operand = (0..insn.op_count()).find(|&i| is_memory(insn.op_kind(i)))?;
     if insn.is_vsib() {
         return None;
     }
+    (0..insn.op_count()).filter(|&i| is_memory(insn.op_kind(i))).find_map(|i| operand(insn, i, input))
+}
+
+fn operand(insn: &Instruction, operand: u32, input: &Input) -> Option<&'static str> {
     let size = insn.memory_size().size().max(1) as u64;
     let effective = address(insn, operand, input, false)?;
     let linear = address(insn, operand, input, true)?;
