@@ -3,91 +3,15 @@
 //! `integer ROUNDS` prints `@begin` and then, for each loop, `@NAME NANOSECONDS CHECKSUM`: CPU time of this
 //! process, and a result that must be the same everywhere. What comes next in a loop depends on the data, so that
 //! no compiler and no translator folds it.
-// UNSAFETY: no operating system library: system calls on raw pointers, and one table in static memory.
+// UNSAFETY: empty assembly, which keeps the compiler from folding a branch, and one table in static memory.
 #![no_std]
 #![no_main]
 
-use core::arch::{asm, global_asm};
+mod sys;
 
-global_asm!(
-    ".globl _start",
-    "_start:",
-    "xor ebp, ebp",
-    "mov rdi, rsp",
-    "and rsp, -16",
-    "call {main}",
-    "ud2",
-    main = sym start
-);
+use core::arch::asm;
 
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! {
-    exit(125)
-}
-
-/// Named by `core`'s unwind tables; nothing unwinds here.
-#[unsafe(no_mangle)]
-extern "C" fn rust_eh_personality() {}
-
-/// Numbers of arch/x86/entry/syscalls/syscall_64.tbl.
-mod nr {
-    pub const WRITE: usize = 1;
-    pub const EXIT: usize = 60;
-    pub const CLOCK_GETTIME: usize = 228;
-}
-
-fn call(number: usize, a: usize, b: usize, c: usize) -> isize {
-    let result;
-    unsafe {
-        asm!("syscall", inlateout("rax") number => result, in("rdi") a, in("rsi") b, in("rdx") c,
-             lateout("rcx") _, lateout("r11") _);
-    }
-    result
-}
-
-fn exit(status: usize) -> ! {
-    loop {
-        call(nr::EXIT, status, 0, 0);
-    }
-}
-
-/// CPU time of this process in nanoseconds.
-fn cpu_time() -> u64 {
-    const CLOCK_PROCESS_CPUTIME_ID: usize = 2;
-    let mut time = [0u64; 2];
-    call(nr::CLOCK_GETTIME, CLOCK_PROCESS_CPUTIME_ID, time.as_mut_ptr() as usize, 0);
-    time[0].wrapping_mul(1_000_000_000).wrapping_add(time[1])
-}
-
-fn print(text: &[u8]) {
-    call(nr::WRITE, 1, text.as_ptr() as usize, text.len());
-}
-
-fn print_number(mut number: u64, end: u8) {
-    let mut digits = [0u8; 21];
-    digits[20] = end;
-    let mut from = 20;
-    loop {
-        from -= 1;
-        if let Some(digit) = digits.get_mut(from) {
-            *digit = b'0' + (number % 10) as u8;
-        }
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    print(digits.get(from..).unwrap_or(&[]));
-}
-
-/// Marsaglia's xorshift: every bit of the next value depends on the last.
-fn xorshift(mut x: u64) -> u64 {
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^ x << 17
-}
-
-const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
+use sys::{Arguments, SEED, cpu_time, print, print_number, xorshift};
 
 /// What a program's own integer work is like: a random number, at most sixty steps of its Collatz walk, by branches
 /// that depend on the data, and a count.
@@ -174,19 +98,12 @@ fn timed(name: &[u8], run: impl FnOnce() -> u64) {
     print_number(checksum, b'\n');
 }
 
-extern "C" fn start(stack: *const usize) -> ! {
-    let mut rounds = 0u64;
-    if unsafe { *stack } > 1 {
-        let mut digit = unsafe { *stack.add(2) } as *const u8;
-        while let value @ b'0'..=b'9' = unsafe { *digit } {
-            rounds = rounds.wrapping_mul(10).wrapping_add(u64::from(value - b'0'));
-            digit = unsafe { digit.add(1) };
-        }
-    }
+fn main(arguments: Arguments) -> usize {
+    let rounds = arguments.number(0).unwrap_or(0);
     print(b"@begin\n");
     timed(b"@mixed ", || mixed(rounds));
     timed(b"@registers ", || registers(rounds));
     timed(b"@branches ", || branches(rounds / 2));
     timed(b"@memory ", || memory(rounds));
-    exit(0)
+    0
 }

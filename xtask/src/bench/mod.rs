@@ -137,10 +137,12 @@ impl Bench {
         let initramfs =
             fs::read(&built.initrd).with_context(|| format!("{} cannot be read", built.initrd.display()))?;
         program::extract_busybox(&initramfs, &folder.join("busybox"))?;
-        program::compile("integer", &folder.join("integer"))?;
+        program::compile("integer", "integer.rs", &folder.join("integer"))?;
+        program::compile("micro", "micro/main.rs", &folder.join("micro"))?;
         let with_programs = folder.join("initrd");
         let programs = Archive::new()
             .add("bench/integer", 0o755, Node::File(fs::read(folder.join("integer"))?))
+            .add("bench/micro", 0o755, Node::File(fs::read(folder.join("micro"))?))
             .add("bench/smp.sh", 0o755, Node::File(fs::read(program::source("smp.sh"))?))
             .write();
         fs::write(&with_programs, [initramfs, programs].concat())

@@ -15,12 +15,12 @@ pub fn source(name: &str) -> PathBuf {
     root().join("benches").join(name)
 }
 
-/// Compiles `benches/NAME.rs`, which brings its own start code, to a static program that every x86-64 CPU runs.
-pub fn compile(name: &str, to: &Path) -> Result<()> {
+/// Compiles a program of benches/, which brings its own start code, to a static one that every x86-64 CPU runs.
+pub fn compile(name: &str, main: &str, to: &Path) -> Result<()> {
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let mut command = Command::new(rustc);
     command.args(["--edition=2024", "--crate-type=bin", "--crate-name", name]);
-    command.arg(source(&format!("{name}.rs"))).arg("-o").arg(to);
+    command.arg(source(main)).arg("-o").arg(to);
     for option in [
         "panic=abort",
         "opt-level=3",
@@ -37,7 +37,7 @@ pub fn compile(name: &str, to: &Path) -> Result<()> {
     }
     let status = command.status().context("rustc does not start")?;
     if !status.success() {
-        bail!("{} does not compile ({status})", source(name).with_extension("rs").display());
+        bail!("{} does not compile ({status})", source(main).display());
     }
     Ok(())
 }
