@@ -95,7 +95,7 @@ mod tests {
     #[test]
     fn the_program_gives_the_same_result_twice() {
         let path = std::env::temp_dir().join(format!("guesthouse-bench-integer-{}", std::process::id()));
-        program::compile("integer", &path).unwrap();
+        program::compile("integer", "integer.rs", &path).unwrap();
         let run = |rounds: &str| {
             let mut command = Command::new(&path);
             command.arg(rounds);
