@@ -22,6 +22,11 @@ impl Signals {
     /// Edge: leave `run` with [`VcpuExit::Kicked`](crate::VcpuExit::Kicked); the machine clears it.
     pub const EXIT: u32 = 1 << 2;
 
+    /// Edge: local timers may be due; the engine clears it and calls [`CpuIo::poll`](crate::CpuIo::poll).
+    pub const POLL: u32 = 1 << 3;
+    /// Edge, an engine's own: another vCPU asks this one to leave its fast path and look at what they share.
+    pub const SYNC: u32 = 1 << 4;
+
     /// A word with nothing pending.
     pub fn new() -> Self {
         Self::default()
@@ -31,6 +36,11 @@ impl Signals {
     #[inline(always)]
     pub fn load(&self) -> u32 {
         self.bits.load(Ordering::Relaxed)
+    }
+
+    /// The word itself, for code that an engine makes: any bit set asks it to come out.
+    pub fn word(&self) -> *const u32 {
+        self.bits.as_ptr()
     }
 
     /// Sets bits and wakes the vCPU if it sleeps.

@@ -30,7 +30,7 @@ pub(crate) struct Runner {
 }
 
 /// What stops the inner loop.
-enum Leave {
+pub(crate) enum Leave {
     Exit(VcpuExit),
     Unimplemented,
 }
@@ -49,11 +49,20 @@ impl Runner {
 
     /// Runs at most `limit` instructions.
     pub fn run(&mut self, io: &dyn CpuIo, limit: u64) -> Result<VcpuExit, CpuFault> {
+        self.session(io, limit, |run| run.until_exit())
+    }
+
+    /// Runs `body` with the machine in reach.
+    pub fn session(
+        &mut self,
+        io: &dyn CpuIo,
+        limit: u64,
+        body: impl FnOnce(&mut Run) -> Leave,
+    ) -> Result<VcpuExit, CpuFault> {
         let Self { cpu, cache, decoder, retired, countdown, scratch } = self;
         let end = retired.saturating_add(limit);
         let leave = cpu.attached(io, |cpu| {
-            let mut run = Run { cpu, cache, decoder, retired, countdown, scratch, end, single: false };
-            run.until_exit()
+            body(&mut Run { cpu, cache, decoder, retired, countdown, scratch, end, single: false })
         });
         match leave {
             Leave::Exit(exit) => Ok(exit),
@@ -63,12 +72,12 @@ impl Runner {
 }
 
 /// One stay in the loop.
-struct Run<'a> {
-    cpu: &'a mut Cpu,
+pub(crate) struct Run<'a> {
+    pub cpu: &'a mut Cpu,
     cache: &'a mut Cache,
     decoder: &'a mut Decoder,
     retired: &'a mut u64,
-    countdown: &'a mut i64,
+    pub countdown: &'a mut i64,
     scratch: &'a mut Vec<Op>,
     end: u64,
     /// The next instruction runs alone.
@@ -92,7 +101,7 @@ impl Run<'_> {
     }
 
     /// Ends of the loop that are no plain jump.
-    fn stopped(&mut self, stop: Stop) -> Option<Leave> {
+    pub fn stopped(&mut self, stop: Stop) -> Option<Leave> {
         match stop {
             Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect | Stop::Leave | Stop::End => None,
             Stop::Halt => {
@@ -118,7 +127,7 @@ impl Run<'_> {
 
     /// Between blocks: limits, timers, interrupts, requests of the machine.
     #[inline(always)]
-    fn boundary(&mut self) -> Option<VcpuExit> {
+    pub fn boundary(&mut self) -> Option<VcpuExit> {
         if *self.countdown > 0
             && self.cpu.signals.load() == 0
             && !self.cpu.events.halted
@@ -135,6 +144,9 @@ impl Run<'_> {
         let cpu = &mut *self.cpu;
         if *self.countdown <= 0 {
             *self.countdown = POLL_INTERVAL;
+            cpu.io().poll();
+        }
+        if cpu.signals.clear(Signals::POLL) {
             cpu.io().poll();
         }
         let signals = cpu.signals.load();
@@ -182,6 +194,15 @@ impl Run<'_> {
         let outcome = self.chain(&mut unused);
         *self.retired += (budget - unused) as u64;
         *self.countdown -= budget - unused;
+        outcome
+    }
+
+    /// Runs one block.
+    pub fn block(&mut self) -> Result<(), Stop> {
+        let mut unused = 1;
+        let outcome = self.chain(&mut unused);
+        *self.retired += (1 - unused) as u64;
+        *self.countdown -= 1 - unused;
         outcome
     }
 
@@ -308,7 +329,7 @@ impl Run<'_> {
 
     /// Runs exactly one instruction, with everything that may surround one: code breakpoints, single step, data
     /// breakpoints, CS limit.
-    fn step(&mut self) -> Result<(), Stop> {
+    pub fn step(&mut self) -> Result<(), Stop> {
         let trap = self.cpu.eflags & rflags::TF != 0;
         self.cpu.watch_hits = 0;
         self.cpu.events.interrupt_shadow = false;

@@ -16,19 +16,22 @@ pub enum EngineKind {
     /// The best that this host can run.
     #[default]
     Auto,
+    /// The binary translator.
+    Dbt,
     /// The interpreter.
     Interp,
 }
 
 impl EngineKind {
     /// All of them, for help texts.
-    pub const NAMES: [&'static str; 2] = ["auto", "interp"];
+    pub const NAMES: [&'static str; 3] = ["auto", "dbt", "interp"];
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Auto => "auto",
+            Self::Dbt => "dbt",
             Self::Interp => "interp",
         })
     }
@@ -38,7 +41,7 @@ impl FromStr for EngineKind {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Interp]
+        [Self::Auto, Self::Dbt, Self::Interp]
             .into_iter()
             .find(|k| k.to_string() == name)
             .ok_or_else(|| format!("no engine {name:?}: take one of {}", Self::NAMES.join(", ")))
@@ -47,7 +50,7 @@ impl FromStr for EngineKind {
 
 /// Every engine of this build, best first.
 pub fn all() -> Vec<Arc<dyn Engine>> {
-    vec![Arc::new(interp::Interp::new())]
+    vec![Arc::new(dbt::Dbt::new()), Arc::new(interp::Interp::new())]
 }
 
 /// An engine that was picked, and why.

@@ -177,9 +177,9 @@ impl Decoder {
             comparison = lowering.comparison;
             let branches = lowering.branches;
             let (mut op, flag_use) = (lowering.op, lowering.flag_use);
-            if op.base == slot::BLOCK_PLUS_PAGE {
+            if let Some(first) = prelude(&op) {
                 self.uses.push(FlagUse::NEUTRAL);
-                self.ops.push(Op { run: threaded(set_block_plus_page), ..Op::template(start as u16, 0) });
+                self.ops.push(first);
             }
             insns += 1;
             if branches {
@@ -198,6 +198,12 @@ impl Decoder {
         self.ops.push(system::next_block(decoder.position()));
         (insns, decoder.position(), End::Complete)
     }
+}
+
+/// What has to go before an operation.
+pub(crate) fn prelude(op: &Op) -> Option<Op> {
+    (op.base == slot::BLOCK_PLUS_PAGE)
+        .then(|| Op { run: threaded(set_block_plus_page), ..Op::template(op.off, 0) })
 }
 
 /// Makes the base for a displacement that is out of reach from the block's start.
@@ -244,7 +250,7 @@ fn overlong(bytes: &[u8], size: CodeSize) -> bool {
 }
 
 /// Chooses the family by mnemonic. Whatever is left goes to the host CPU.
-fn lower(l: &mut Lowering) {
+pub(crate) fn lower(l: &mut Lowering) {
     use Mnemonic as M;
     let taken = match l.insn.mnemonic() {
         M::Add

@@ -7,6 +7,7 @@ mod tlb;
 mod walk;
 
 pub(crate) use access::{Int, Stored};
+pub use tlb::Flushes;
 pub(crate) use tlb::Tlb;
 
 /// What an access is for.

@@ -34,6 +34,43 @@ pub(crate) struct Entry {
 
 const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, info: null() };
 
+/// What was dropped, for those who keep translations of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flushes {
+    /// Everything in the lower half.
+    pub lower: bool,
+    /// Everything in the upper half.
+    pub upper: bool,
+    pages: [u64; Flushes::PAGES],
+    count: u8,
+}
+
+impl Flushes {
+    const PAGES: usize = 6;
+
+    /// Nothing was.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        !self.lower && !self.upper && self.count == 0
+    }
+
+    /// Single pages, by linear address.
+    pub fn pages(&self) -> &[u64] {
+        &self.pages[..usize::from(self.count)]
+    }
+
+    fn note_page(&mut self, page: u64) {
+        match self.pages.get_mut(usize::from(self.count)) {
+            Some(slot) => {
+                *slot = page;
+                self.count += 1;
+            }
+            None if (page as i64) < 0 => self.upper = true,
+            None => self.lower = true,
+        }
+    }
+}
+
 /// The TLB of a vCPU.
 pub(crate) struct Tlb {
     entries: [[Entry; SIZE]; BANKS],
@@ -53,6 +90,7 @@ pub(crate) struct Tlb {
     epochs: [u32; 2],
     /// What [`fetch_context`](Self::fetch_context) gives for each half.
     contexts: [u64; 2],
+    flushes: Flushes,
 }
 
 impl Default for Tlb {
@@ -69,6 +107,7 @@ impl Default for Tlb {
             upper_nonglobal: false,
             epochs: [0, 0],
             contexts: [0, 0],
+            flushes: Flushes::default(),
         }
     }
 }
@@ -182,6 +221,7 @@ impl Tlb {
         }
         let known = self.spaces[usize::from(self.pcid)];
         self.space = if keep && known != 0 { known } else { self.new_space() };
+        self.flushes.lower = true;
         self.update_contexts();
     }
 
@@ -206,7 +246,15 @@ impl Tlb {
             }
         }
         let upper = (lin as i64) < 0;
-        self.bump(!upper, upper);
+        self.epochs[usize::from(upper)] = self.epochs[usize::from(upper)].wrapping_add(1);
+        self.flushes.note_page(page);
+        self.update_contexts();
+    }
+
+    /// What was dropped since this was called last.
+    #[inline]
+    pub fn take_flushes(&mut self) -> Flushes {
+        if self.flushes.is_empty() { Flushes::default() } else { std::mem::take(&mut self.flushes) }
     }
 
     /// Drops the kernel half.
@@ -234,6 +282,8 @@ impl Tlb {
     }
 
     fn bump(&mut self, lower: bool, upper: bool) {
+        self.flushes.lower |= lower;
+        self.flushes.upper |= upper;
         self.epochs[0] = self.epochs[0].wrapping_add(u32::from(lower));
         self.epochs[1] = self.epochs[1].wrapping_add(u32::from(upper));
         self.update_contexts();

@@ -1,0 +1,60 @@
+//! Liveness of the arithmetic flags. Where no flag is live an address check may use a comparison.
+
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
+
+/// The six arithmetic flags.
+pub const ALL: u32 =
+    RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
+
+/// Flags an instruction surely overwrites.
+fn overwritten(insn: &Instruction) -> u32 {
+    use Mnemonic as M;
+    if matches!(
+        insn.mnemonic(),
+        M::Shl | M::Sal | M::Shr | M::Sar | M::Rol | M::Ror | M::Rcl | M::Rcr | M::Shld | M::Shrd
+    ) {
+        // A count of zero leaves all flags alone.
+        let last = insn.op_count() - 1;
+        let counted = insn.op_kind(last) != OpKind::Register || insn.op_register(last) != Register::CL;
+        let size = if insn.op_kind(0) == OpKind::Register {
+            insn.op_register(0).size()
+        } else {
+            insn.memory_size().size()
+        };
+        let mask = if size == 8 { 63 } else { 31 };
+        if !counted || insn.immediate(last) & mask == 0 {
+            return 0;
+        }
+    }
+    insn.rflags_modified() & ALL
+}
+
+/// Flags live before an instruction, of those live behind it.
+pub fn before(insn: &Instruction, behind: u32) -> u32 {
+    behind & !overwritten(insn) | insn.rflags_read() & ALL
+}
+
+/// Flags live where `bytes` are executed: a look ahead of a few instructions.
+pub fn live_at(bytes: &[u8]) -> u32 {
+    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+    let mut insn = Instruction::default();
+    let mut unknown = ALL;
+    for _ in 0..8 {
+        decoder.decode_out(&mut insn);
+        if insn.is_invalid() {
+            break;
+        }
+        if insn.rflags_read() & unknown != 0 || insn.flow_control() != FlowControl::Next {
+            break;
+        }
+        // Reading flags is not all that shows them: system instructions and string operations may save them.
+        if insn.is_string_instruction() || insn.is_privileged() {
+            break;
+        }
+        unknown &= !overwritten(&insn);
+        if unknown == 0 {
+            return 0;
+        }
+    }
+    unknown
+}

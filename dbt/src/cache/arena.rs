@@ -1,0 +1,111 @@
+//! Memory for translated code and for the data that it reaches by RIP-relative addresses, side by side. Code is mapped
+//! twice, once writable and once executable: no mapping is ever both.
+// UNSAFETY: maps memory and copies code into it.
+#![allow(unsafe_code)]
+
+use std::ptr::null_mut;
+
+use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+/// Bytes for code. Pages are taken from the host as they are written.
+pub const CODE: usize = 48 << 20;
+/// Bytes for data.
+pub const DATA: usize = 48 << 20;
+
+/// The mappings.
+pub struct Arena {
+    write: *mut u8,
+    exec: *mut u8,
+    used: usize,
+}
+
+// SAFETY: the mappings belong to the arena and are reachable from any thread.
+unsafe impl Send for Arena {}
+
+impl Arena {
+    /// Maps the arena.
+    ///
+    /// # Errors
+    /// The host refuses executable memory.
+    pub fn new() -> Result<Self, Errno> {
+        let file = memfd_create("guesthouse-code", MemfdFlags::CLOEXEC)?;
+        ftruncate(&file, CODE as u64)?;
+        let private = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        let data = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses replaces none.
+        let exec = unsafe { mmap_anonymous(null_mut(), CODE + DATA, data, private)? };
+        let unmap_all = |error| {
+            // SAFETY: mapped above with this length, and nothing points into it.
+            let _ = unsafe { munmap(exec, CODE + DATA) };
+            error
+        };
+        let code = ProtFlags::READ | ProtFlags::EXEC;
+        // SAFETY: replaces the first part of the mapping just made.
+        unsafe { mmap(exec, CODE, code, MapFlags::SHARED | MapFlags::FIXED, &file, 0) }.map_err(unmap_all)?;
+        // SAFETY: a new mapping at an address that the kernel chooses replaces none.
+        let write = unsafe { mmap(null_mut(), CODE, data, MapFlags::SHARED, &file, 0) }.map_err(unmap_all)?;
+        Ok(Self { write: write.cast(), exec: exec.cast(), used: 0 })
+    }
+
+    /// Address at which code written next is executed.
+    pub fn next(&self) -> u64 {
+        self.exec as u64 + self.used as u64
+    }
+
+    /// True if there is no room for `len` more bytes of code.
+    pub fn is_full(&self, len: usize) -> bool {
+        len > CODE - self.used
+    }
+
+    /// Appends code and gives the address of its first byte. The caller has asked [`is_full`](Self::is_full).
+    pub fn add(&mut self, sections: [&[u8]; 2]) -> u64 {
+        let start = self.next();
+        for code in sections {
+            let len = code.len().min(CODE - self.used);
+            // SAFETY: within the mapping, beyond all code handed out.
+            unsafe { self.write.add(self.used).copy_from_nonoverlapping(code.as_ptr(), len) };
+            self.used += len;
+        }
+        self.used = self.used.next_multiple_of(16).min(CODE);
+        start
+    }
+
+    /// Lets the four-byte reference at `field` lead to `target`; both are addresses of code. Only the thread that runs
+    /// the code does this, while it is outside.
+    pub fn redirect(&mut self, field: u64, target: u64) {
+        let offset = (field - self.exec as u64) as usize;
+        let relative = target.wrapping_sub(field + 4) as u32;
+        if offset + 4 <= self.used {
+            // SAFETY: within code that was handed out.
+            unsafe { self.write.add(offset).cast::<u32>().write_unaligned(relative) };
+        }
+    }
+
+    /// Address of the data.
+    pub fn data(&self) -> *mut u8 {
+        // SAFETY: the mapping has `CODE + DATA` bytes.
+        unsafe { self.exec.add(CODE) }
+    }
+
+    /// Forgets code beyond the first `keep` bytes.
+    pub fn truncate(&mut self, keep: usize) {
+        self.used = keep.min(self.used);
+    }
+
+    /// Bytes of code.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        // SAFETY: both were mapped with these lengths; the vCPU that ran the code goes with the arena.
+        unsafe {
+            let _ = munmap(self.exec.cast(), CODE + DATA);
+            let _ = munmap(self.write.cast(), CODE);
+        }
+    }
+}

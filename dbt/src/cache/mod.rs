@@ -1,0 +1,6 @@
+//! Translations and what they know: the arena, code pages, sites and the first-level TLB.
+
+pub mod arena;
+pub mod pages;
+pub mod site;
+pub mod tlb;

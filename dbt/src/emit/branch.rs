@@ -1,0 +1,225 @@
+//! Branches. Calls and returns are the host's own, so that its return predictor works: the return point compares the
+//! guest's return address. Indirect branches go through a table; the target compares.
+
+use iced_x86::{Instruction, OpKind};
+
+use super::asm::{Forward, Mem, Section, Target, at, cond, reg, sum};
+use super::memory::OPERAND;
+use super::stack::word;
+use super::{Branch, Emitter, Handed, home, spilled};
+use crate::runtime::context::{JUMP_MASK, Left, field};
+use crate::runtime::returns;
+use reg::{R9, R10, RCX, RSP};
+
+impl Emitter<'_> {
+    /// Compares the target in R10 with an offset in this page; goes to the engine if it is another.
+    pub fn expect_target(&mut self, offset: i32) {
+        let neg = self.neg_word();
+        let lookup = Target::Fixed(self.stubs.exits[Left::Lookup as usize]);
+        let asm = &mut *self.asm;
+        asm.mov(R9, RCX);
+        asm.load(RCX, neg);
+        asm.lea(RCX, Mem::At { base: Some(RCX), index: Some(R10), scale: 0, disp: -offset });
+        let here = asm.jrcxz();
+        asm.mov(RCX, R9);
+        let _ = asm.jmp(lookup);
+        asm.bind_short(here);
+        asm.mov(RCX, R9);
+    }
+
+    /// Leaves if the vCPU has signals. `out` is emitted for that, in the cold section.
+    fn poll(&mut self, live: bool, out: impl FnOnce(&mut Self)) {
+        let asm = &mut *self.asm;
+        let jump = if live {
+            asm.mov(R9, RCX);
+            asm.load(RCX, Mem::Gs(field::SIGNALS));
+            asm.load32(RCX, at(RCX, 0));
+            let none = asm.jrcxz();
+            asm.mov(RCX, R9);
+            let jump = asm.jmp(Target::Fixed(0));
+            asm.bind_short(none);
+            asm.mov(RCX, R9);
+            jump
+        } else {
+            asm.load(R9, Mem::Gs(field::SIGNALS));
+            asm.cmp_zero32(at(R9, 0));
+            asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
+        };
+        self.aside(jump, out);
+    }
+
+    fn aside(&mut self, jump: Forward, out: impl FnOnce(&mut Self)) {
+        self.asm.switch(Section::Cold);
+        self.asm.bind(jump);
+        out(self);
+        self.asm.switch(Section::Hot);
+    }
+
+    /// Leaves if the return stack is used up.
+    fn check_depth(&mut self, out: impl FnOnce(&mut Self)) {
+        let asm = &mut *self.asm;
+        asm.mov(R9, RCX);
+        asm.imm(RCX, returns::EXHAUSTED);
+        asm.pext(RCX, RSP, RCX);
+        let fine = asm.jrcxz();
+        asm.mov(RCX, R9);
+        let jump = asm.jmp(Target::Fixed(0));
+        asm.bind_short(fine);
+        asm.mov(RCX, R9);
+        self.aside(jump, out);
+    }
+
+    /// Registers a direct branch: its number.
+    fn branch(&mut self, target: i64, live: bool) -> u32 {
+        let field = self.asm.here();
+        self.branches.push(Branch { target, field, live, redirect: false });
+        self.first_branch + self.branches.len() as u32 - 1
+    }
+
+    /// Where a target in this page is translated, if it is.
+    fn known(&self, target: i64) -> Option<u64> {
+        let offset = u16::try_from(target).ok().filter(|&o| o < 4096)?;
+        Some(self.pages.get(self.page).block(offset)?.entry)
+    }
+
+    /// Lets `jump` lead to a branch's target, by way of the engine the first time.
+    fn lead(&mut self, jump: Forward, number: u32, target: i64) {
+        match self.known(target) {
+            Some(entry) => self.asm.aim(jump, entry),
+            None => {
+                let field = self.asm.field(jump);
+                let branch = &mut self.branches[(number - self.first_branch) as usize];
+                (branch.field, branch.redirect) = (field, true);
+                self.aside(jump, |e| e.exit(Left::Link, number));
+            }
+        }
+    }
+
+    /// Goes on at a target, given from the first byte of the page. `backward`: the guest may be in a loop.
+    pub fn jump(&mut self, target: i64, live: bool, backward: bool) {
+        let number = self.branch(target, live);
+        if backward {
+            self.poll(live, |e| e.exit(Left::Signalled, number));
+        }
+        let jump = self.asm.jmp(Target::Fixed(0));
+        self.lead(jump, number, target);
+    }
+
+    /// A conditional branch.
+    pub fn jcc(&mut self, condition: u8, target: i64, live: bool, backward: bool) {
+        if backward {
+            let over = self.asm.jcc(condition ^ 1, Target::Fixed(0));
+            self.jump(target, live, true);
+            self.asm.bind(over);
+        } else {
+            let number = self.branch(target, live);
+            let jump = self.asm.jcc(condition, Target::Fixed(0));
+            self.lead(jump, number, target);
+        }
+    }
+
+    /// Pushes the address `offset` of this page on the guest's stack.
+    fn push_return(&mut self, insn: &Instruction, offset: i32) {
+        self.asm.lea(R10, at(reg::R11, -8));
+        self.check(insn, word(true));
+        self.asm.lea(R10, sum(R10, R9));
+        let lin = self.lin_word();
+        self.asm.load(R9, lin);
+        self.asm.lea(R9, at(R9, offset));
+        self.asm.store(at(R10, 0), R9);
+        self.move_stack(-8);
+    }
+
+    /// A direct call.
+    pub fn call(&mut self, insn: &Instruction, target: i64) {
+        let offset = insn.next_ip() as i32;
+        self.push_return(insn, offset);
+        let number = self.branch(target, true);
+        self.check_depth(|e| e.exit(Left::Signalled, number));
+        if target <= insn.ip() as i64 {
+            self.poll(true, |e| e.exit(Left::Signalled, number));
+        }
+        let call = self.asm.call(Target::Fixed(0));
+        self.lead(call, number, target);
+        self.expect_target(offset);
+    }
+
+    /// R10 becomes the target of an indirect branch.
+    fn indirect_target(&mut self, insn: &Instruction) -> Option<()> {
+        match insn.op_kind(0) {
+            OpKind::Register => {
+                let number = insn.op0_register().full_register().number() as u8;
+                if spilled(number) {
+                    self.asm.load(R10, Mem::Gs(field::reg(number)));
+                } else {
+                    self.asm.mov(R10, home(number));
+                }
+            }
+            _ => {
+                self.address(insn)?;
+                self.check(insn, word(false));
+                self.asm.load(R10, OPERAND);
+            }
+        }
+        Some(())
+    }
+
+    /// What has to be undone, by the interpreter, if the target in R10 is no address at all.
+    fn note_origin(&mut self, insn: &Instruction, popped: i32) {
+        let number = self.first_operation + self.operations.len() as u32;
+        self.operations.push(Handed { insn: *insn, after: None, popped });
+        self.asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
+    }
+
+    /// The index of the target in R10 in the jump table: R9.
+    fn index(&mut self) {
+        self.asm.imm(R9, JUMP_MASK as i32);
+        self.asm.pext(R9, R10, R9);
+    }
+
+    /// An indirect jump.
+    pub fn jump_indirect(&mut self, insn: &Instruction) -> Option<()> {
+        self.indirect_target(insn)?;
+        self.note_origin(insn, 0);
+        let lookup = self.stubs.exits[Left::Lookup as usize];
+        self.poll(true, |e| {
+            let _ = e.asm.jmp(Target::Fixed(lookup));
+        });
+        self.index();
+        self.asm.jmp_table(R9, field::jumps(self.mode));
+        Some(())
+    }
+
+    /// An indirect call.
+    pub fn call_indirect(&mut self, insn: &Instruction) -> Option<()> {
+        let offset = insn.next_ip() as i32;
+        self.indirect_target(insn)?;
+        self.asm.store(Mem::Gs(field::CALLED), R10);
+        self.push_return(insn, offset);
+        self.note_origin(insn, -8);
+        let lookup = self.stubs.exits[Left::Lookup as usize];
+        self.check_depth(|e| {
+            e.asm.load(R10, Mem::Gs(field::CALLED));
+            let _ = e.asm.jmp(Target::Fixed(lookup));
+        });
+        self.asm.load(R10, Mem::Gs(field::CALLED));
+        self.poll(true, |e| {
+            let _ = e.asm.jmp(Target::Fixed(lookup));
+        });
+        self.index();
+        self.asm.call_table(R9, field::jumps(self.mode));
+        self.expect_target(offset);
+        Some(())
+    }
+
+    /// A near return.
+    pub fn ret(&mut self, insn: &Instruction) {
+        self.asm.mov(R10, reg::R11);
+        self.check(insn, word(false));
+        self.asm.load(R10, OPERAND);
+        let popped = 8 + if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
+        self.move_stack(popped);
+        self.note_origin(insn, popped);
+        self.asm.bytes(&[0xc3]);
+    }
+}

@@ -1,0 +1,164 @@
+//! Memory operands: the linear address, the check of its page, and what happens on a miss.
+//!
+//! The check compares with the page that the site touched last. Where flags are dead that is an addition and a
+//! comparison; where they are live, address and page are subtracted and masked by instructions that leave flags alone.
+
+use iced_x86::{Instruction, Register};
+
+use super::asm::{Mem, Section, Target, at, cond, reg, sum};
+use super::{Emitter, home, spilled};
+use crate::cache::site::Site;
+use crate::frontend::class::Access;
+use crate::runtime::context::field;
+use reg::{R9, R10, R11, RCX};
+
+/// The checked operand.
+pub const OPERAND: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
+
+impl Emitter<'_> {
+    /// R10 becomes the linear address of the memory operand; R9 is clobbered. `None` if the form is too rare to care.
+    pub fn address(&mut self, insn: &Instruction) -> Option<()> {
+        self.effective(insn)?;
+        let base = match insn.memory_segment() {
+            Register::FS => field::FS_BASE,
+            Register::GS => field::GS_BASE,
+            _ => return Some(()),
+        };
+        self.asm.load(R9, Mem::Gs(base));
+        self.asm.lea(R10, sum(R10, R9));
+        Some(())
+    }
+
+    /// R10 becomes the effective address.
+    pub fn effective(&mut self, insn: &Instruction) -> Option<()> {
+        let (base, index) = (insn.memory_base(), insn.memory_index());
+        if insn.is_ip_rel_memory_operand() {
+            if base != Register::RIP {
+                return None;
+            }
+            let disp = i32::try_from(insn.memory_displacement64() as i64).ok()?;
+            self.asm.load(R10, self.lin_word());
+            self.asm.lea(R10, at(R10, disp));
+            return Some(());
+        }
+        let narrow = base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index;
+        let displacement = insn.memory_displacement64();
+        let disp = if narrow { displacement as i32 } else { i32::try_from(displacement as i64).ok()? };
+        let mut locate = |register: Register, scratch: u8| {
+            if register == Register::None {
+                return Some(None);
+            }
+            if !register.is_gpr() {
+                return None;
+            }
+            let number = register.full_register().number() as u8;
+            Some(Some(if spilled(number) {
+                self.asm.load(scratch, Mem::Gs(field::reg(number)));
+                scratch
+            } else {
+                home(number)
+            }))
+        };
+        let base = locate(base, R10)?;
+        let index = locate(index, R9)?;
+        let scale = insn.memory_index_scale().trailing_zeros() as u8;
+        let mem = Mem::At { base, index, scale, disp };
+        if narrow {
+            self.asm.lea32(R10, mem);
+        } else {
+            self.asm.lea(R10, mem);
+        }
+        Some(())
+    }
+
+    /// Checks the access at R10. Behind it R9 plus R10 is the host address. Flags survive if they are live.
+    pub fn check(&mut self, insn: &Instruction, access: Access) {
+        let size = access.size;
+        let site = self.sites.add();
+        self.describe(site, insn, access);
+        let address = site as u64;
+        let field = |offset: i32| Mem::Data(address + offset as u64);
+        let kind = usize::from(self.live);
+        let stub = self.stubs.access[kind][usize::from(access.store)][size.trailing_zeros() as usize];
+        let asm = &mut *self.asm;
+        let miss = if self.live {
+            asm.mov(R9, RCX);
+            asm.load(RCX, field(Site::NEG_PAGE));
+            asm.lea(R10, sum(R10, RCX));
+            asm.imm(RCX, -4096 | i32::from(size - 1));
+            asm.pext(RCX, R10, RCX);
+            let hit = asm.jrcxz();
+            let miss = asm.jmp(Target::Fixed(0));
+            asm.bind_short(hit);
+            asm.mov(RCX, R9);
+            miss
+        } else {
+            asm.add(R10, field(Site::NEG_PAGE));
+            asm.cmp_imm(R10, 4096 - i32::from(size));
+            asm.jcc(cond::ABOVE, Target::Fixed(0))
+        };
+        asm.load(R9, field(Site::HOST));
+        let resume = asm.here();
+        asm.switch(Section::Cold);
+        asm.bind(miss);
+        if self.live {
+            asm.mov(RCX, R9);
+        }
+        asm.lea(R9, Mem::Data(address));
+        let _ = asm.call(Target::Fixed(stub));
+        let _ = asm.jmp(Target::Here(resume));
+        asm.switch(Section::Hot);
+    }
+
+    /// The instruction wants an address that is a multiple of its operand's size; R9 and R10 are as `check` left them.
+    /// Gives the operation that raises the fault.
+    pub fn check_alignment(&mut self, insn: &Instruction, size: u8) -> usize {
+        if self.live {
+            // R9 plus R10 is wanted afterwards, and RCX has to be kept too.
+            let asm = &mut *self.asm;
+            asm.lea(R10, sum(R10, R9));
+            asm.mov(R9, RCX);
+            asm.imm(RCX, i32::from(size - 1));
+            asm.pext(RCX, R10, RCX);
+            let fine = asm.jrcxz();
+            let wrong = asm.jmp(Target::Fixed(0));
+            asm.bind_short(fine);
+            asm.mov(RCX, R9);
+            asm.imm(R9, 0);
+            self.cold_operation(insn, true, wrong)
+        } else {
+            self.asm.test8(R10, size - 1);
+            let wrong = self.asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+            self.cold_operation(insn, false, wrong)
+        }
+    }
+
+    fn describe(&mut self, site: *mut Site, insn: &Instruction, access: Access) {
+        let place = (insn.ip() as u16, insn.len() as u8);
+        self.sites.describe(site, self.page, place, (access.size, access.store));
+        self.made.push((site, None));
+    }
+
+    /// Sites made since `first` continue here.
+    pub fn sites_end(&mut self, first: usize) {
+        let here = self.asm.here();
+        for (_, place) in &mut self.made[first..] {
+            *place = Some(here);
+        }
+    }
+
+    /// Loads a spilled register into a scratch register, or gives its home.
+    pub fn value(&mut self, register: u8, scratch: u8) -> u8 {
+        if spilled(register) {
+            self.asm.load(scratch, Mem::Gs(field::reg(register)));
+            scratch
+        } else {
+            home(register)
+        }
+    }
+
+    /// `lea rsp, [rsp + change]` of the guest.
+    pub fn move_stack(&mut self, change: i32) {
+        self.asm.lea(R11, at(R11, change));
+    }
+}

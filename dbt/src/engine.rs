@@ -1,0 +1,68 @@
+//! The translator behind the engine contract.
+
+use std::sync::Arc;
+
+use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
+
+use crate::runtime::vcpu::DbtVcpu;
+use crate::ticker::Ticker;
+
+/// Executions after which code is translated.
+const WARM: u8 = 12;
+
+/// The translating engine: x86-64 hosts with BMI2, no hardware virtualization, no privileges.
+#[derive(Debug, Clone, Copy)]
+pub struct Dbt {
+    threshold: u8,
+}
+
+impl Default for Dbt {
+    fn default() -> Self {
+        Self { threshold: WARM }
+    }
+}
+
+impl Dbt {
+    /// The engine.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The engine, with everything translated that was executed more than `threshold` times.
+    pub fn with_threshold(threshold: u8) -> Self {
+        Self { threshold }
+    }
+}
+
+impl Engine for Dbt {
+    fn name(&self) -> &'static str {
+        "dbt"
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let unusable = (!std::arch::is_x86_feature_detected!("bmi2"))
+            .then(|| "the host CPU has no BMI2: take --engine interp".to_owned());
+        Capabilities { unusable, max_vcpus: 255, full_virtualization: true, exact_limit: false }
+    }
+
+    fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
+        let ticker = Ticker::new().map_err(|e| EngineError::Unusable {
+            engine: "dbt",
+            reason: format!("no thread can be started ({e}): raise the limit of processes"),
+        })?;
+        Ok(Box::new(DbtVm { config, threshold: self.threshold, ticker }))
+    }
+}
+
+struct DbtVm {
+    config: VmConfig,
+    threshold: u8,
+    ticker: Ticker,
+}
+
+impl Vm for DbtVm {
+    fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
+        let ticket = self.ticker.ticket(signals.clone());
+        Ok(Box::new(DbtVcpu::new(&self.config, index, signals, self.threshold, ticket)?))
+    }
+}

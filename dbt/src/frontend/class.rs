@@ -1,0 +1,284 @@
+//! How an instruction is translated.
+
+use iced_x86::{CpuidFeature, Instruction, MemorySize, Mnemonic, OpKind, Register};
+
+use interp::core::Mode;
+
+/// The kinds of translation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// Nothing to do.
+    Nothing,
+    /// The guest's instruction itself, its memory operand checked.
+    Native(Option<Access>),
+    /// LEA.
+    Lea,
+    /// PUSH of a register or an immediate, POP of a register, LEAVE: 64-bit.
+    Push,
+    Pop,
+    Leave,
+    /// Direct branches.
+    Jcc,
+    Jmp,
+    Call,
+    /// Indirect branches.
+    JmpIndirect,
+    CallIndirect,
+    Ret,
+    /// The interpreter's operation.
+    Operation,
+}
+
+/// The memory operand of a native instruction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Access {
+    /// Bytes, a power of two.
+    pub size: u8,
+    /// It is written.
+    pub store: bool,
+    /// The address must be a multiple of the size.
+    pub aligned: bool,
+}
+
+/// Chooses.
+pub fn class(insn: &Instruction, mode: Mode) -> Class {
+    use Mnemonic as M;
+    let register = |n: u32| insn.op_kind(n) == OpKind::Register;
+    let memory = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
+    match insn.mnemonic() {
+        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => {
+            Class::Nothing
+        }
+        M::Lea => Class::Lea,
+        M::Push => match insn.op_kind(0) {
+            OpKind::Register if insn.op_register(0).is_gpr64() => Class::Push,
+            OpKind::Immediate8to64 | OpKind::Immediate32to64 => Class::Push,
+            _ => Class::Operation,
+        },
+        M::Pop if register(0) && insn.op_register(0).is_gpr64() => Class::Pop,
+        M::Leave if insn.code() == iced_x86::Code::Leaveq => Class::Leave,
+        M::Jmp if insn.is_jmp_short_or_near() => Class::Jmp,
+        M::Call if insn.is_call_near() => Class::Call,
+        M::Jmp if insn.is_jmp_near_indirect() => Class::JmpIndirect,
+        M::Call if insn.is_call_near_indirect() => Class::CallIndirect,
+        M::Ret if matches!(insn.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => Class::Ret,
+        _ if insn.is_jcc_short_or_near() => Class::Jcc,
+        _ if integer(insn) || vector(insn, mode) => match memory {
+            None => Class::Native(None),
+            Some(operand) => match access(insn, operand) {
+                Some(access) => Class::Native(Some(access)),
+                None => Class::Operation,
+            },
+        },
+        _ => Class::Operation,
+    }
+}
+
+fn integer(insn: &Instruction) -> bool {
+    use Mnemonic as M;
+    match insn.mnemonic() {
+        M::Bt | M::Bts | M::Btr | M::Btc => {
+            // With a register for its number a bit may lie beyond the operand.
+            insn.op_kind(0) != OpKind::Memory || insn.op_kind(1) != OpKind::Register
+        }
+        M::Mov => {
+            let plain = |n: u32| insn.op_kind(n) != OpKind::Register || insn.op_register(n).is_gpr();
+            plain(0) && plain(1) && !absolute(insn)
+        }
+        M::Add
+        | M::Or
+        | M::Adc
+        | M::Sbb
+        | M::And
+        | M::Sub
+        | M::Xor
+        | M::Cmp
+        | M::Test
+        | M::Inc
+        | M::Dec
+        | M::Neg
+        | M::Not
+        | M::Xadd
+        | M::Cmpxchg
+        | M::Xchg
+        | M::Movzx
+        | M::Movsx
+        | M::Movsxd
+        | M::Bswap
+        | M::Movbe
+        | M::Movnti
+        | M::Cbw
+        | M::Cwde
+        | M::Cdqe
+        | M::Cwd
+        | M::Cdq
+        | M::Cqo
+        | M::Lahf
+        | M::Sahf
+        | M::Clc
+        | M::Stc
+        | M::Cmc
+        | M::Shl
+        | M::Sal
+        | M::Shr
+        | M::Sar
+        | M::Rol
+        | M::Ror
+        | M::Rcl
+        | M::Rcr
+        | M::Shld
+        | M::Shrd
+        | M::Mul
+        | M::Imul
+        | M::Bsf
+        | M::Bsr
+        | M::Lfence
+        | M::Mfence
+        | M::Sfence => true,
+        M::Popcnt
+        | M::Lzcnt
+        | M::Tzcnt
+        | M::Crc32
+        | M::Andn
+        | M::Bextr
+        | M::Blsi
+        | M::Blsmsk
+        | M::Blsr
+        | M::Bzhi
+        | M::Mulx
+        | M::Pdep
+        | M::Pext
+        | M::Rorx
+        | M::Sarx
+        | M::Shlx
+        | M::Shrx
+        | M::Adcx
+        | M::Adox => true,
+        _ => {
+            use iced_x86::ConditionCode;
+            // SETcc and CMOVcc.
+            insn.condition_code() != ConditionCode::None
+                && !insn.is_jcc_short_or_near()
+                && !insn.is_loop()
+                && !insn.is_loopcc()
+                && !insn.is_string_instruction()
+                && insn
+                    .cpuid_features()
+                    .iter()
+                    .all(|f| matches!(f, CpuidFeature::CMOV | CpuidFeature::INTEL386))
+        }
+    }
+}
+
+/// MOV between the accumulator and a 64-bit absolute address.
+fn absolute(insn: &Instruction) -> bool {
+    use iced_x86::Code as C;
+    matches!(
+        insn.code(),
+        C::Mov_AL_moffs8
+            | C::Mov_AX_moffs16
+            | C::Mov_EAX_moffs32
+            | C::Mov_RAX_moffs64
+            | C::Mov_moffs8_AL
+            | C::Mov_moffs16_AX
+            | C::Mov_moffs32_EAX
+            | C::Mov_moffs64_RAX
+    )
+}
+
+fn vector(insn: &Instruction, mode: Mode) -> bool {
+    use CpuidFeature as F;
+    use Mnemonic as M;
+    if matches!(
+        insn.mnemonic(),
+        M::Maskmovdqu
+            | M::Vmaskmovdqu
+            | M::Maskmovq
+            | M::Vmaskmovps
+            | M::Vmaskmovpd
+            | M::Vpmaskmovd
+            | M::Vpmaskmovq
+            | M::Ldmxcsr
+            | M::Vldmxcsr
+            | M::Stmxcsr
+            | M::Vstmxcsr
+            | M::Clflush
+            | M::Fisttp
+            | M::Emms
+            | M::Pause
+    ) || insn.is_vsib()
+        || (0..insn.op_count())
+            .any(|i| insn.op_kind(i) == OpKind::Register && other_file(insn.op_register(i)))
+        || !(0..insn.op_count())
+            .all(|i| matches!(insn.op_kind(i), OpKind::Register | OpKind::Memory | OpKind::Immediate8))
+        || !(0..insn.op_count())
+            .any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_vector_register())
+            && !matches!(insn.mnemonic(), M::Vzeroupper | M::Vzeroall)
+    {
+        return false;
+    }
+    let known = |f: &F| {
+        matches!(
+            f,
+            F::SSE
+                | F::SSE2
+                | F::SSE3
+                | F::SSSE3
+                | F::SSE4_1
+                | F::SSE4_2
+                | F::AES
+                | F::PCLMULQDQ
+                | F::SHA
+                | F::AVX
+                | F::AVX2
+                | F::F16C
+                | F::FMA
+                | F::SSE4A
+                | F::VAES
+                | F::VPCLMULQDQ
+                | F::GFNI
+        )
+    };
+    let features = insn.cpuid_features();
+    let vex = insn.encoding() == iced_x86::EncodingKind::VEX;
+    let legacy = insn.encoding() == iced_x86::EncodingKind::Legacy;
+    !features.is_empty() && features.iter().all(known) && (legacy && mode.sse || vex && mode.avx)
+}
+
+/// MMX, x87, mask, bound, control and segment registers.
+fn other_file(register: Register) -> bool {
+    !register.is_gpr() && !register.is_vector_register()
+}
+
+/// The memory operand, if code can check it.
+fn access(insn: &Instruction, operand: u32) -> Option<Access> {
+    use Mnemonic as M;
+    let size = insn.memory_size().size();
+    if !size.is_power_of_two() || size > 32 {
+        return None;
+    }
+    let reads = matches!(
+        insn.mnemonic(),
+        M::Cmp | M::Test | M::Bt | M::Mul | M::Ptest | M::Vptest | M::Vtestps | M::Vtestpd
+    ) || insn.mnemonic() == M::Imul
+        || insn.mnemonic() == M::Comiss;
+    let store = operand == 0 && !reads;
+    Some(Access { size: size as u8, store, aligned: aligned(insn, size) })
+}
+
+/// The instruction faults on an address that is not a multiple of its size.
+fn aligned(insn: &Instruction, size: usize) -> bool {
+    use Mnemonic as M;
+    match insn.mnemonic() {
+        M::Movups | M::Movupd | M::Movdqu | M::Lddqu => false,
+        M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa => true,
+        // String comparisons are the other exception among the legacy encodings.
+        M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm => false,
+        _ => {
+            size == 16
+                && insn.encoding() == iced_x86::EncodingKind::Legacy
+                && insn.memory_size() != MemorySize::Unknown
+                && !insn.op_register(0).is_gpr()
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! From guest bytes to instructions and what is to become of them.
+
+pub mod block;
+pub mod class;
+pub mod parts;

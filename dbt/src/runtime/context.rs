@@ -1,0 +1,128 @@
+//! What translated code reaches through the GS base: the guest's registers while it is outside translated code, and
+//! what code needs of the engine.
+
+// UNSAFETY: a zeroed context is made without a copy on the stack.
+#![allow(unsafe_code)]
+
+use std::mem::offset_of;
+
+/// Modes that have translations at the same time; each has a jump table and a return stack of its own.
+pub const MODES: usize = 8;
+/// Entries of a jump table.
+pub const JUMPS: usize = 4096;
+/// Bits of a target that choose its entry: functions begin at multiples of 16.
+pub const JUMP_MASK: u32 = 0xfff0;
+
+/// Why translated code was left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Left {
+    /// Go on at the linear address in `r10`.
+    Lookup = 0,
+    /// A direct branch whose target is not linked: `argument` is the link.
+    Link = 1,
+    /// `argument` is an instruction to be executed by the interpreter.
+    Operation = 2,
+    /// An access has missed all tables: `r9` is its site, `r10` the linear address.
+    Access = 3,
+    /// The vCPU has signals: `argument` is the link by which to go on.
+    Signalled = 4,
+    /// A site wants to be filled: as `Access`.
+    Promote = 5,
+}
+
+impl Left {
+    /// From what a stub has written.
+    pub fn from_raw(raw: u32) -> Self {
+        match raw {
+            0 => Self::Lookup,
+            1 => Self::Link,
+            2 => Self::Operation,
+            3 => Self::Access,
+            5 => Self::Promote,
+            _ => Self::Signalled,
+        }
+    }
+}
+
+/// See the module. Guest registers 9, 10 and 11 live here always, RSP in host register 11 inside translated code.
+#[repr(C, align(64))]
+pub struct Context {
+    /// General registers.
+    pub regs: [u64; 16],
+    /// Host R9 and R10 at the last exit, and for the next entry.
+    pub r9: u64,
+    pub r10: u64,
+    /// Target of the indirect call in progress.
+    pub called: u64,
+    /// AX as `lahf; seto al` gives it.
+    pub flags: u64,
+    /// Bases of FS and GS.
+    pub fs_base: u64,
+    pub gs_base: u64,
+    /// The signals' word.
+    pub signals: *const u32,
+    /// First-level TLB of the mode in force.
+    pub tlb: *const u8,
+    /// Vector registers.
+    pub vectors: *mut u8,
+    /// Where to enter translated code.
+    pub target: u64,
+    /// Stack pointer of the return stack of the mode in force.
+    pub returns: u64,
+    /// Stack pointer of the engine.
+    pub stack: u64,
+    /// A [`Left`].
+    pub left: u32,
+    pub argument: u32,
+    pub mxcsr: u32,
+    pub host_mxcsr: u32,
+    /// Targets of indirect branches, by mode.
+    pub jumps: [[u64; JUMPS]; MODES],
+}
+
+impl Context {
+    /// All zero.
+    pub fn boxed() -> Box<Self> {
+        // SAFETY: integers and null pointers; zero is valid for all of them. The box has the layout of its type.
+        unsafe { Box::<Self>::new_zeroed().assume_init() }
+    }
+}
+
+/// Offsets in [`Context`].
+#[allow(missing_docs)]
+pub mod field {
+    use super::{Context, JUMPS, offset_of};
+    pub const fn reg(n: u8) -> u32 {
+        offset_of!(Context, regs) as u32 + n as u32 * 8
+    }
+    pub const R9: u32 = offset_of!(Context, r9) as u32;
+    pub const R10: u32 = offset_of!(Context, r10) as u32;
+    pub const CALLED: u32 = offset_of!(Context, called) as u32;
+    pub const FLAGS: u32 = offset_of!(Context, flags) as u32;
+    pub const FS_BASE: u32 = offset_of!(Context, fs_base) as u32;
+    pub const GS_BASE: u32 = offset_of!(Context, gs_base) as u32;
+    pub const SIGNALS: u32 = offset_of!(Context, signals) as u32;
+    pub const TLB: u32 = offset_of!(Context, tlb) as u32;
+    pub const VECTORS: u32 = offset_of!(Context, vectors) as u32;
+    pub const TARGET: u32 = offset_of!(Context, target) as u32;
+    pub const RETURNS: u32 = offset_of!(Context, returns) as u32;
+    pub const STACK: u32 = offset_of!(Context, stack) as u32;
+    pub const LEFT: u32 = offset_of!(Context, left) as u32;
+    pub const ARGUMENT: u32 = offset_of!(Context, argument) as u32;
+    pub const MXCSR: u32 = offset_of!(Context, mxcsr) as u32;
+    pub const HOST_MXCSR: u32 = offset_of!(Context, host_mxcsr) as u32;
+    pub const fn jumps(mode: usize) -> u32 {
+        (offset_of!(Context, jumps) + mode * JUMPS * 8) as u32
+    }
+}
+
+/// RFLAGS bits of what `lahf; seto al` gave.
+pub fn to_rflags(ax: u64) -> u64 {
+    (ax >> 8 & 0xd5) | (ax & 1) << 11
+}
+
+/// The reverse.
+pub fn from_rflags(flags: u64) -> u64 {
+    (flags & 0xd5) << 8 | flags >> 11 & 1
+}

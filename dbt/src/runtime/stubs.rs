@@ -1,0 +1,179 @@
+//! The code around translated code: entry, exits, and the first-level TLB look-up behind the sites.
+
+use crate::cache::arena::Arena;
+use crate::cache::site::{self, Site};
+use crate::cache::tlb;
+use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg, sum};
+use crate::runtime::context::{Left, field};
+use reg::{R9, R10, R11, RAX, RCX, RSP};
+
+/// Sizes of accesses that have a stub of their own, as powers of two.
+pub const SIZES: usize = 6;
+
+/// Addresses of the stubs.
+#[derive(Debug, Clone, Default)]
+pub struct Stubs {
+    /// Called by the engine.
+    pub enter: u64,
+    /// A single RET: entered with a return address on the return stack.
+    pub ret: u64,
+    /// One per [`Left`].
+    pub exits: [u64; 6],
+    /// By `[keeps flags][store][log2 of the size]`.
+    pub access: [[[u64; SIZES]; 2]; 2],
+    /// Bytes of all of them.
+    pub len: usize,
+}
+
+const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
+const RDX: u8 = 2;
+
+impl Stubs {
+    /// Writes the stubs to the beginning of an arena.
+    pub fn new(arena: &mut Arena, avx: bool) -> Self {
+        let mut asm = Asm::default();
+        let mut places = Vec::new();
+        let common = common_exit(&mut asm, avx);
+        let mut exits = Vec::new();
+        for left in 0..6 {
+            exits.push(asm.here());
+            asm.store_imm32(Mem::Gs(field::LEFT), left);
+            let _ = asm.jmp(Target::Here(common));
+        }
+        let enter = asm.here();
+        entry(&mut asm, avx);
+        let ret = asm.here();
+        asm.bytes(&[0xc3]);
+        for live in [false, true] {
+            for store in [false, true] {
+                for size in 0..SIZES {
+                    places.push(asm.here());
+                    look_up(&mut asm, live, store, 1 << size, &exits);
+                }
+            }
+        }
+        asm.switch(Section::Hot);
+        let base = arena.next();
+        arena.add(asm.finish(base));
+        let address = |place: Place| base + asm.offset(place) as u64;
+        let mut stubs =
+            Self { enter: address(enter), ret: address(ret), len: arena.used(), ..Self::default() };
+        for (slot, place) in stubs.exits.iter_mut().zip(exits) {
+            *slot = address(place);
+        }
+        for (slot, place) in stubs.access.iter_mut().flatten().flatten().zip(places) {
+            *slot = address(place);
+        }
+        stubs
+    }
+}
+
+fn vectors(asm: &mut Asm, avx: bool, store: bool) {
+    for n in 0..16 {
+        let mem = at(R9, i32::from(n) * 32);
+        if avx {
+            asm.ymm(n, mem, store);
+        } else {
+            asm.xmm(n, mem, store);
+        }
+    }
+}
+
+/// Saves the guest's registers and returns to the engine.
+fn common_exit(asm: &mut Asm, avx: bool) -> Place {
+    let here = asm.here();
+    asm.store(Mem::Gs(field::R9), R9);
+    asm.store(Mem::Gs(field::R10), R10);
+    asm.store(Mem::Gs(field::reg(RAX)), RAX);
+    asm.save_flags();
+    asm.store16(Mem::Gs(field::FLAGS), RAX);
+    for n in (1..16).filter(|n| !matches!(n, 4 | 9..=11)) {
+        asm.store(Mem::Gs(field::reg(n)), n);
+    }
+    asm.store(Mem::Gs(field::reg(RSP)), R11);
+    asm.load(R9, Mem::Gs(field::VECTORS));
+    vectors(asm, avx, true);
+    asm.mxcsr(Mem::Gs(field::MXCSR), true);
+    asm.mxcsr(Mem::Gs(field::HOST_MXCSR), false);
+    if avx {
+        asm.bytes(&[0xc5, 0xf8, 0x77]); // vzeroupper
+    }
+    asm.store(Mem::Gs(field::RETURNS), RSP);
+    asm.load(RSP, Mem::Gs(field::STACK));
+    for n in CALLEE_SAVED.into_iter().rev() {
+        asm.pop(n);
+    }
+    asm.bytes(&[0xc3]);
+    here
+}
+
+/// Called by the engine as a function without arguments: loads the guest's registers and jumps to the target.
+fn entry(asm: &mut Asm, avx: bool) {
+    for n in CALLEE_SAVED {
+        asm.push(n);
+    }
+    asm.store(Mem::Gs(field::STACK), RSP);
+    asm.mxcsr(Mem::Gs(field::HOST_MXCSR), true);
+    asm.load(RSP, Mem::Gs(field::RETURNS));
+    asm.mxcsr(Mem::Gs(field::MXCSR), false);
+    asm.load(R9, Mem::Gs(field::VECTORS));
+    vectors(asm, avx, false);
+    asm.load32(RAX, Mem::Gs(field::FLAGS));
+    asm.restore_flags();
+    for n in (0..16).filter(|n| !matches!(n, 4 | 9..=11)) {
+        asm.load(n, Mem::Gs(field::reg(n)));
+    }
+    asm.load(R11, Mem::Gs(field::reg(RSP)));
+    asm.load(R9, Mem::Gs(field::R9));
+    asm.load(R10, Mem::Gs(field::R10));
+    asm.jmp_mem(Mem::Gs(field::TARGET));
+}
+
+/// Called from a site that has missed: R9 is the site, R10 the linear address less the site's page. Comes back with the
+/// host address as the sum of R9 and R10, or leaves.
+fn look_up(asm: &mut Asm, live: bool, store: bool, size: u32, exits: &[Place]) {
+    // The page is kept negated.
+    asm.push(RAX);
+    if live {
+        asm.save_flags();
+        asm.push(RAX);
+    }
+    asm.push(RDX);
+    asm.load(RAX, at(R9, Site::NEG_PAGE));
+    asm.bytes(&[0x48, 0xf7, 0xd8]); // neg rax
+    asm.lea(R10, sum(R10, RAX));
+    // rax = entry: the index is taken from page bits, folded.
+    asm.mov(RAX, R10);
+    asm.bytes(&[0x48, 0xc1, 0xe8, 12]); // shr rax, 12
+    asm.mov(RDX, RAX);
+    asm.bytes(&[0x48, 0xc1, 0xea, tlb::FOLD as u8]); // shr rdx, FOLD
+    asm.bytes(&[0x01, 0xd0]); // add eax, edx
+    asm.bytes(&[0x25]); // and eax, imm32
+    asm.bytes(&(tlb::ENTRIES as u32 - 1).to_le_bytes());
+    asm.bytes(&[0xc1, 0xe0, 5]); // shl eax, 5
+    asm.add(RAX, Mem::Gs(field::TLB));
+    asm.lea(RDX, at(R10, size as i32 - 1));
+    asm.bytes(&[0x48, 0x81, 0xe2, 0x00, 0xf0, 0xff, 0xff]); // and rdx, -4096
+    asm.cmp(RDX, at(RAX, if store { tlb::Entry::WRITE } else { tlb::Entry::READ }));
+    let miss = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+    asm.dec8(at(R9, Site::COUNT));
+    let promote = asm.jcc(4, Target::Fixed(0)); // zero
+    asm.load(R9, at(RAX, tlb::Entry::ADDEND));
+    let restore = |asm: &mut Asm| {
+        asm.pop(RDX);
+        if live {
+            asm.pop(RAX);
+            asm.restore_flags();
+        }
+        asm.pop(RAX);
+    };
+    restore(asm);
+    asm.bytes(&[0xc3]);
+    asm.bind(miss);
+    restore(asm);
+    let _ = asm.jmp(Target::Here(exits[Left::Access as usize]));
+    asm.bind(promote);
+    restore(asm);
+    let _ = asm.jmp(Target::Here(exits[Left::Promote as usize]));
+    let _ = (RCX, site::NONE);
+}

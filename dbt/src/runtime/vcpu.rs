@@ -1,0 +1,303 @@
+//! The loop of a vCPU: translated code where there is some, the interpreter where there is none.
+// UNSAFETY: enters translated code, and points the thread's GS base to its context.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+
+use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit, VmConfig};
+use interp::core::{Core, End, Session};
+
+use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
+use super::returns::Returns;
+use crate::cache::tlb::{bank, store_is_free};
+use crate::ticker::Ticket;
+use crate::translator::Translator;
+
+/// A vCPU of the translating engine.
+pub struct DbtVcpu {
+    core: Core,
+    engine: Box<Engine>,
+    ticket: Ticket,
+}
+
+/// Everything but the guest's state.
+struct Engine {
+    context: Box<Context>,
+    translator: Translator,
+    returns: Returns,
+    /// Of the translator, when the jump tables were filled.
+    generation: u64,
+}
+
+// SAFETY: the raw pointers of the context name parts of this vCPU.
+unsafe impl Send for Engine {}
+
+/// What to do after translated code was left.
+enum Next {
+    /// Enter it again at an address.
+    Enter(u64),
+    /// Look around: RIP and all state are stored.
+    Around,
+    /// Leave the session.
+    End(End),
+}
+
+impl DbtVcpu {
+    /// A vCPU in the power-on state.
+    ///
+    /// # Errors
+    /// The host refuses executable memory.
+    pub fn new(
+        config: &VmConfig,
+        index: u32,
+        signals: Arc<Signals>,
+        threshold: u8,
+        ticket: Ticket,
+    ) -> Result<Self, EngineError> {
+        let refused = |error| EngineError::Unusable {
+            engine: "dbt",
+            reason: format!(
+                "the host refuses executable memory ({error}): allow memfd_create and executable shared mappings, or take --engine interp"
+            ),
+        };
+        let avx = std::arch::is_x86_feature_detected!("avx");
+        let translator = Translator::new(threshold, avx).map_err(refused)?;
+        let lookup = translator.stubs.exits[Left::Lookup as usize];
+        let returns = Returns::new(lookup).map_err(refused)?;
+        let mut context = Context::boxed();
+        context.signals = signals.word();
+        context.jumps = [[lookup; JUMPS]; MODES];
+        context.mxcsr = 0x1f80;
+        let engine = Engine { context, translator, returns, generation: 0 };
+        let core = Core::new(config, index, signals);
+        Ok(Self { core, engine: Box::new(engine), ticket })
+    }
+}
+
+impl Vcpu for DbtVcpu {
+    fn run(&mut self, io: &dyn CpuIo) -> Result<VcpuExit, CpuFault> {
+        let engine = &mut *self.engine;
+        // SAFETY: nothing else in this process uses the GS base; the context outlives the session.
+        unsafe { set_gs_base(&raw const *engine.context as u64) };
+        let _running = self.ticket.running();
+        self.core.session(io, |mut session| engine.run(&mut session))
+    }
+
+    fn run_limited(&mut self, io: &dyn CpuIo, _: u64) -> Result<VcpuExit, CpuFault> {
+        self.run(io)
+    }
+
+    fn state(&self) -> CpuState {
+        self.core.state()
+    }
+
+    fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.core.set_state(state)
+    }
+}
+
+impl Engine {
+    fn run(&mut self, s: &mut Session) -> End {
+        loop {
+            if let Some(end) = s.boundary() {
+                return end;
+            }
+            self.translator.sync(s);
+            let end = match self.translation(s) {
+                Some((mode, entry)) => self.translated(s, mode, entry),
+                None => s.block(),
+            };
+            if let Some(end) = end {
+                return end;
+            }
+        }
+    }
+
+    /// The mode in force and the translation at RIP.
+    fn translation(&mut self, s: &mut Session) -> Option<(usize, u64)> {
+        let mode = s.mode()?;
+        let mode = self.translator.mode(mode);
+        let block = self.translator.find(s, s.rip(), mode)?;
+        Some((mode, block.entry))
+    }
+
+    fn load(&mut self, s: &mut Session, mode: usize) {
+        if self.generation != self.translator.generation {
+            self.generation = self.translator.generation;
+            let lookup = self.translator.stubs.exits[Left::Lookup as usize];
+            self.context.jumps.iter_mut().for_each(|table| table.fill(lookup));
+            (0..MODES).for_each(|mode| self.returns.reset(mode));
+        }
+        let context = &mut *self.context;
+        context.regs.copy_from_slice(s.registers());
+        context.flags = from_rflags(s.flags());
+        context.fs_base = s.segment_base(4);
+        context.gs_base = s.segment_base(5);
+        context.vectors = s.vectors();
+        context.mxcsr = s.mxcsr();
+        context.tlb = self.translator.tlb.address(bank(self.translator.mode_of(mode)));
+    }
+
+    fn store(&mut self, s: &mut Session, rip: u64) {
+        s.registers_mut().copy_from_slice(&self.context.regs);
+        s.set_flags(to_rflags(self.context.flags));
+        s.set_mxcsr(self.context.mxcsr);
+        s.set_rip(rip);
+    }
+
+    /// Runs translated code until something else has to run. State is the session's before and afterwards.
+    fn translated(&mut self, s: &mut Session, mode: usize, entry: u64) -> Option<End> {
+        self.load(s, mode);
+        let mut target = entry;
+        loop {
+            self.context.target = target;
+            self.context.returns = self.returns.pointer(mode);
+            // SAFETY: the stub is a function without arguments that keeps callee-saved registers; the GS base and the
+            // context are set up, and `target` is code of this vCPU for the mode in force.
+            unsafe {
+                let enter: extern "sysv64" fn() =
+                    std::mem::transmute(self.translator.stubs.enter as *const ());
+                enter();
+            }
+            self.returns.set(mode, self.context.returns);
+            match self.left(s, mode) {
+                Next::Enter(next) => target = next,
+                Next::Around => return None,
+                Next::End(end) => return Some(end),
+            }
+        }
+    }
+
+    fn left(&mut self, s: &mut Session, mode: usize) -> Next {
+        let argument = self.context.argument;
+        match Left::from_raw(self.context.left) {
+            Left::Lookup => self.look_up(s, mode, argument),
+            Left::Link => {
+                let Some(&link) = self.translator.links.get(argument as usize) else { return Next::Around };
+                let rip = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+                let generation = self.translator.generation;
+                match self.translator.find(s, rip, mode) {
+                    Some(block) if generation == self.translator.generation => {
+                        if let Some(page) = self.translator.pages.mapped_at(rip, mode as u8) {
+                            self.translator.link(argument, page, block);
+                        }
+                        Next::Enter(block.entry)
+                    }
+                    _ => {
+                        self.store(s, rip);
+                        // The caller has looked for signals; cold code follows.
+                        s.block().map_or(Next::Around, Next::End)
+                    }
+                }
+            }
+            Left::Signalled => {
+                if let Some(&link) = self.translator.links.get(argument as usize) {
+                    let rip = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+                    self.store(s, rip);
+                }
+                Next::Around
+            }
+            Left::Operation => self.operate(s, mode, argument),
+            Left::Access | Left::Promote => self.access(s, mode),
+        }
+    }
+
+    /// An indirect branch, or a return that did not go where the host's stack says.
+    fn look_up(&mut self, s: &mut Session, mode: usize, argument: u32) -> Next {
+        let rip = self.context.r10;
+        if (rip as i64) << 16 >> 16 != rip as i64 {
+            // The branch itself faults: undo what it did to the stack and let the interpreter do it.
+            if let Some(operation) = self.translator.operations.get(argument as usize) {
+                let origin =
+                    self.translator.pages.lin(operation.page).wrapping_add(u64::from(operation.offset));
+                self.context.regs[4] = self.context.regs[4].wrapping_sub(operation.popped as u64);
+                self.store(s, origin);
+                return s.step(0).map_or_else(Next::End, |_| Next::Around);
+            }
+        }
+        let signalled = {
+            // SAFETY: the word lives as long as the vCPU.
+            unsafe { self.context.signals.read_volatile() != 0 }
+        };
+        if !signalled && let Some(block) = self.translator.find(s, rip, mode) {
+            if self.generation == self.translator.generation {
+                let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
+                self.context.jumps[mode][index as usize] = block.checked;
+                return Next::Enter(block.entry);
+            }
+        }
+        self.store(s, rip);
+        Next::Around
+    }
+
+    /// An instruction for the interpreter.
+    fn operate(&mut self, s: &mut Session, mode: usize, argument: u32) -> Next {
+        let Some(operation) = self.translator.operations.get(argument as usize) else { return Next::Around };
+        let (page, offset, after) = (operation.page, operation.offset, operation.after);
+        let lin = self.translator.pages.lin(page);
+        self.store(s, lin.wrapping_add(u64::from(offset)));
+        let operation = &self.translator.operations[argument as usize];
+        let complete = match s.execute(&operation.lowered, lin) {
+            Ok(complete) => complete,
+            Err(end) => return Next::End(end),
+        };
+        self.go_on(s, mode, page, complete, after)
+    }
+
+    /// After an instruction was interpreted: goes on behind it if nothing stands against that.
+    fn go_on(&mut self, s: &mut Session, mode: usize, page: u32, complete: bool, after: u64) -> Next {
+        let generation = self.translator.generation;
+        self.translator.sync(s);
+        // SAFETY: the word lives as long as the vCPU.
+        let quiet = unsafe { self.context.signals.read_volatile() == 0 };
+        let same = || s.mode() == Some(self.translator.mode_of(mode));
+        if complete
+            && after != 0
+            && quiet
+            && generation == self.translator.generation
+            && same()
+            && self.translator.pages.lin(page) == s.rip() & !0xfff
+        {
+            self.load(s, mode);
+            return Next::Enter(after);
+        }
+        Next::Around
+    }
+
+    /// An access whose page no table has.
+    fn access(&mut self, s: &mut Session, mode: usize) -> Next {
+        let number = self.translator.sites.number(self.context.r9 as *const _);
+        let lin = self.context.r10;
+        let site = self.translator.sites.get(number);
+        let store = site.store;
+        let crosses = (lin & 0xfff) + u64::from(site.size) > 4096;
+        if !crosses
+            && let Some(page) = s.map(lin, store)
+            && (!store || store_is_free(page.info))
+        {
+            let bank = bank(self.translator.mode_of(mode));
+            let Translator { tlb, sites, .. } = &mut self.translator;
+            tlb.fill(sites, bank, lin, page, store);
+            tlb.promote(sites, bank, lin, number);
+            // The stub's caller expects the host address in two parts.
+            self.context.r9 = (page.host as u64).wrapping_sub(lin & !0xfff);
+            return Next::Enter(self.translator.stubs.ret);
+        }
+        // Its return address is not needed.
+        self.returns.set(mode, self.context.returns.wrapping_add(8));
+        let rip = self.translator.pages.lin(site.code).wrapping_add(u64::from(site.offset));
+        self.store(s, rip);
+        match s.step(u64::from(site.len)) {
+            Ok(complete) => self.go_on(s, mode, site.code, complete, site.after),
+            Err(end) => Next::End(end),
+        }
+    }
+}
+
+/// # Safety
+/// Nothing else of the process may use the GS base of this thread while translated code runs.
+unsafe fn set_gs_base(base: u64) {
+    const ARCH_SET_GS: libc::c_int = 0x1001;
+    // SAFETY: sets a register of this thread that neither Rust nor the C library uses.
+    unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_SET_GS, base) };
+}

@@ -1,0 +1,343 @@
+//! The translations of one vCPU: finds them, makes them, links them, takes them back.
+// UNSAFETY: copies guest code out of RAM.
+#![allow(unsafe_code)]
+
+use interp::core::{Lowered, Mode, Session};
+use rustix::io::Errno;
+
+use crate::cache::arena::{Arena, DATA};
+use crate::cache::pages::{Block as Entry, Pages};
+use crate::cache::tlb::{Sites, Tlb};
+use crate::emit::asm::{Asm, Mem, Target, at, reg, sum};
+use crate::emit::{Emitter, Handed};
+use crate::frontend::block::Block;
+use crate::frontend::class::{Class, class};
+use crate::runtime::context::{Left, MODES, field};
+use crate::runtime::stubs::Stubs;
+
+/// Room that a block has to find.
+const BLOCK_CODE: usize = 64 << 10;
+const BLOCK_SITES: usize = 512;
+/// Attempts to read code that changes meanwhile.
+const ATTEMPTS: usize = 8;
+/// Counters of executions.
+const HEATS: usize = 1 << 16;
+
+/// An instruction that the interpreter executes for a translation.
+pub struct Operation {
+    pub lowered: Lowered,
+    pub page: u32,
+    pub offset: u16,
+    /// Where code goes on; zero if it does not.
+    pub after: u64,
+    pub popped: i32,
+}
+
+/// A direct branch of a translation.
+#[derive(Debug, Clone, Copy)]
+pub struct Link {
+    pub page: u32,
+    /// From the first byte of the page.
+    pub target: i64,
+    /// The reference to redirect; zero if there is none.
+    field: u64,
+}
+
+/// See the module.
+pub struct Translator {
+    arena: Arena,
+    pub stubs: Stubs,
+    pub sites: Sites,
+    pub tlb: Tlb,
+    pub pages: Pages,
+    pub operations: Vec<Operation>,
+    pub links: Vec<Link>,
+    modes: Vec<Mode>,
+    heat: Box<[u8]>,
+    threshold: u8,
+    asm: Asm,
+    block: Block,
+    /// Changes when all translations are forgotten.
+    pub generation: u64,
+    /// [`memory::code_epoch`] when pages were compared last.
+    epoch: u64,
+}
+
+impl Translator {
+    /// No translations yet. Code that was executed more than `threshold` times gets one.
+    ///
+    /// # Errors
+    /// The host refuses executable memory.
+    pub fn new(threshold: u8, avx: bool) -> Result<Self, Errno> {
+        let mut arena = Arena::new()?;
+        let stubs = Stubs::new(&mut arena, avx);
+        let data = arena.data();
+        // SAFETY: the words of the pages take the first part of the data area only.
+        let rest = unsafe { data.add(Pages::BYTES) };
+        Ok(Self {
+            stubs,
+            sites: Sites::new(rest, DATA - Pages::BYTES),
+            tlb: Tlb::default(),
+            pages: Pages::new(data),
+            operations: Vec::new(),
+            links: Vec::new(),
+            modes: Vec::new(),
+            heat: vec![0; HEATS].into_boxed_slice(),
+            threshold,
+            asm: Asm::default(),
+            block: Block::default(),
+            generation: 0,
+            epoch: 0,
+            arena,
+        })
+    }
+
+    /// The number of a mode.
+    pub fn mode(&mut self, mode: Mode) -> usize {
+        if let Some(number) = self.modes.iter().position(|&m| m == mode) {
+            return number;
+        }
+        if self.modes.len() == MODES {
+            self.clear();
+        }
+        self.modes.push(mode);
+        self.modes.len() - 1
+    }
+
+    /// The mode of a number.
+    pub fn mode_of(&self, number: usize) -> Mode {
+        self.modes[number]
+    }
+
+    /// Takes back what has become invalid.
+    #[inline]
+    pub fn sync(&mut self, s: &mut Session) {
+        let flushes = s.flushes();
+        if !flushes.is_empty() {
+            self.tlb.flush(&mut self.sites, &flushes);
+            self.pages.flush(&flushes);
+        }
+        let epoch = memory::code_epoch();
+        if epoch != self.epoch {
+            self.epoch = epoch;
+            self.pages.drop_stale();
+        }
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        tracing::debug!(code = self.arena.used(), pages = self.pages.len(), "translations are dropped");
+        self.tlb.clear(&mut self.sites);
+        self.pages.clear();
+        self.sites.clear();
+        self.operations.clear();
+        self.links.clear();
+        self.modes.clear();
+        self.arena.truncate(self.stubs.len);
+        self.generation += 1;
+    }
+
+    /// The translation of the code at `lin`; made if it is warm. `None`: interpret.
+    pub fn find(&mut self, s: &mut Session, lin: u64, mode: usize) -> Option<Entry> {
+        let offset = (lin & 0xfff) as u16;
+        let page = match self.pages.mapped_at(lin, mode as u8) {
+            Some(page) => page,
+            None => {
+                let phys = s.fetch(lin)?;
+                let ram = s.ram();
+                let info = ram.page(phys)?.info;
+                match self.pages.map(lin, phys, mode as u8, info) {
+                    Some(page) => page,
+                    None => {
+                        self.clear();
+                        return None;
+                    }
+                }
+            }
+        };
+        if let Some(block) = self.pages.get(page).block(offset) {
+            return Some(block);
+        }
+        let heat = &mut self.heat[(self.pages.get(page).phys >> 1 ^ lin) as usize & (HEATS - 1)];
+        if *heat < self.threshold {
+            *heat += 1;
+            return None;
+        }
+        self.translate(s, page, offset, mode)
+    }
+
+    /// Lets a link lead to the translation of its target. Between pages it goes by way of a comparison.
+    pub fn link(&mut self, number: u32, target_page: u32, block: Entry) {
+        let Some(&Link { page, target, field }) = self.links.get(number as usize) else { return };
+        if field == 0 || self.arena.is_full(256) {
+            return;
+        }
+        if page == target_page && (0..4096).contains(&target) {
+            self.arena.redirect(field, block.entry);
+            return;
+        }
+        let asm = &mut self.asm;
+        asm.clear();
+        use reg::{R9, R10, RCX};
+        asm.load(R10, Mem::Data(self.pages.lin_word(page)));
+        asm.lea(R10, at(R10, (target & !0xfff) as i32));
+        asm.mov(R9, RCX);
+        asm.load(RCX, Mem::Data(self.pages.neg_word(target_page)));
+        asm.lea(RCX, sum(RCX, R10));
+        let same = asm.jrcxz();
+        asm.mov(RCX, R9);
+        asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
+        let _ = asm.jmp(Target::Fixed(self.stubs.exits[Left::Link as usize]));
+        asm.bind_short(same);
+        asm.mov(RCX, R9);
+        let _ = asm.jmp(Target::Fixed(block.entry));
+        let base = self.arena.next();
+        let thunk = self.arena.add(asm.finish(base));
+        self.arena.redirect(field, thunk);
+    }
+
+    fn translate(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize) -> Option<Entry> {
+        if self.arena.is_full(BLOCK_CODE) || self.sites.is_full(BLOCK_SITES) {
+            self.clear();
+            return None;
+        }
+        let bytes = self.read(s, page, offset)?;
+        if self.block.insns.is_empty() {
+            return None;
+        }
+        Some(self.emit(s, page, offset, mode, &bytes))
+    }
+
+    /// Reads and decodes a block, and marks its bytes as code.
+    fn read(&mut self, s: &mut Session, page: u32, offset: u16) -> Option<[u8; 4096]> {
+        let ram = s.ram();
+        let memory = ram.page(self.pages.get(page).phys)?;
+        let copy = || {
+            let mut bytes = [0; 4096];
+            // SAFETY: the page is mapped for the life of the RAM. Other vCPUs may write to it meanwhile, hence the
+            // volatile reads; a torn read is found out below.
+            let source = memory.host.as_ptr().cast::<[u64; 512]>();
+            let words: [u64; 512] = unsafe { source.read_volatile() };
+            for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
+                to.copy_from_slice(&word.to_le_bytes());
+            }
+            bytes
+        };
+        for _ in 0..ATTEMPTS {
+            let bytes = copy();
+            self.block.decode(&bytes, usize::from(offset));
+            let len = (self.block.end - usize::from(offset)).max(1) as u16;
+            let fresh = !memory.info.has_code();
+            if memory.info.mark_code(offset, len) && s.vcpus() > 1 {
+                ram.publish_code();
+            }
+            if fresh {
+                self.tlb.protect(&mut self.sites, memory.host.as_ptr());
+            }
+            let again = copy();
+            let range = usize::from(offset)..self.block.end;
+            if again[range.clone()] == bytes[range] && memory.info.is_marked(offset, len) {
+                return self.pages.is_current(page).then_some(bytes);
+            }
+        }
+        None
+    }
+
+    fn emit(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize, bytes: &[u8]) -> Entry {
+        let kind = self.modes[mode];
+        self.asm.clear();
+        let mut e = Emitter {
+            asm: &mut self.asm,
+            sites: &mut self.sites,
+            pages: &self.pages,
+            stubs: &self.stubs,
+            page,
+            mode,
+            first_branch: self.links.len() as u32,
+            first_operation: self.operations.len() as u32,
+            branches: Vec::new(),
+            operations: Vec::new(),
+            made: Vec::new(),
+            live: true,
+        };
+        e.expect_target(i32::from(offset));
+        let entry = e.asm.here();
+        let mut open = true;
+        for (i, insn) in self.block.insns.iter().enumerate() {
+            e.live = self.block.live[i] != 0;
+            let class = if s.allows(insn.code()) { class(insn, kind) } else { Class::Operation };
+            let raw = &bytes[insn.ip() as usize..insn.next_ip() as usize];
+            let target = insn.near_branch_target() as i64;
+            let backward = target <= insn.ip() as i64;
+            let ahead = |target: i64| match usize::try_from(target) {
+                Ok(target) if target < 4096 => crate::analysis::flags::live_at(&bytes[target..]) != 0,
+                _ => true,
+            };
+            let done = match class {
+                Class::Nothing => Some(()),
+                Class::Native(access) => e.native(insn, raw, access),
+                Class::Lea => e.lea(insn),
+                Class::Push => Some(e.push(insn)),
+                Class::Pop => Some(e.pop(insn)),
+                Class::Leave => Some(e.leave(insn)),
+                Class::Jcc => {
+                    let condition = insn.condition_code() as u8;
+                    Some(e.jcc(encoding(condition), target, ahead(target), backward))
+                }
+                Class::Jmp => {
+                    open = false;
+                    Some(e.jump(target, ahead(target), backward))
+                }
+                Class::Call => Some(e.call(insn, target)),
+                Class::JmpIndirect => {
+                    let done = e.jump_indirect(insn);
+                    open &= done.is_none();
+                    done
+                }
+                Class::CallIndirect => e.call_indirect(insn),
+                Class::Ret => {
+                    open = false;
+                    Some(e.ret(insn))
+                }
+                Class::Operation => None,
+            };
+            if done.is_none() {
+                let ends = s.lower(insn, insn.ip() as u16).ends;
+                e.operation(insn, ends);
+                if ends {
+                    open = false;
+                    break;
+                }
+            }
+        }
+        if open {
+            e.jump(self.block.end as i64, true, false);
+        }
+        let Emitter { branches, operations, made, .. } = e;
+        let base = self.arena.next();
+        self.arena.add(self.asm.finish(base));
+        let address = |place| base + self.asm.offset(place) as u64;
+        for branch in branches {
+            let field = if branch.redirect { address(branch.field) } else { 0 };
+            self.links.push(Link { page, target: branch.target, field });
+        }
+        for (site, after) in made {
+            self.sites.continue_at(site, after.map_or(0, address));
+        }
+        for Handed { insn, after, popped } in operations {
+            let offset = insn.ip() as u16;
+            let lowered = s.lower(&insn, offset);
+            let after = after.map_or(0, address);
+            self.operations.push(Operation { lowered, page, offset, after, popped });
+        }
+        let block = Entry { offset, entry: address(entry), checked: base };
+        self.pages.insert(page, block);
+        block
+    }
+}
+
+/// Number of a condition as instructions encode it, from iced's.
+fn encoding(condition: u8) -> u8 {
+    // iced counts o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g from 1.
+    condition.wrapping_sub(1) & 15
+}

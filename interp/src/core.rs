@@ -1,0 +1,302 @@
+//! What a faster engine builds on: one vCPU's state and the interpreter's steps, a block or an instruction at a time.
+//!
+//! The engine runs guest code its own way as long as it can and hands everything else to a [`Session`]: system
+//! instructions, devices, faults, interrupts, code that is not worth translating. State is kept in one place only, here.
+
+use std::sync::Arc;
+
+use cpu::x86::{cr0, cr4, rflags, xcr0};
+use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, VcpuExit, VmConfig};
+use iced_x86::Instruction;
+use memory::{GuestRam, PageInfo};
+
+use crate::cpu::{CodeSize, Cpu};
+use crate::decode::Lowering;
+use crate::flags::Flags;
+use crate::mmu::Access;
+pub use crate::mmu::Flushes;
+use crate::op::{Op, Stop, next, slot};
+use crate::run::{Leave, Run, Runner};
+
+/// A vCPU between two sessions.
+pub struct Core {
+    runner: Runner,
+}
+
+/// One stay in [`cpu::Vcpu::run`].
+pub struct Session<'a, 'b> {
+    run: &'b mut Run<'a>,
+}
+
+/// Why a session is over.
+pub enum End {
+    /// An exit to the machine.
+    Exit(VcpuExit),
+    /// An instruction that no engine has.
+    Unimplemented,
+}
+
+/// What translated code depends on beside the guest's bytes; one instance never runs under another mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Mode {
+    /// CPL 3.
+    pub user: bool,
+    /// SMAP is on and suspended by EFLAGS.AC.
+    pub user_pages: bool,
+    /// Legacy-encoded vector instructions run, with all exceptions masked.
+    pub sse: bool,
+    /// VEX-encoded ones do.
+    pub avx: bool,
+}
+
+/// An instruction in the interpreter's form.
+pub struct Lowered {
+    ops: Box<[Op]>,
+    /// It ends a block: control goes elsewhere, or anything may have changed.
+    pub ends: bool,
+}
+
+/// A page of RAM at a linear address.
+#[derive(Clone, Copy)]
+pub struct Mapped {
+    /// First byte in this process.
+    pub host: *mut u8,
+    /// What is known of it.
+    pub info: *const PageInfo,
+}
+
+impl Core {
+    /// A vCPU in the power-on state.
+    pub fn new(config: &VmConfig, index: u32, signals: Arc<Signals>) -> Self {
+        Self { runner: Runner::new(config, index, signals) }
+    }
+
+    /// Runs `body` with the machine's callbacks in reach.
+    ///
+    /// # Errors
+    /// The guest came to an instruction that no engine has.
+    pub fn session(
+        &mut self,
+        io: &dyn CpuIo,
+        body: impl FnOnce(Session) -> End,
+    ) -> Result<VcpuExit, CpuFault> {
+        self.runner.session(io, u64::MAX, |run| match body(Session { run }) {
+            End::Exit(exit) => Leave::Exit(exit),
+            End::Unimplemented => Leave::Unimplemented,
+        })
+    }
+
+    /// The interpreter alone, for at most `limit` instructions.
+    ///
+    /// # Errors
+    /// As [`session`](Self::session).
+    pub fn interpret(&mut self, io: &dyn CpuIo, limit: u64) -> Result<VcpuExit, CpuFault> {
+        self.runner.run(io, limit)
+    }
+
+    /// The architectural state.
+    pub fn state(&self) -> CpuState {
+        self.runner.cpu.save_state()
+    }
+
+    /// Replaces it.
+    ///
+    /// # Errors
+    /// No CPU can be in that state.
+    pub fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
+        self.runner.cpu.check_state(state)?;
+        self.runner.cpu.load_state(state);
+        Ok(())
+    }
+
+    /// Instructions interpreted so far.
+    pub fn interpreted(&self) -> u64 {
+        self.runner.retired
+    }
+}
+
+impl Session<'_, '_> {
+    fn cpu(&self) -> &Cpu {
+        self.run.cpu
+    }
+
+    /// General registers, in the order of their numbers.
+    pub fn registers(&self) -> &[u64] {
+        &self.run.cpu.regs[..16]
+    }
+
+    /// The same, to be changed.
+    pub fn registers_mut(&mut self) -> &mut [u64] {
+        &mut self.run.cpu.regs[..16]
+    }
+
+    /// Instruction pointer.
+    pub fn rip(&self) -> u64 {
+        self.cpu().rip
+    }
+
+    /// Goes on elsewhere.
+    pub fn set_rip(&mut self, rip: u64) {
+        self.run.cpu.rip = rip;
+    }
+
+    /// The six arithmetic flags at their places in RFLAGS.
+    pub fn flags(&self) -> u64 {
+        self.cpu().flags.bits()
+    }
+
+    /// Replaces them.
+    pub fn set_flags(&mut self, bits: u64) {
+        self.run.cpu.flags = Flags::from_bits(bits);
+    }
+
+    /// Base of a segment, zero where the mode ignores it.
+    pub fn segment_base(&self, segment: usize) -> u64 {
+        self.cpu().seg_base[segment & 7]
+    }
+
+    /// YMM0-YMM15, 32 bytes each. Stays where it is for the life of the vCPU.
+    pub fn vectors(&mut self) -> *mut u8 {
+        self.run.cpu.host.ymm.as_mut_ptr().cast()
+    }
+
+    /// MXCSR.
+    pub fn mxcsr(&self) -> u32 {
+        self.cpu().host.mxcsr
+    }
+
+    /// Takes over the flags that translated code has raised in MXCSR.
+    pub fn set_mxcsr(&mut self, mxcsr: u32) {
+        self.run.cpu.host.mxcsr = mxcsr;
+    }
+
+    /// The guest's CPU model has the instruction.
+    pub fn allows(&self, code: iced_x86::Code) -> bool {
+        self.cpu().model.allows(code)
+    }
+
+    /// Guest RAM.
+    pub fn ram(&self) -> Arc<GuestRam> {
+        self.cpu().ram.clone()
+    }
+
+    /// vCPUs of the machine.
+    pub fn vcpus(&self) -> u32 {
+        self.cpu().vcpus
+    }
+
+    /// The mode in force; `None` where instructions have to be interpreted: outside 64-bit code, or one at a time.
+    pub fn mode(&self) -> Option<Mode> {
+        let cpu = self.cpu();
+        if cpu.code_size != CodeSize::Bits64 || cpu.needs_stepping() {
+            return None;
+        }
+        let user = cpu.cpl == 3;
+        let ac = cpu.eflags & rflags::AC != 0;
+        if user && ac && cpu.cr0 & cr0::AM != 0 {
+            return None;
+        }
+        const MASKS: u32 = 0x1f80;
+        let masked = cpu.host.mxcsr & MASKS == MASKS && cpu.cr0 & cr0::TS == 0;
+        let sse = masked && cpu.cr0 & cr0::EM == 0 && cpu.cr4 & cr4::OSFXSR != 0;
+        let state = xcr0::SSE | xcr0::AVX;
+        let avx = masked && cpu.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0 & state == state;
+        Some(Mode { user, user_pages: !user && cpu.cr4 & cr4::SMAP != 0 && ac, sse, avx })
+    }
+
+    /// Between two blocks: requests of the machine, timers, interrupts.
+    #[inline]
+    pub fn boundary(&mut self) -> Option<End> {
+        self.run.boundary().map(End::Exit)
+    }
+
+    /// Asks the next [`boundary`](Self::boundary) to look at local timers.
+    pub fn poll_soon(&mut self) {
+        *self.run.countdown = 0;
+    }
+
+    /// Interprets one block, or one instruction where stepping is due.
+    pub fn block(&mut self) -> Option<End> {
+        let outcome = if self.cpu().needs_stepping() { self.run.step() } else { self.run.block() };
+        self.settle(outcome)
+    }
+
+    /// Interprets exactly one instruction. `true`: it is complete, and control went to the next one.
+    pub fn step(&mut self, len: u64) -> Result<bool, End> {
+        let next = self.cpu().rip.wrapping_add(len);
+        match self.run.step() {
+            Ok(()) => Ok(self.cpu().rip == next),
+            Err(stop) => self.settle(Err(stop)).map_or(Ok(false), Err),
+        }
+    }
+
+    fn settle(&mut self, outcome: Result<(), Stop>) -> Option<End> {
+        match self.run.stopped(outcome.err()?)? {
+            Leave::Exit(exit) => Some(End::Exit(exit)),
+            Leave::Unimplemented => Some(End::Unimplemented),
+        }
+    }
+
+    /// Lowers an instruction that was decoded with `offset` as its address.
+    pub fn lower(&mut self, insn: &Instruction, offset: u16) -> Lowered {
+        let mut lowering = Lowering::new(self.run.cpu, insn, Op::template(offset, insn.len() as u8));
+        crate::decode::lower(&mut lowering);
+        let (op, ends) = (lowering.op, lowering.ends || lowering.branches);
+        let ops = match crate::decode::prelude(&op) {
+            Some(first) => Box::from([first, op]),
+            None => Box::from([op]),
+        };
+        Lowered { ops, ends }
+    }
+
+    /// Executes an instruction whose page begins at linear address `page`. `true`: control goes to the next one, and
+    /// nothing but registers, flags and memory has changed.
+    pub fn execute(&mut self, insn: &Lowered, page: u64) -> Result<bool, End> {
+        let cpu = &mut *self.run.cpu;
+        cpu.regs[usize::from(slot::BLOCK)] = page;
+        let stop = next(cpu, &insn.ops);
+        let Some(op) = insn.ops.last() else { return Ok(true) };
+        match stop {
+            Stop::End => {
+                cpu.rip = page.wrapping_add(op.next());
+                return Ok(!insn.ends);
+            }
+            Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect => return Ok(false),
+            Stop::Leave | Stop::Halt => cpu.rip = page.wrapping_add(op.next()),
+            Stop::Again | Stop::Fault | Stop::Unimplemented | Stop::Shutdown => {
+                cpu.rip = page.wrapping_add(u64::from(op.off));
+            }
+        }
+        self.settle(Err(stop)).map_or(Ok(false), Err)
+    }
+
+    /// Where code at a linear address is; `None` if it cannot be fetched.
+    pub fn fetch(&mut self, lin: u64) -> Option<u64> {
+        self.run.cpu.fetch_address(lin).ok()
+    }
+
+    /// The RAM page behind a linear address, if a load (or store) by the guest's current code may go there directly.
+    /// Sets accessed and dirty bits as that access would; raises nothing.
+    pub fn map(&mut self, lin: u64, write: bool) -> Option<Mapped> {
+        let cpu = &mut *self.run.cpu;
+        for _ in 0..2 {
+            let entry = if write { cpu.tlb.writable(lin, 1) } else { cpu.tlb.readable(lin, 1) };
+            if let Some(entry) = entry {
+                let host = entry.addend.wrapping_add((lin & !0xfff) as usize) as *mut u8;
+                return Some(Mapped { host, info: entry.info });
+            }
+            if !Cpu::canonical(lin) {
+                return None;
+            }
+            let access = if write { Access::Write } else { Access::Read };
+            cpu.page(lin, access, cpu.privilege()).ok()?;
+        }
+        None
+    }
+
+    /// What became invalid in the address space since this was asked last.
+    #[inline]
+    pub fn flushes(&mut self) -> Flushes {
+        self.run.cpu.tlb.take_flushes()
+    }
+}
