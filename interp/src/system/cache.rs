@@ -1,15 +1,14 @@
 //! TLB and cache maintenance, prefetches and fences. Guest RAM is the host's, coherent and with the host's memory
 //! order: cache instructions have nothing to do but fault.
 
-use std::sync::atomic::{Ordering, fence};
-
 use cpu::x86::{cr4, seg};
 use iced_x86::Mnemonic;
 
+use super::{drain, serialised};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::Access;
-use crate::op::{Done, Op, SEG_FLAT, Stop, threaded};
+use crate::op::{Done, Op, SEG_FLAT, threaded};
 
 pub(super) fn lower(l: &mut Lowering) -> bool {
     use Mnemonic as M;
@@ -23,7 +22,7 @@ pub(super) fn lower(l: &mut Lowering) -> bool {
         M::Clflush | M::Clflushopt | M::Clwb => l.run(cache_line),
         M::Mfence => l.thread(threaded(mfence)),
         M::Lfence => l.thread(threaded(super::time::lfence)),
-        M::Serialize => l.end_with(serialize),
+        M::Serialize => l.end_with(serialised),
         // Loads are ordered and stores too; prefetches are hints.
         _ => l.thread(threaded(super::halt::nop)),
     }
@@ -39,12 +38,7 @@ fn invlpg(cpu: &mut Cpu, op: &Op) -> Done {
         base.wrapping_add(offset) & 0xffff_ffff
     };
     cpu.tlb.flush_page(lin);
-    next(cpu, op)
-}
-
-fn next(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.rip = cpu.next_ip(op);
-    Err(Stop::Jump)
+    serialised(cpu, op)
 }
 
 fn invpcid(cpu: &mut Cpu, op: &Op) -> Done {
@@ -68,10 +62,11 @@ fn invpcid(cpu: &mut Cpu, op: &Op) -> Done {
         }
         _ => return Err(cpu.gp0()),
     }
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 fn cache_all(cpu: &mut Cpu, _: &Op) -> Done {
+    drain();
     cpu.require_cpl0()
 }
 
@@ -90,11 +85,6 @@ fn cache_line(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 fn mfence(_: &mut Cpu, _: &Op) -> Done {
-    fence(Ordering::SeqCst);
+    drain();
     Ok(())
-}
-
-fn serialize(cpu: &mut Cpu, op: &Op) -> Done {
-    fence(Ordering::SeqCst);
-    next(cpu, op)
 }

@@ -4,6 +4,7 @@ use cpu::x86::{Feature, cr0, cr4, efer, seg, seg_attr};
 use iced_x86::Mnemonic;
 
 use super::descriptor::kind;
+use super::{drain, serialised};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::op::{Done, Op, Stop};
@@ -100,25 +101,22 @@ fn write_cr8(cpu: &mut Cpu, op: &Op) -> Done {
         return Err(cpu.gp0());
     }
     cpu.io().set_task_priority(value as u8);
-    next(cpu, op)
+    cpu.rip = cpu.next_ip(op); // the one control register that does not serialise
+    Err(Stop::Jump)
 }
 
 fn write_cr2(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.require_cpl0()?;
     cpu.cr2 = cpu.system_reg(op.src);
+    drain();
     Ok(())
-}
-
-/// Ends the block behind the instruction.
-fn next(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.rip = cpu.next_ip(op);
-    Err(Stop::Jump)
 }
 
 fn write_cr0(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.require_cpl0()?;
     let next_ip = cpu.next_ip(op);
     cpu.set_cr0(cpu.system_reg(op.src))?;
+    drain();
     cpu.rip = next_ip;
     Err(Stop::Jump)
 }
@@ -136,7 +134,7 @@ fn write_cr3(cpu: &mut Cpu, op: &Op) -> Done {
     }
     cpu.cr3 = value & !CR3_KEEP;
     cpu.tlb.switch(cpu.pcid(), keep);
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 fn write_cr4(cpu: &mut Cpu, op: &Op) -> Done {
@@ -164,13 +162,13 @@ fn write_cr4(cpu: &mut Cpu, op: &Op) -> Done {
         cpu.tlb.switch(cpu.pcid(), false);
         cpu.refresh();
     }
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 fn clts(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.require_cpl0()?;
     cpu.cr0 &= !cr0::TS;
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 fn lmsw(cpu: &mut Cpu, op: &Op) -> Done {
@@ -181,6 +179,7 @@ fn lmsw(cpu: &mut Cpu, op: &Op) -> Done {
     // LMSW can set PE but not clear it.
     let kept = cpu.cr0 & (!low | cr0::PE);
     cpu.set_cr0(kept | value)?;
+    drain();
     cpu.rip = next_ip;
     Err(Stop::Jump)
 }

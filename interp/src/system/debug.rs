@@ -2,6 +2,7 @@
 
 use cpu::x86::{Exception, cr4, rflags, seg};
 
+use super::serialised;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::op::{Done, Op, Stop, slot};
@@ -91,8 +92,7 @@ fn write(cpu: &mut Cpu, op: &Op) -> Done {
     if cpu.dr[DR7] & 0xff != 0 {
         cpu.tlb.flush_all();
     }
-    cpu.rip = cpu.next_ip(op);
-    Err(Stop::Jump)
+    serialised(cpu, op)
 }
 
 impl Cpu {

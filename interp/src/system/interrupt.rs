@@ -6,6 +6,7 @@ use iced_x86::{Code, Mnemonic};
 use super::debug::{KEEP_RF, NO_STEP_TRAP};
 use super::deliver::{Entered, Event, Origin};
 use super::descriptor::{is_null, null_segment, null_stack, selector_code};
+use super::drain;
 use super::stack::Stack;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
@@ -97,6 +98,7 @@ const ALWAYS: u64 = rflags::STATUS | rflags::TF | rflags::DF | rflags::NT;
 const ALWAYS_HIGH: u64 = rflags::RF | rflags::AC | rflags::ID;
 
 fn iret(cpu: &mut Cpu, op: &Op) -> Done {
+    drain(); // IRET serialises
     if !cpu.protected() {
         return iret_real(cpu, op);
     }

@@ -21,6 +21,8 @@ mod task;
 mod time;
 mod xcr;
 
+use std::sync::atomic::{Ordering, fence};
+
 use iced_x86::{Mnemonic, Register};
 
 use crate::cpu::Cpu;
@@ -92,6 +94,19 @@ fn lower_mov(l: &mut Lowering) -> bool {
     } else {
         false
     }
+}
+
+/// Drains the stores, as a serialising instruction does (Intel SDM volume 3, 9.3): loads behind it do not overtake
+/// them.
+fn drain() {
+    fence(Ordering::SeqCst);
+}
+
+/// The end of a serialising instruction, and of its block.
+fn serialised(cpu: &mut Cpu, op: &Op) -> Done {
+    drain();
+    cpu.rip = cpu.next_ip(op);
+    Err(Stop::Jump)
 }
 
 /// No engine executes this.

@@ -3,9 +3,10 @@
 use cpu::x86::{efer, gpr, msr, seg};
 use iced_x86::Mnemonic;
 
+use super::serialised;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op};
 
 const PLATFORM_ID: u32 = 0x17;
 const DEBUGCTL: u32 = 0x1d9;
@@ -46,9 +47,8 @@ fn wrmsr(cpu: &mut Cpu, op: &Op) -> Done {
     if !cpu.write_msr(cpu.regs[gpr::RCX] as u32, value) {
         return Err(cpu.gp0());
     }
-    // An end of interrupt or a self-IPI wants to be noticed before the next instruction.
-    cpu.rip = cpu.next_ip(op);
-    Err(Stop::Jump)
+    // The block ends: an end of interrupt or a self-IPI wants to be noticed before the next instruction.
+    serialised(cpu, op)
 }
 
 /// Index of a fixed-range MTRR.

@@ -6,6 +6,7 @@ use cpu::{DescriptorTable, Segment};
 use iced_x86::{Code, Mnemonic};
 
 use super::descriptor::{Descriptor, is_null, kind, null_segment, selector_code};
+use super::serialised;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::op::{Done, Op, Stop};
@@ -78,17 +79,12 @@ fn load_table(cpu: &mut Cpu, op: &Op) -> Result<DescriptorTable, Stop> {
 
 fn lgdt(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.gdtr = load_table(cpu, op)?;
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 fn lidt(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.idtr = load_table(cpu, op)?;
-    next(cpu, op)
-}
-
-fn next(cpu: &mut Cpu, op: &Op) -> Done {
-    cpu.rip = cpu.next_ip(op);
-    Err(Stop::Jump)
+    serialised(cpu, op)
 }
 
 fn store_table(cpu: &mut Cpu, op: &Op, table: DescriptorTable) -> Done {
@@ -161,7 +157,7 @@ fn lldt(cpu: &mut Cpu, op: &Op) -> Done {
         }
         cpu.system_segment(selector, descriptor)?
     };
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 fn ltr(cpu: &mut Cpu, op: &Op) -> Done {
@@ -191,7 +187,7 @@ fn ltr(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.update_access(descriptor, |byte| byte | kind::BUSY as u8)?;
     tr.attr |= kind::BUSY;
     cpu.tr = tr;
-    next(cpu, op)
+    serialised(cpu, op)
 }
 
 impl Cpu {
