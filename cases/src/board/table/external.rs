@@ -389,4 +389,43 @@ pub(super) const CASES: &[BoardCase] = &[
         },
         ..BASE
     },
+    BoardCase {
+        name: "two interrupts of the second 8259 at once",
+        power_button: true,
+        build: |p| {
+            p.on(0x28, |a| {
+                a.log(0x28)?;
+                a.rtc(0x0c)?;
+                pic_eoi(a, true)
+            })?;
+            p.on(0x29, |a| {
+                a.log(0x29)?;
+                a.mov(edx, PM1_STATUS)?;
+                a.mov(eax, 0x100)?;
+                a.out(dx, ax)?;
+                pic_eoi(a, true)
+            })?;
+            p.cpu(0, |a| {
+                a.init_pic(1 << 8 | 1 << 9 | 1 << 2)?;
+                a.outb(ELCR1 + 1, 1 << 1)?;
+                a.mov(edx, PM1_ENABLE)?;
+                a.mov(eax, 0x100)?;
+                a.out(dx, ax)?;
+                a.set_rtc(0x0a, 0x26)?;
+                a.set_rtc(0x0b, 0x42)?;
+                a.inc(qword_ptr(READY))?;
+                a.repeat(|a, again, end| {
+                    pic_register(a, PIC2, false)?;
+                    a.and(eax, 3)?;
+                    a.cmp(eax, 3)?;
+                    a.je(end)?;
+                    a.jmp(again)
+                })?;
+                a.set_rtc(0x0b, 0x02)?;
+                a.sleep(LOG_LEN, 2)
+            })
+        },
+        expect: &[Expect::Mem(LOG, 0x2928)],
+        ..BASE
+    },
 ];

@@ -44,26 +44,54 @@ fn increment(a: &mut Asm, at: u64) -> Done {
     a.mov(qword_ptr(at), rax)
 }
 
-/// Peterson's algorithm for two CPUs: right only if `fence` keeps the load of the other's flag behind the stores.
-fn peterson(p: &mut Program, fence: impl Fn(&mut Asm) -> Done) -> Done {
+/// Each of two CPUs stores to its own word, then loads the other's: with something between that drains the stores,
+/// at least one of them sees the other's. Without, both miss it now and then.
+fn store_buffering(p: &mut Program, drain: impl Fn(&mut Asm) -> Done) -> Done {
+    const STORED: [u64; 2] = [A, B];
+    const SEEN: [u64; 2] = [C, D];
+    const BEFORE: [u64; 2] = [E, F];
+    const BEHIND: [u64; 2] = [E + 0x200, F + 0x200];
+    // Without PAUSE: the two are to leave it at the same time.
+    let meet = |a: &mut Asm, at: [u64; 2], cpu: usize| {
+        a.mov(qword_ptr(at[cpu]), rdi)?;
+        a.repeat(|a, again, end| {
+            a.cmp(qword_ptr(at[1 - cpu]), rdi)?;
+            a.jae(end)?;
+            a.jmp(again)
+        })
+    };
     all(p, |a, cpu| {
-        let (mine, other) = if cpu == 0 { (A, B) } else { (B, A) };
+        let cpu = cpu as usize;
+        a.mov(edi, 1)?;
         a.times(5000, |a| {
-            a.mov(dword_ptr(mine), 1)?;
-            a.mov(dword_ptr(C), 1 - cpu as u32)?;
-            fence(a)?;
-            a.repeat(|a, again, end| {
-                a.cmp(dword_ptr(other), 0)?;
-                a.je(end)?;
-                a.cmp(dword_ptr(C), cpu as i32)?;
-                a.je(end)?;
-                a.pause()?;
-                a.jmp(again)
-            })?;
-            increment(a, D)?;
-            a.mov(dword_ptr(mine), 0)
+            a.mov(rbp, rdi)?;
+            meet(a, BEFORE, cpu)?;
+            a.mov(qword_ptr(STORED[cpu]), rdi)?;
+            drain(a)?;
+            a.mov(rax, qword_ptr(STORED[1 - cpu]))?;
+            a.mov(rdi, rbp)?;
+            a.mov(qword_ptr(SEEN[cpu]), rax)?;
+            meet(a, BEHIND, cpu)?;
+            if cpu == 0 {
+                a.mov(rax, qword_ptr(SEEN[0]))?;
+                a.cmp(rax, qword_ptr(SEEN[1]))?;
+                let mut good = a.create_label();
+                a.jne(good)?;
+                a.cmp(rax, rdi)?;
+                a.check(|a, good| a.je(good))?;
+                a.set_label(&mut good)?;
+                a.zero_bytes()?;
+            }
+            a.inc(edi)
         })
     })
+}
+
+/// A case of [`store_buffering`].
+macro_rules! drains {
+    ($name:literal, $drain:expr) => {
+        BoardCase { name: $name, cpus: 2, build: |p| store_buffering(p, $drain), ..BASE }
+    };
 }
 
 pub(super) const CASES: &[BoardCase] = &[
@@ -233,31 +261,65 @@ pub(super) const CASES: &[BoardCase] = &[
         ..BASE
     },
     BoardCase {
-        name: "MFENCE keeps a load behind the stores before it",
-        cpus: 2,
-        build: |p| peterson(p, |a| a.mfence()),
-        expect: &[Expect::Mem(D, 10_000)],
-        ..BASE
-    },
-    BoardCase {
-        name: "a locked operation keeps a load behind the stores before it",
-        cpus: 2,
-        build: |p| peterson(p, |a| a.lock().or(qword_ptr(rsp - 8), 0)),
-        expect: &[Expect::Mem(D, 10_000)],
-        ..BASE
-    },
-    BoardCase {
-        name: "CPUID keeps a load behind the stores before it",
+        name: "Peterson's algorithm with MFENCE guards a counter",
         cpus: 2,
         build: |p| {
-            peterson(p, |a| {
-                a.xor(eax, eax)?;
-                a.cpuid()
+            all(p, |a, cpu| {
+                let (mine, other) = if cpu == 0 { (A, B) } else { (B, A) };
+                a.times(3000, |a| {
+                    a.mov(dword_ptr(mine), 1)?;
+                    a.mov(dword_ptr(C), 1 - cpu as u32)?;
+                    a.mfence()?;
+                    a.repeat(|a, again, end| {
+                        a.cmp(dword_ptr(other), 0)?;
+                        a.je(end)?;
+                        a.cmp(dword_ptr(C), cpu as i32)?;
+                        a.je(end)?;
+                        a.pause()?;
+                        a.jmp(again)
+                    })?;
+                    increment(a, D)?;
+                    a.mov(dword_ptr(mine), 0)
+                })
             })
         },
-        expect: &[Expect::Mem(D, 10_000)],
+        expect: &[Expect::Mem(D, 6000)],
         ..BASE
     },
+    drains!("MFENCE keeps loads behind the stores before it", |a| a.mfence()),
+    drains!("a locked operation keeps loads behind the stores before it", |a| {
+        a.lock().or(qword_ptr(rsp - 8), 0)
+    }),
+    drains!("XCHG with memory keeps loads behind the stores before it", |a| a.xchg(qword_ptr(rsp - 8), rdi)),
+    drains!("CPUID keeps loads behind the stores before it", |a| {
+        a.xor(eax, eax)?;
+        a.cpuid()
+    }),
+    drains!("MOV to CR3 keeps loads behind the stores before it", |a| {
+        a.mov(rax, cr3)?;
+        a.mov(cr3, rax)
+    }),
+    drains!("INVLPG keeps loads behind the stores before it", |a| a.invlpg(ptr(PAGE))),
+    drains!("MOV to a debug register keeps loads behind the stores before it", |a| a.mov(dr0, rdi)),
+    drains!("WRMSR keeps loads behind the stores before it", |a| a.set_msr(cpu::x86::msr::TSC_AUX, 1)),
+    drains!("WBINVD keeps loads behind the stores before it", |a| a.wbinvd()),
+    drains!("LIDT keeps loads behind the stores before it", |a| {
+        a.sidt(tword_ptr(rsp - 16))?;
+        a.lidt(tword_ptr(rsp - 16))
+    }),
+    drains!("IRET keeps loads behind the stores before it", |a| {
+        let mut here = a.create_label();
+        a.lea(rbx, qword_ptr(here))?;
+        a.mov(rcx, rsp)?;
+        a.push(i32::from(sel::DATA))?;
+        a.push(rcx)?;
+        a.pushfq()?;
+        a.push(i32::from(sel::CODE64))?;
+        a.push(rbx)?;
+        a.iretq()?;
+        a.set_label(&mut here)?;
+        a.zero_bytes()
+    }),
     BoardCase {
         name: "stores are seen in their order",
         cpus: 2,

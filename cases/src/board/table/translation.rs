@@ -248,6 +248,26 @@ pub(super) const CASES: &[BoardCase] = &[
         ..BASE
     },
     BoardCase {
+        name: "a store to the very next instruction is executed",
+        build: |p| {
+            p.cpu(0, |a| {
+                a.mov(edi, 1)?;
+                a.times(100, |a| {
+                    let mut next = a.create_label();
+                    a.lea(rbx, ptr(next))?;
+                    a.imul_3(ecx, edi, 0x0101_0101)?;
+                    a.mov(dword_ptr(rbx + 1), ecx)?;
+                    a.set_label(&mut next)?;
+                    a.mov(eax, 0)?;
+                    a.cmp(eax, ecx)?;
+                    a.check(|a, good| a.je(good))?;
+                    a.inc(edi)
+                })
+            })
+        },
+        ..BASE
+    },
+    BoardCase {
         name: "code changed through another address of its page",
         build: |p| {
             let (function, at) = constant(p, 0)?;
@@ -328,7 +348,7 @@ pub(super) const CASES: &[BoardCase] = &[
         name: "accessed and dirty bits are set without losing what others change in the entry",
         cpus: 3,
         build: |p| {
-            // CPU 1 writes and CPU 2 reads the page behind fresh translations; CPU 0 counts in bits that belong to
+            // CPU 1 writes and CPU 2 reads the page behind fresh translations; CPU 0 turns a bit that belongs to
             // software.
             for cpu in 1..3 {
                 p.cpu(cpu, |a| {
@@ -351,13 +371,17 @@ pub(super) const CASES: &[BoardCase] = &[
             p.cpu(0, |a| {
                 a.start_others()?;
                 a.wait(SPARE, 2)?;
-                a.mov(rdi, 1u64 << 52)?;
-                a.times(2000, |a| a.lock().add(qword_ptr(pte(PAGE)), rdi))?;
+                a.times(20_000, |a| {
+                    a.lock().bts(qword_ptr(pte(PAGE)), 9)?;
+                    a.check(|a, good| a.jnc(good))?;
+                    a.lock().btr(qword_ptr(pte(PAGE)), 9)?;
+                    a.check(|a, good| a.jc(good))
+                })?;
                 a.inc(qword_ptr(STOP))?;
                 a.wait(DONE, 2)
             })
         },
-        expect: &[Expect::Mem(pte(PAGE), 2000 << 52 | PAGE | 0x63)],
+        expect: &[Expect::Mem(pte(PAGE), PAGE | 0x63)],
         ..BASE
     },
 ];
