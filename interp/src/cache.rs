@@ -1,16 +1,19 @@
 //! Decoded blocks, keyed by physical address and mode, in a bounded arena.
-// UNSAFETY: blocks keep raw pointers to entries of the RAM page table, to check generations cheaply.
+// UNSAFETY: blocks keep raw pointers to entries of the RAM page table, to check generations cheaply, and run their code.
 #![allow(unsafe_code)]
 
+use std::ops::Deref;
 use std::sync::Arc;
 
 use memory::{GuestRam, PageInfo};
 
-use crate::op::{Exit, Op};
+use crate::code::{Code, Exit, Start};
+use crate::cpu::Cpu;
+use crate::op::{Op, Stop};
 
-/// Operations the arena holds: 10 MiB. A full arena is emptied, which costs a re-decode of what is still hot.
-const MAX_OPS: usize = (10 << 20) / size_of::<Op>();
-const MAX_BLOCKS: usize = MAX_OPS / 10;
+/// Operations and links the arena holds: 10 MiB. A full arena is emptied, which costs a re-decode of what is still hot.
+const MAX_SLOTS: usize = (10 << 20) / size_of::<Op>();
+const MAX_BLOCKS: usize = MAX_SLOTS / 10;
 const BUCKETS: usize = 1 << 14;
 const JUMPS: usize = 1 << 12;
 const NONE: u32 = u32::MAX;
@@ -31,45 +34,18 @@ pub(crate) struct Block {
     key: u8,
     /// Next block in the same bucket.
     next: u32,
-    start: u32,
-    count: u16,
+    start: Start,
+    /// Slots of the arena that it takes.
+    slots: u16,
     /// Guest instructions, which may be fewer or more than operations.
-    insns: u16,
+    pub insns: u16,
     /// Guest bytes.
     pub bytes: u16,
+    /// Offset of the last operation.
+    pub last: u16,
     source: Source,
     /// For an instruction that crosses into another page.
     pub second: Option<Source>,
-    /// Blocks of the same page that follow: behind this one, and at the targets of its direct branches. Where a page
-    /// is mapped does not matter to them.
-    links: [Link; 1 + Exit::LINKED],
-}
-
-/// A block that may be entered without looking it up.
-#[derive(Clone, Copy)]
-struct Link {
-    /// [`memory::code_epoch`] when the block was found current; 0 if there is none.
-    epoch: u64,
-    entry: Entry,
-}
-
-const NO_LINK: Link = Link { epoch: 0, entry: Entry { block: NONE, span: 0 } };
-
-/// What the run loop needs of a block: two words, so that it stays in registers.
-#[derive(Clone, Copy)]
-pub(crate) struct Entry {
-    /// The block's number.
-    pub block: u32,
-    /// First operation in bits 0-31, number of operations in 32-47, number of guest instructions in 48-63.
-    span: u64,
-}
-
-impl Entry {
-    /// Guest instructions.
-    #[inline(always)]
-    pub fn insns(self) -> u64 {
-        self.span >> 48
-    }
 }
 
 /// A block just decoded.
@@ -93,11 +69,11 @@ const NO_JUMP: Jump = Jump { lin: u64::MAX, context: u64::MAX, block: NONE };
 
 /// The decoded blocks of one vCPU.
 pub(crate) struct Cache {
-    ops: Vec<Op>,
+    code: Code,
     blocks: Vec<Block>,
     buckets: Box<[u32; BUCKETS]>,
     jumps: Box<[Jump; JUMPS]>,
-    epoch: u32,
+    version: u32,
     /// Keeps every `Source::info` alive.
     _ram: Arc<GuestRam>,
 }
@@ -126,11 +102,11 @@ impl Source {
 impl Cache {
     pub fn new(ram: Arc<GuestRam>) -> Self {
         Self {
-            ops: Vec::new(),
+            code: Code::default(),
             blocks: Vec::new(),
             buckets: Box::new([NONE; BUCKETS]),
             jumps: Box::new([NO_JUMP; JUMPS]),
-            epoch: 0,
+            version: 0,
             _ram: ram,
         }
     }
@@ -155,65 +131,54 @@ impl Cache {
         self.jumps[jump_slot(lin)] = Jump { lin, context, block };
     }
 
-    /// The block that follows `block` on side `side`, if it is known and current.
+    /// Runs a block, and where links lead from it.
     #[inline(always)]
-    pub fn linked(&mut self, block: u32, side: usize) -> Option<Entry> {
-        let link = self.blocks[block as usize].links.get(side)?;
-        let entry = link.entry;
-        if link.epoch == memory::code_epoch() {
-            return Some(entry);
-        }
-        self.renew(block, side, entry)
+    pub fn run(&self, cpu: &mut Cpu, block: u32) -> Stop {
+        cpu.block = block;
+        // SAFETY: blocks and their code are dropped together.
+        unsafe { self.code.run(cpu, self.blocks[block as usize].start) }
     }
 
-    /// Code was overwritten somewhere since the link was made or last looked at.
-    #[inline(never)]
-    #[cold]
-    fn renew(&mut self, block: u32, side: usize, old: Entry) -> Option<Entry> {
+    /// The block that the link of `exit` leads to, which was overwritten code at some time since it was made and is not
+    /// now: the link is good again. To be asked before anything is inserted since `exit` was set.
+    pub fn renew(&mut self, exit: Exit) -> Option<u32> {
+        // SAFETY: as said.
+        let block = unsafe { self.code.linked(exit)? };
         let epoch = memory::code_epoch();
-        if !self.current(old.block) {
+        if !self.current(block) {
             return None;
         }
-        let entry = self.entry(old.block); // it may have been decoded anew in its place
-        *self.blocks[block as usize].links.get_mut(side)? = Link { epoch, entry };
-        Some(entry)
+        // It may have been decoded anew, in another place.
+        let start = self.blocks[block as usize].start;
+        // SAFETY: as above, and blocks start sequences.
+        unsafe { self.code.link(exit, epoch, block, start) };
+        Some(block)
     }
 
-    /// Remembers that `next` follows `block` on side `side`, if both are in one page.
-    pub fn link(&mut self, block: u32, side: usize, next: Entry) {
+    /// Makes the link of `exit`, which block `from` has set at the time of `version`, lead to block `to` if both are in one
+    /// page.
+    pub fn link(&mut self, exit: Exit, version: u32, from: u32, to: u32) {
         let epoch = memory::code_epoch();
-        if !self.current(next.block) {
+        let (Some(a), Some(b)) = (self.blocks.get(from as usize), self.blocks.get(to as usize)) else {
             return;
+        };
+        let one_page = (a.phys ^ b.phys) < 4096 && b.second.is_none();
+        if version == self.version && one_page && self.current(to) {
+            let start = b.start;
+            // SAFETY: what was replaced or dropped since would have changed the version; blocks start sequences.
+            unsafe { self.code.link(exit, epoch, to, start) };
         }
-        let to = &self.blocks[next.block as usize];
-        let (to_phys, crosses) = (to.phys, to.second.is_some());
-        let Some(from) = self.blocks.get_mut(block as usize) else { return };
-        if (from.phys ^ to_phys) < 4096
-            && !crosses
-            && let Some(link) = from.links.get_mut(side)
-        {
-            *link = Link { epoch, entry: next };
-        }
-    }
-
-    /// How to enter a block.
-    #[inline(always)]
-    pub fn entry(&self, id: u32) -> Entry {
-        let block = &self.blocks[id as usize];
-        let span = u64::from(block.start) | u64::from(block.count) << 32 | u64::from(block.insns) << 48;
-        Entry { block: id, span }
     }
 
     /// The operations of a block.
-    #[inline(always)]
-    pub fn ops(&self, entry: Entry) -> &[Op] {
-        let start = entry.span as u32 as usize;
-        &self.ops[start..start + (entry.span >> 32 & 0xffff) as usize]
+    pub fn ops(&self, block: u32) -> impl Iterator<Item = impl Deref<Target = Op>> {
+        // SAFETY: blocks and their code are dropped together.
+        unsafe { self.code.ops(self.blocks[block as usize].start) }
     }
 
-    /// Changes when block numbers become meaningless.
-    pub fn epoch(&self) -> u32 {
-        self.epoch
+    /// Changes when operations are replaced or dropped.
+    pub fn version(&self) -> u32 {
+        self.version
     }
 
     /// The current block at a physical address.
@@ -235,7 +200,8 @@ impl Cache {
 
     /// Adds a block, replacing a stale one with the same key.
     pub fn insert(&mut self, decoded: &Decoded, ops: &[Op]) -> u32 {
-        if self.ops.len() + ops.len() > MAX_OPS || self.blocks.len() >= MAX_BLOCKS {
+        let slots = Code::slots(ops);
+        if self.code.len() + slots > MAX_SLOTS || self.blocks.len() >= MAX_BLOCKS {
             self.clear();
         }
         let head = &mut self.buckets[bucket(decoded.phys, decoded.key)];
@@ -243,32 +209,32 @@ impl Cache {
         let mut reuse = None;
         while let Some(block) = self.blocks.get(at as usize) {
             if block.phys == decoded.phys && block.key == decoded.key {
-                reuse = Some((at, block.next, block.start, block.count));
+                reuse = Some((at, block.next, block.start, block.slots));
                 break;
             }
             at = block.next;
         }
         // A rewritten block takes its old place if it is no longer, so that self-modifying code fills no arena.
-        let (start, in_place) = match reuse {
-            Some((_, _, start, count)) if ops.len() <= usize::from(count) => (start, true),
-            _ => (self.ops.len() as u32, false),
+        let start = match reuse {
+            Some((_, _, start, room)) if slots <= usize::from(room) => {
+                // SAFETY: the block's own, which is as long; blocks and their code are dropped together.
+                unsafe { self.code.replace(start, ops) };
+                self.version = self.version.wrapping_add(1);
+                start
+            }
+            _ => self.code.push(ops),
         };
-        if in_place {
-            self.ops[start as usize..start as usize + ops.len()].copy_from_slice(ops);
-        } else {
-            self.ops.extend_from_slice(ops);
-        }
         let block = Block {
             phys: decoded.phys,
             key: decoded.key,
             next: reuse.map_or(*head, |r| r.1),
             start,
-            count: ops.len() as u16,
+            slots: slots as u16,
             insns: decoded.insns,
             bytes: decoded.bytes,
             source: decoded.source,
+            last: ops.last().map_or(0, |op| op.off),
             second: decoded.second,
-            links: [NO_LINK; 1 + Exit::LINKED],
         };
         if let Some((id, ..)) = reuse {
             self.blocks[id as usize] = block;
@@ -282,10 +248,10 @@ impl Cache {
     }
 
     fn clear(&mut self) {
-        self.ops.clear();
+        self.code.clear();
         self.blocks.clear();
         self.buckets.fill(NONE);
         self.jumps.fill(NO_JUMP);
-        self.epoch = self.epoch.wrapping_add(1);
+        self.version = self.version.wrapping_add(1);
     }
 }

@@ -10,12 +10,13 @@ use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, VcpuExit, VmConfig};
 use iced_x86::Instruction;
 use memory::{GuestRam, PageInfo};
 
+use crate::code::Code;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::flags::Flags;
 use crate::mmu::Access;
 pub use crate::mmu::Flushes;
-use crate::op::{Op, Stop, next, slot};
+use crate::op::{Op, Stop, op_flag, slot};
 use crate::run::{Leave, Run, Runner};
 
 /// A vCPU between two sessions.
@@ -51,7 +52,10 @@ pub struct Mode {
 
 /// An instruction in the interpreter's form.
 pub struct Lowered {
-    ops: Box<[Op]>,
+    code: Code,
+    offset: u64,
+    /// Offset of the next instruction.
+    next: u64,
     /// It ends a block: control goes elsewhere, or anything may have changed.
     pub ends: bool,
 }
@@ -241,12 +245,14 @@ impl Session<'_, '_> {
     pub fn lower(&mut self, insn: &Instruction, offset: u16) -> Lowered {
         let mut lowering = Lowering::new(self.run.cpu, insn, Op::template(offset, insn.len() as u8));
         crate::decode::lower(&mut lowering);
-        let (op, ends) = (lowering.op, lowering.ends || lowering.branches);
-        let ops = match crate::decode::prelude(&op) {
-            Some(first) => Box::from([first, op]),
-            None => Box::from([op]),
+        let (op, ends) = (lowering.op, lowering.ends);
+        let mut code = Code::default();
+        match crate::decode::prelude(&op) {
+            Some(first) => code.push(&[first, op]),
+            None => code.push(&[op]),
         };
-        Lowered { ops, ends }
+        let ends = ends || op.has(op_flag::LINK);
+        Lowered { code, offset: u64::from(op.off), next: op.next(), ends }
     }
 
     /// Executes an instruction whose page begins at linear address `page`. `true`: control goes to the next one, and
@@ -254,17 +260,16 @@ impl Session<'_, '_> {
     pub fn execute(&mut self, insn: &Lowered, page: u64) -> Result<bool, End> {
         let cpu = &mut *self.run.cpu;
         cpu.regs[usize::from(slot::BLOCK)] = page;
-        let stop = next(cpu, &insn.ops);
-        let Some(op) = insn.ops.last() else { return Ok(true) };
+        let stop = insn.code.run_first(cpu);
         match stop {
             Stop::End => {
-                cpu.rip = page.wrapping_add(op.next());
+                cpu.rip = page.wrapping_add(insn.next);
                 return Ok(!insn.ends);
             }
-            Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect => return Ok(false),
-            Stop::Leave | Stop::Halt => cpu.rip = page.wrapping_add(op.next()),
+            Stop::Jump | Stop::Taken | Stop::Indirect => return Ok(false),
+            Stop::Leave | Stop::Halt => cpu.rip = page.wrapping_add(insn.next),
             Stop::Again | Stop::Fault | Stop::Unimplemented | Stop::Shutdown => {
-                cpu.rip = page.wrapping_add(u64::from(op.off));
+                cpu.rip = page.wrapping_add(insn.offset);
             }
         }
         self.settle(Err(stop)).map_or(Ok(false), Err)

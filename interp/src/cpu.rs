@@ -1,5 +1,5 @@
 //! The state of a vCPU as the interpreter keeps it: what every instruction touches first.
-// UNSAFETY: the machine's callbacks are kept as a raw pointer while `run` is on the stack.
+// UNSAFETY: the machine's callbacks are kept as a raw pointer while `run` is on the stack; so is the running code.
 #![allow(unsafe_code)]
 
 use std::ptr::NonNull;
@@ -9,10 +9,11 @@ use cpu::x86::{CpuModel, Exception, cr0, cr4, efer, rflags, seg, seg_attr};
 use cpu::{Clock, CpuIo, DescriptorTable, Msrs, PendingEvents, Segment, Signals};
 use memory::GuestRam;
 
+use crate::code::{Base, Exit};
 use crate::flags::Flags;
 use crate::host::HostState;
 use crate::mmu::Tlb;
-use crate::op::{Exit, Op, Stop, slot};
+use crate::op::{Op, Stop, slot};
 
 /// Width of code: what the CS descriptor says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,6 +61,12 @@ pub(crate) struct Cpu {
     pub events: PendingEvents,
     /// The exception that goes with [`Stop::Fault`].
     pub exception: Exception,
+    /// The block that is running.
+    pub block: u32,
+    /// Instructions left until control goes back to the loop that runs blocks. The last block may go beyond.
+    pub budget: i64,
+    /// The code of the running block.
+    pub base: Base,
     /// Goes with [`Stop::Taken`].
     pub exit: Exit,
     /// Offset and length of the operation that stopped the block.
@@ -80,7 +87,8 @@ pub(crate) struct Cpu {
     io: Option<NonNull<dyn CpuIo>>,
 }
 
-// SAFETY: `io` is `Some` only while `attach`'s caller runs on one thread; everything else is Send.
+// SAFETY: `io` is `Some` only while `attach`'s caller runs on one thread, and `base` is set anew before code runs;
+// everything else is Send.
 unsafe impl Send for Cpu {}
 
 impl Cpu {
@@ -112,7 +120,10 @@ impl Cpu {
             msrs: reset.msrs.clone(),
             events: PendingEvents::default(),
             exception: Exception::ud(),
-            exit: Exit(0),
+            block: 0,
+            budget: 0,
+            base: Base::NONE,
+            exit: Exit::NONE,
             stop_off: 0,
             stop_len: 0,
             watch_hits: 0,

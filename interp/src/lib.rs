@@ -6,6 +6,7 @@
 //! Guest memory is reached through a software TLB (`mmu`).
 
 mod cache;
+mod code;
 pub mod core;
 mod cpu;
 mod decode;

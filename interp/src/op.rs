@@ -1,49 +1,37 @@
 //! The pre-resolved form of a guest instruction and how executing one ends.
-//!
-//! Operations of a block are threaded: each one ends by calling the next, which optimised builds turn into a jump, so
-//! that there is no loop to return to and every operation has an indirect branch of its own to predict. A block is at
-//! most 64 instructions, so that the stack stays bounded even where the calls are not turned into jumps.
 // UNSAFETY: an instance of a zero-sized function type is made from nothing.
 #![allow(unsafe_code)]
 
+use crate::code::{At, next};
 use crate::cpu::Cpu;
 
 /// Executes one operation. It either completes and returns `Ok`, or leaves the architectural state as it was
 /// before the instruction and returns [`Stop::Fault`], or ends the block in another way.
 pub(crate) type Handler = fn(&mut Cpu, &Op) -> Done;
 
-/// Executes an operation and then the rest of its block.
-pub(crate) type Threaded = fn(&mut Cpu, &Op, &[Op]) -> Stop;
-
-/// Goes on with the rest of the block.
-#[inline(always)]
-pub(crate) fn next(cpu: &mut Cpu, rest: &[Op]) -> Stop {
-    match rest.split_first() {
-        Some((op, rest)) => (op.run)(cpu, op, rest),
-        None => Stop::End,
-    }
-}
+/// Executes an operation and goes on with what is behind it.
+pub(crate) type Threaded = fn(&mut Cpu, At) -> Stop;
 
 /// Makes a threaded operation of a handler.
 pub(crate) fn threaded<H: Fn(&mut Cpu, &Op) -> Done + Copy>(_: H) -> Threaded {
     const { assert!(size_of::<H>() == 0, "a function item or a closure that captures nothing") };
-    fn run<H: Fn(&mut Cpu, &Op) -> Done + Copy>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+    fn run<H: Fn(&mut Cpu, &Op) -> Done + Copy>(cpu: &mut Cpu, op: At) -> Stop {
         // SAFETY: `H` has no bytes, so that a dangling pointer is good enough to read one, and is `Copy`; `threaded`
         // was given an instance, so it is inhabited: one instance is as good as another.
         let handler = unsafe { std::ptr::NonNull::<H>::dangling().read() };
-        match handler(cpu, op) {
-            Ok(()) => next(cpu, rest),
-            Err(stop) => cpu.stopped(op, stop),
+        match handler(cpu, &op) {
+            Ok(()) => next(cpu, op),
+            Err(stop) => cpu.stopped(&op, stop),
         }
     }
     run::<H>
 }
 
 /// Runs a handler that is known by address only.
-pub(crate) fn plain(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    match (op.plain)(cpu, op) {
-        Ok(()) => next(cpu, rest),
-        Err(stop) => cpu.stopped(op, stop),
+pub(crate) fn plain(cpu: &mut Cpu, op: At) -> Stop {
+    match (op.plain)(cpu, &op) {
+        Ok(()) => next(cpu, op),
+        Err(stop) => cpu.stopped(&op, stop),
     }
 }
 
@@ -54,11 +42,9 @@ pub(crate) type Done = Result<(), Stop>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub(crate) enum Stop {
-    /// Execution goes on behind the block (fall-through, branch not taken); `cpu.rip` is set, nothing but registers
-    /// and memory has changed. The value is the block's link.
-    Next = 0,
-    /// The same for the target of a direct branch; `cpu.exit` says which branch of the block it was.
-    Taken = 1,
+    /// Execution goes on at the target of a direct branch, or behind the block; `cpu.rip` is set, nothing but registers
+    /// and memory has changed. `cpu.exit` says which operation has the link to there.
+    Taken = 0,
     /// The same for an indirect branch.
     Indirect,
     /// The instruction is complete and has set `cpu.rip`; anything may have changed.
@@ -77,33 +63,6 @@ pub(crate) enum Stop {
     Unimplemented,
     /// Triple fault.
     Shutdown,
-}
-
-/// A direct branch out of a block, as [`Op::aux`] and `cpu.exit` have it: the instructions up to it (less one) in bits
-/// 0-5, its link in bits 6-7.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Exit(pub u8);
-
-impl Exit {
-    /// Branches of a block that have a link; the value beyond says that there is none left.
-    pub(crate) const LINKED: usize = 3;
-
-    /// Branch number `n` of a block, with `insns` instructions up to it.
-    pub fn new(n: usize, insns: usize) -> Self {
-        Self((n.min(Self::LINKED) << 6 | (insns - 1) & 63) as u8)
-    }
-
-    /// Instructions executed when the branch is taken.
-    #[inline(always)]
-    pub fn insns(self) -> u64 {
-        u64::from(self.0 & 63) + 1
-    }
-
-    /// Number of the link.
-    #[inline(always)]
-    pub fn link(self) -> usize {
-        usize::from(self.0 >> 6)
-    }
 }
 
 /// Register slots of [`Cpu::regs`] beyond the sixteen general registers.
@@ -137,6 +96,8 @@ pub(crate) mod op_flag {
     pub(crate) const FUSED: u8 = 1 << 5;
     /// Stack addresses are 32-bit (SS.B) outside 64-bit mode.
     pub(crate) const STACK32: u8 = 1 << 6;
+    /// A link lies behind the operation; `aux` has the block's instructions up to here.
+    pub(crate) const LINK: u8 = 1 << 7;
 }
 
 /// One instruction (or a fused pair), ready to run: 40 bytes.

@@ -5,14 +5,18 @@ use std::sync::Arc;
 use cpu::x86::{rflags, seg};
 use cpu::{CpuFault, CpuIo, Signals, VcpuExit, VmConfig};
 
-use crate::cache::{Cache, Entry};
+use crate::cache::Cache;
+use crate::code::Code;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::{Decoder, MAX_INSNS};
 use crate::exec::string::SLICE;
-use crate::op::{Op, Stop, next, op_flag, slot};
+use crate::op::{Op, Stop, op_flag, slot};
 
 /// Instructions between two looks at local timers: some 10 us.
 const POLL_INTERVAL: i64 = 4096;
+/// Instructions between two returns to the loop: what bounds the stack, since an operation is called by the one before
+/// it and not every such call is turned into a jump.
+const CHAIN: i64 = 1024;
 /// What the delivery of an exception counts for.
 const FAULT_COST: i64 = 16;
 
@@ -26,7 +30,7 @@ pub(crate) struct Runner {
     /// Instructions until the next poll.
     countdown: i64,
     /// Operations of an instruction that is not cached.
-    scratch: Vec<Op>,
+    scratch: Code,
 }
 
 /// What stops the inner loop.
@@ -43,7 +47,7 @@ impl Runner {
             decoder: Decoder::default(),
             retired: 0,
             countdown: POLL_INTERVAL,
-            scratch: Vec::new(),
+            scratch: Code::default(),
         }
     }
 
@@ -78,7 +82,7 @@ pub(crate) struct Run<'a> {
     decoder: &'a mut Decoder,
     retired: &'a mut u64,
     pub countdown: &'a mut i64,
-    scratch: &'a mut Vec<Op>,
+    scratch: &'a mut Code,
     end: u64,
     /// The next instruction runs alone.
     single: bool,
@@ -103,7 +107,7 @@ impl Run<'_> {
     /// Ends of the loop that are no plain jump.
     pub fn stopped(&mut self, stop: Stop) -> Option<Leave> {
         match stop {
-            Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect | Stop::Leave | Stop::End => None,
+            Stop::Jump | Stop::Taken | Stop::Indirect | Stop::Leave | Stop::End => None,
             Stop::Halt => {
                 self.cpu.events.halted = true;
                 None
@@ -189,79 +193,81 @@ impl Run<'_> {
         if left <= MAX_INSNS as u64 {
             return self.step(); // the limit may be within the next block
         }
-        let budget = (left - MAX_INSNS as u64).min((*self.countdown).max(1) as u64) as i64;
-        let mut unused = budget;
-        let outcome = self.chain(&mut unused);
-        *self.retired += (budget - unused) as u64;
-        *self.countdown -= budget - unused;
-        outcome
+        let budget = (left - MAX_INSNS as u64).min((*self.countdown).clamp(1, CHAIN) as u64) as i64;
+        self.chain(budget)
     }
 
     /// Runs one block.
     pub fn block(&mut self) -> Result<(), Stop> {
-        let mut unused = 1;
-        let outcome = self.chain(&mut unused);
-        *self.retired += (1 - unused) as u64;
-        *self.countdown -= 1 - unused;
+        self.chain(1)
+    }
+
+    /// Runs blocks until a budget of instructions is used up.
+    fn chain(&mut self, budget: i64) -> Result<(), Stop> {
+        self.cpu.budget = budget;
+        let outcome = self.until_budget();
+        let used = budget - self.cpu.budget;
+        *self.retired += used as u64;
+        *self.countdown -= used;
         outcome
     }
 
-    /// The hot loop: block after block, by links where there are some, until the budget of instructions is used up.
+    /// The hot loop: block after block. Most of the way from one to the next is in `Cpu::follow`.
     #[inline(always)]
-    fn chain(&mut self, unused: &mut i64) -> Result<(), Stop> {
+    fn until_budget(&mut self) -> Result<(), Stop> {
         let flat = self.cpu.code_size == CodeSize::Bits64;
         let Some(mut block) = self.find()? else { return self.step() };
-        let mut budget = *unused;
         loop {
-            let ops = self.cache.ops(block);
-            let rip = self.cpu.rip;
-            self.cpu.regs[usize::from(slot::BLOCK)] = rip;
-            let stop = next(self.cpu, ops);
-            if stop > Stop::Indirect {
-                let (done, outcome) = self.ended(block, rip, stop);
-                *unused = budget - done;
-                return outcome;
+            self.cpu.regs[usize::from(slot::BLOCK)] = self.cpu.rip;
+            let stop = self.cache.run(self.cpu, block);
+            match stop {
+                Stop::Taken => {}
+                Stop::Indirect => self.cpu.budget -= i64::from(self.cache.block(self.cpu.block).insns),
+                _ => {
+                    let (done, outcome) = self.ended(stop);
+                    self.cpu.budget -= done;
+                    return outcome;
+                }
             }
-            // Side 0 is behind the block; the branches of the block have the sides from 1 on.
-            let (insns, side) = match stop {
-                Stop::Next => (block.insns(), 0),
-                Stop::Taken => (self.cpu.exit.insns(), 1 + self.cpu.exit.link()),
-                _ => (block.insns(), usize::MAX),
-            };
-            budget -= insns as i64;
-            if budget <= 0 || self.cpu.signals.load() != 0 {
-                break;
+            if self.cpu.budget <= 0 || self.cpu.signals.load() != 0 {
+                return Ok(());
             }
-            if let Some(linked) = self.cache.linked(block.block, side) {
-                block = linked;
+            if stop == Stop::Indirect {
+                let Some(found) = self.find()? else { return Ok(()) };
+                block = found;
                 continue;
             }
-            *unused = budget;
-            let epoch = self.cache.epoch();
-            let Some(found) = self.find()? else { break };
-            if flat && epoch == self.cache.epoch() {
-                self.cache.link(block.block, side, found);
-            }
-            block = found;
+            let (from, exit, version) = (self.cpu.block, self.cpu.exit, self.cache.version());
+            block = match self.cache.renew(exit) {
+                Some(renewed) => renewed,
+                None => {
+                    let Some(found) = self.find()? else { return Ok(()) };
+                    if flat {
+                        self.cache.link(exit, version, from, found);
+                    }
+                    found
+                }
+            };
         }
-        *unused = budget;
-        Ok(())
     }
 
     /// A block ended by something else than a near branch: how many of its instructions are complete, and what to
     /// do.
     #[inline(never)]
-    fn ended(&mut self, block: Entry, rip: u64, stop: Stop) -> (i64, Result<(), Stop>) {
-        let ops = self.cache.ops(block);
+    fn ended(&mut self, stop: Stop) -> (i64, Result<(), Stop>) {
+        let block = self.cache.block(self.cpu.block);
         // Operations without a length belong to the one behind them; fused ones are two instructions.
         let insns = |op: &Op| i64::from(op.len > 0) + i64::from(op.has(op_flag::FUSED));
-        let before = || ops.iter().take_while(|op| op.off < self.cpu.stop_off).map(insns).sum::<i64>();
+        let before = || {
+            let ops = self.cache.ops(self.cpu.block);
+            ops.take_while(|op| op.off < self.cpu.stop_off).map(|op| insns(&op)).sum::<i64>()
+        };
         if stop == Stop::Jump {
-            let last = ops.last().is_some_and(|last| last.off == self.cpu.stop_off);
-            return (if last { block.insns() as i64 } else { before() + 1 }, Ok(()));
+            let last = block.last == self.cpu.stop_off;
+            return (if last { i64::from(block.insns) } else { before() + 1 }, Ok(()));
         }
         let done = before() + i64::from(matches!(stop, Stop::Leave | Stop::Halt));
-        (done, self.left(rip, stop))
+        (done, self.left(self.cpu.regs[usize::from(slot::BLOCK)], stop))
     }
 
     /// RIP after a block was left by something else than a jump.
@@ -277,7 +283,7 @@ impl Run<'_> {
 
     /// The block at RIP; `None` if the instruction there has to be stepped.
     #[inline(always)]
-    fn find(&mut self) -> Result<Option<Entry>, Stop> {
+    fn find(&mut self) -> Result<Option<u32>, Stop> {
         let flat = self.cpu.code_size == CodeSize::Bits64;
         let lin = if flat {
             self.cpu.rip
@@ -288,7 +294,7 @@ impl Run<'_> {
         if let Some(id) = self.cache.by_jump(lin, context)
             && (flat || self.within_cs(id))
         {
-            return Ok(Some(self.cache.entry(id)));
+            return Ok(Some(id));
         }
         self.find_slow(lin, context)
     }
@@ -299,7 +305,7 @@ impl Run<'_> {
     }
 
     #[inline(never)]
-    fn find_slow(&mut self, lin: u64, context: u64) -> Result<Option<Entry>, Stop> {
+    fn find_slow(&mut self, lin: u64, context: u64) -> Result<Option<u32>, Stop> {
         let phys = self.cpu.fetch_address(lin)?;
         let key = self.cpu.mode_key();
         let found = self.cache.find(phys, key).filter(|&id| self.second_page_is_same(id, lin));
@@ -314,7 +320,7 @@ impl Run<'_> {
             return Ok(None);
         }
         self.cache.remember(lin, context, id);
-        Ok(Some(self.cache.entry(id)))
+        Ok(Some(id))
     }
 
     /// An instruction across two pages was decoded from the page that is mapped behind the first one now.
@@ -337,11 +343,11 @@ impl Run<'_> {
         let rip = self.cpu.rip;
         let len = self.decoder.single(self.cpu, self.scratch)?;
         self.cpu.regs[usize::from(slot::BLOCK)] = rip;
-        let stop = next(self.cpu, self.scratch);
+        let stop = self.scratch.run_first(self.cpu);
         *self.countdown -= 1;
         match stop {
             Stop::End => self.cpu.rip = self.cpu.truncate_ip(rip.wrapping_add(len)),
-            Stop::Jump | Stop::Next | Stop::Taken | Stop::Indirect => {}
+            Stop::Jump | Stop::Taken | Stop::Indirect => {}
             Stop::Leave | Stop::Halt | Stop::Again => {
                 let _ = self.left(rip, stop);
             }

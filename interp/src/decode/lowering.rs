@@ -15,9 +15,6 @@ pub(crate) struct Lowering<'a> {
     pub op: Op,
     /// The block ends here: the handler returns `Err(Stop::Jump)` with `cpu.rip` set, or stops otherwise.
     pub ends: bool,
-    /// The instruction is a direct branch in 64-bit mode: `aux` gets its [`Exit`](crate::op::Exit). If it does not
-    /// end the block, it is one that may not be taken.
-    pub branches: bool,
     /// The instruction is a comparison that a following branch may absorb.
     pub comparison: Option<Comparison>,
     /// What the instruction does with flags; families that say nothing are left alone.
@@ -50,15 +47,7 @@ impl Op {
 impl<'a> Lowering<'a> {
     /// Resolves prefixes and the memory operand, if there is one.
     pub fn new(cpu: &'a mut Cpu, insn: &'a Instruction, op: Op) -> Self {
-        let mut this = Self {
-            cpu,
-            insn,
-            op,
-            ends: false,
-            branches: false,
-            comparison: None,
-            flag_use: FlagUse::UNKNOWN,
-        };
+        let mut this = Self { cpu, insn, op, ends: false, comparison: None, flag_use: FlagUse::UNKNOWN };
         let prefix = |present: bool, flag: u8| if present { flag } else { 0 };
         this.op.flags = prefix(insn.has_lock_prefix(), op_flag::LOCK)
             | prefix(insn.has_rep_prefix(), op_flag::REP)

@@ -9,10 +9,11 @@ pub(crate) use lowering::{Lowering, register, segment};
 
 use self::liveness::{FlagUse, drop_dead_flags};
 use crate::cache::{Decoded, Source};
+use crate::code::Code;
 use crate::cpu::{CodeSize, Cpu};
 use crate::exec::fused::Comparison;
 use crate::mmu::Access;
-use crate::op::{Done, Exit, Op, Stop, op_flag, slot, threaded};
+use crate::op::{Done, Op, Stop, op_flag, slot, threaded};
 use crate::{exec, host, system};
 
 /// Guest instructions per block at most.
@@ -103,8 +104,8 @@ impl Decoder {
         Ok(None)
     }
 
-    /// Decodes the one instruction at RIP into `ops`, checking the CS limit: its length.
-    pub fn single(&mut self, cpu: &mut Cpu, ops: &mut Vec<Op>) -> Result<u64, Stop> {
+    /// Decodes the one instruction at RIP into `code`, checking the CS limit: its length.
+    pub fn single(&mut self, cpu: &mut Cpu, code: &mut Code) -> Result<u64, Stop> {
         let mut bytes = [0; MAX_INSN_LEN];
         let available = cpu.fetch_bytes(&mut bytes)?;
         let (insns, ..) = self.decode_limited(cpu, &bytes[..available], 1);
@@ -113,10 +114,11 @@ impl Decoder {
             cpu.fetch_beyond(available)?;
         }
         // What follows the instruction in a block is not wanted.
-        let own = self.ops.iter().take_while(|op| op.off == 0);
-        ops.clear();
-        ops.extend(own);
-        Ok(ops.last().map_or(0, Op::next))
+        let own = self.ops.iter().take_while(|op| op.off == 0).count();
+        let own = &self.ops[..own];
+        code.clear();
+        code.push(own);
+        Ok(own.last().map_or(0, Op::next))
     }
 
     fn decode(&mut self, cpu: &mut Cpu, bytes: &[u8]) -> (usize, usize, End) {
@@ -142,7 +144,6 @@ impl Decoder {
         let mut decoder = iced_x86::Decoder::with_ip(bitness, bytes, 0, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         let mut insns = 0;
-        let mut exits = 0;
         let mut comparison = None;
         while insns < max {
             let start = decoder.position();
@@ -151,7 +152,7 @@ impl Decoder {
             if insn.is_invalid() {
                 if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - start < MAX_INSN_LEN {
                     if insns > 0 {
-                        self.ops.push(system::next_block(start));
+                        self.ops.push(system::next_block(start, insns));
                     }
                     return (insns, start, End::Truncated);
                 }
@@ -161,11 +162,8 @@ impl Decoder {
                 self.ops.push(op);
                 return (insns + 1, start + 1, End::Complete);
             }
-            if bitness == 64
-                && fuse(self.ops.last_mut(), comparison.take(), &insn, Exit::new(exits, insns + 1))
-            {
+            if bitness == 64 && fuse(self.ops.last_mut(), comparison.take(), &insn, insns + 1) {
                 insns += 1;
-                exits += 1;
                 if ends_at(&insn) {
                     break;
                 }
@@ -175,16 +173,15 @@ impl Decoder {
             lower(&mut lowering);
             let ends = lowering.ends;
             comparison = lowering.comparison;
-            let branches = lowering.branches;
             let (mut op, flag_use) = (lowering.op, lowering.flag_use);
             if let Some(first) = prelude(&op) {
                 self.uses.push(FlagUse::NEUTRAL);
                 self.ops.push(first);
             }
             insns += 1;
+            let branches = op.has(op_flag::LINK);
             if branches {
-                op.aux = Exit::new(exits, insns).0;
-                exits += 1;
+                op.aux = insns as u8;
             }
             self.uses.push(flag_use);
             self.ops.push(op);
@@ -195,7 +192,7 @@ impl Decoder {
                 break;
             }
         }
-        self.ops.push(system::next_block(decoder.position()));
+        self.ops.push(system::next_block(decoder.position(), insns));
         (insns, decoder.position(), End::Complete)
     }
 }
@@ -217,8 +214,9 @@ fn ends_at(branch: &Instruction) -> bool {
     (branch.near_branch_target() as i64) < branch.next_ip() as i64
 }
 
-/// Makes one operation of a comparison and the conditional branch `insn` behind it, if both offsets fit.
-fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instruction, exit: Exit) -> bool {
+/// Makes one operation of a comparison and the conditional branch `insn` behind it, the block's `insns`th instruction,
+/// if both offsets fit.
+fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instruction, insns: usize) -> bool {
     let (Some(op), Some(comparison)) = (last, comparison) else { return false };
     let Some(condition) =
         exec::condition::encoding(insn.condition_code()).filter(|_| insn.is_jcc_short_or_near())
@@ -229,8 +227,8 @@ fn fuse(last: Option<&mut Op>, comparison: Option<Comparison>, insn: &Instructio
     op.run = comparison.with_branch(condition);
     op.imm = u64::from(target as u32) << 32 | op.imm & 0xffff_ffff;
     op.len += insn.len() as u8;
-    op.aux = exit.0;
-    op.flags |= op_flag::FUSED;
+    op.aux = insns as u8;
+    op.flags |= op_flag::FUSED | op_flag::LINK;
     true
 }
 

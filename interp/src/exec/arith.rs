@@ -3,13 +3,14 @@
 use iced_x86::Mnemonic;
 
 use super::{sized, sized_done};
+use crate::code::{At, next};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::access::{with_load, with_modify};
 use crate::mmu::{Int, Stored};
-use crate::op::{Done, Op, Stop, Threaded, next, op_flag};
+use crate::op::{Done, Op, Stop, Threaded, op_flag};
 
 /// A two-operand operation: result and flags.
 pub(crate) trait Alu {
@@ -79,65 +80,65 @@ fn finish<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, b: T) {
 }
 
 /// The quiet variants compute no flags.
-fn quiet_rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let res = A::apply(cpu.dst::<T>(op), cpu.src::<T>(op), cpu.flags).0;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+fn quiet_rr<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    let res = A::apply(cpu.dst::<T>(&op), cpu.src::<T>(&op), cpu.flags).0;
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
-fn quiet_ri<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let res = A::apply(cpu.dst::<T>(op), T::of(op.imm), cpu.flags).0;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+fn quiet_ri<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    let res = A::apply(cpu.dst::<T>(&op), T::of(op.imm), cpu.flags).0;
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
-fn quiet_rm<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
-        let res = A::apply(cpu.dst::<T>(op), b, cpu.flags).0;
-        cpu.set_dst(op, res);
-        next(cpu, rest)
+fn quiet_rm<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, b: T| {
+        let res = A::apply(cpu.dst::<T>(&op), b, cpu.flags).0;
+        cpu.set_dst(&op, res);
+        next(cpu, op)
     })
 }
 
-fn rr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let b = cpu.src::<T>(op);
-    finish::<T, A>(cpu, op, b);
-    next(cpu, rest)
+fn rr<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    let b = cpu.src::<T>(&op);
+    finish::<T, A>(cpu, &op, b);
+    next(cpu, op)
 }
 
-fn ri<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    finish::<T, A>(cpu, op, T::of(op.imm));
-    next(cpu, rest)
+fn ri<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    finish::<T, A>(cpu, &op, T::of(op.imm));
+    next(cpu, op)
 }
 
-fn rm<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
-        finish::<T, A>(cpu, op, b);
-        next(cpu, rest)
+fn rm<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, b: T| {
+        finish::<T, A>(cpu, &op, b);
+        next(cpu, op)
     })
 }
 
 /// CMP and TEST with memory first.
-fn look_mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
-        cpu.flags = A::apply(a, cpu.src::<T>(op), cpu.flags).1;
-        next(cpu, rest)
+fn look_mr<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, a: T| {
+        cpu.flags = A::apply(a, cpu.src::<T>(&op), cpu.flags).1;
+        next(cpu, op)
     })
 }
 
-fn look_mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
+fn look_mi<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, a: T| {
         cpu.flags = A::apply(a, T::of(op.imm), cpu.flags).1;
-        next(cpu, rest)
+        next(cpu, op)
     })
 }
 
-fn mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_modify(cpu, op, rest, |cpu, op, a: T| A::apply(a, cpu.src::<T>(op), cpu.flags))
+fn mr<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    with_modify(cpu, op, |cpu, op, a: T| A::apply(a, cpu.src::<T>(op), cpu.flags))
 }
 
-fn mi<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_modify(cpu, op, rest, |cpu, op, a: T| A::apply(a, T::of(op.imm), cpu.flags))
+fn mi<T: Int, A: Alu>(cpu: &mut Cpu, op: At) -> Stop {
+    with_modify(cpu, op, |cpu, op, a: T| A::apply(a, T::of(op.imm), cpu.flags))
 }
 
 fn locked_mr<T: Int, A: Alu>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -190,21 +191,21 @@ unary!(Dec, a, old => {
 unary!(Neg, a, _old => sub_with(T::of(0), a, false));
 unary!(Not, a, old => (T::of(!a.zx()), old));
 
-fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let (res, flags) = U::apply(cpu.dst::<T>(op), cpu.flags);
+fn r<T: Int, U: Unary>(cpu: &mut Cpu, op: At) -> Stop {
+    let (res, flags) = U::apply(cpu.dst::<T>(&op), cpu.flags);
     cpu.flags = flags;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
-fn quiet_r<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let res = U::apply(cpu.dst::<T>(op), cpu.flags).0;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+fn quiet_r<T: Int, U: Unary>(cpu: &mut Cpu, op: At) -> Stop {
+    let res = U::apply(cpu.dst::<T>(&op), cpu.flags).0;
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
-fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_modify(cpu, op, rest, |cpu, _, a: T| U::apply(a, cpu.flags))
+fn m<T: Int, U: Unary>(cpu: &mut Cpu, op: At) -> Stop {
+    with_modify(cpu, op, |cpu, _, a: T| U::apply(a, cpu.flags))
 }
 
 fn locked_m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -212,10 +213,10 @@ fn locked_m<T: Int, U: Unary>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// XOR or SUB of a register with itself: zero, without reading it.
-fn zero(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
+fn zero(cpu: &mut Cpu, op: At) -> Stop {
     cpu.flags = Flags::logic(0);
-    cpu.set_dst::<u64>(op, 0);
-    next(cpu, rest)
+    cpu.set_dst::<u64>(&op, 0);
+    next(cpu, op)
 }
 
 pub(crate) fn lower(l: &mut Lowering) -> bool {

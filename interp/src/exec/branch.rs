@@ -4,11 +4,12 @@ use cpu::x86::{Exception, gpr, seg};
 use iced_x86::{Mnemonic, OpKind};
 
 use super::condition::{by_condition, encoding, pick_condition};
+use crate::code::{At, pass};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::mmu::Int;
 use crate::mmu::access::with_top;
-use crate::op::{Done, Exit, Op, Stop, next, slot, threaded};
+use crate::op::{Done, Op, Stop, op_flag, slot, threaded};
 
 impl Cpu {
     /// Jumps within CS. In 64-bit mode the target must be canonical, elsewhere within the limit.
@@ -37,10 +38,8 @@ impl Cpu {
     /// Leaves the block by a direct branch in 64-bit mode, to `offset` from the block's start. Such targets leave the
     /// canonical range only from its very edge, where the fetch faults.
     #[inline(always)]
-    pub fn take_64(&mut self, offset: u64, op: &Op) -> Stop {
-        self.rip = self.regs[usize::from(slot::BLOCK)].wrapping_add(offset);
-        self.exit = Exit(op.aux);
-        Stop::Taken
+    pub fn take_64(&mut self, offset: u64, op: At) -> Stop {
+        self.follow(self.regs[usize::from(slot::BLOCK)].wrapping_add(offset), op)
     }
 
     /// The relative target of a branch: `imm` counts from the block's start, `aux` is the operand size.
@@ -55,13 +54,13 @@ impl Cpu {
     }
 }
 
-fn jmp_64(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Stop {
+fn jmp_64(cpu: &mut Cpu, op: At) -> Stop {
     cpu.take_64(op.imm, op)
 }
 
 /// A branch that is not taken goes on in its block.
-fn jcc_64<const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    if cpu.flags.condition(C) { cpu.take_64(op.imm, op) } else { next(cpu, rest) }
+fn jcc_64<const C: u8>(cpu: &mut Cpu, op: At) -> Stop {
+    if cpu.flags.condition(C) { cpu.take_64(op.imm, op) } else { pass(cpu, op) }
 }
 
 fn jmp(cpu: &mut Cpu, op: &Op) -> Done {
@@ -120,13 +119,13 @@ fn call_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// `imm` bytes of parameters are released.
-fn ret<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_top(cpu, op, rest, |cpu, op, _, target: T| {
+fn ret<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_top(cpu, op, |cpu, op, target: T| {
         let stop = cpu.jump_indirect(target.zx());
         if stop == Stop::Indirect {
             cpu.release(T::SIZE as u64 + op.imm);
         }
-        cpu.stopped(op, stop)
+        cpu.stopped(&op, stop)
     })
 }
 
@@ -183,7 +182,7 @@ fn relative(l: &mut Lowering, kind: OpKind) -> bool {
         if width != 8 {
             return l.end_threaded(by_condition!(condition, jcc));
         }
-        l.branches = true;
+        l.op.flags |= op_flag::LINK;
         return l.thread(pick_condition!(condition, jcc_64));
     }
     let count = |l: &mut Lowering| {
@@ -210,7 +209,7 @@ fn relative(l: &mut Lowering, kind: OpKind) -> bool {
     };
     match mnemonic {
         Mnemonic::Jmp if width == 8 => {
-            l.branches = true;
+            l.op.flags |= op_flag::LINK;
             l.end_threaded(jmp_64)
         }
         Mnemonic::Jmp => l.end_with(jmp),

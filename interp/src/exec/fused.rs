@@ -2,11 +2,12 @@
 //! from the operands. The flags are kept all the same, since the code behind the branch may read them.
 
 use super::arith::{Alu, Cmp, Test};
+use crate::code::{At, pass};
 use crate::cpu::Cpu;
 use crate::flags::Flags;
 use crate::mmu::Int;
 use crate::mmu::access::with_load;
-use crate::op::{Op, Stop, Threaded, next};
+use crate::op::{Op, Stop, Threaded};
 
 /// The comparison half.
 trait Compare: Alu {
@@ -47,14 +48,10 @@ impl Compare for Test {
 
 /// The branch: its offset is the upper half of `imm`.
 #[inline(always)]
-fn branch<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op], a: T, b: T) -> Stop {
+fn branch<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: At, a: T, b: T) -> Stop {
     let flags = K::apply(a, b, cpu.flags).1;
     cpu.flags = flags;
-    if K::holds::<T, C>(a, b, flags) {
-        cpu.take_64((op.imm as i64 >> 32) as u64, op)
-    } else {
-        next(cpu, rest)
-    }
+    if K::holds::<T, C>(a, b, flags) { cpu.take_64((op.imm as i64 >> 32) as u64, op) } else { pass(cpu, op) }
 }
 
 /// The immediate is the lower half of `imm`.
@@ -63,32 +60,32 @@ fn immediate<T: Int>(op: &Op) -> T {
     T::of(op.imm as u32 as i32 as i64 as u64)
 }
 
-fn rr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let (a, b) = (cpu.dst::<T>(op), cpu.src::<T>(op));
-    branch::<T, K, C>(cpu, op, rest, a, b)
+fn rr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: At) -> Stop {
+    let (a, b) = (cpu.dst::<T>(&op), cpu.src::<T>(&op));
+    branch::<T, K, C>(cpu, op, a, b)
 }
 
-fn ri<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let a = cpu.dst::<T>(op);
-    branch::<T, K, C>(cpu, op, rest, a, immediate(op))
+fn ri<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: At) -> Stop {
+    let a = cpu.dst::<T>(&op);
+    branch::<T, K, C>(cpu, op, a, immediate(&op))
 }
 
-fn rm<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
-        let a = cpu.dst::<T>(op);
-        branch::<T, K, C>(cpu, op, rest, a, b)
+fn rm<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, b: T| {
+        let a = cpu.dst::<T>(&op);
+        branch::<T, K, C>(cpu, op, a, b)
     })
 }
 
-fn mr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
-        let b = cpu.src::<T>(op);
-        branch::<T, K, C>(cpu, op, rest, a, b)
+fn mr<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, a: T| {
+        let b = cpu.src::<T>(&op);
+        branch::<T, K, C>(cpu, op, a, b)
     })
 }
 
-fn mi<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, a: T| branch::<T, K, C>(cpu, op, rest, a, immediate(op)))
+fn mi<T: Int, K: Compare, const C: u8>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, a: T| branch::<T, K, C>(cpu, op, a, immediate(&op)))
 }
 
 /// Operands of a comparison.

@@ -5,38 +5,39 @@ use cpu::x86::{gpr, rflags};
 use iced_x86::{Mnemonic, OpKind};
 
 use super::{sized, sized_done};
+use crate::code::{At, next};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::Int;
 use crate::mmu::access::{with_load, with_store};
-use crate::op::{Done, Op, Stop, Threaded, next};
+use crate::op::{Done, Op, Stop, Threaded};
 
-fn rr<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let value = cpu.src::<T>(op);
-    cpu.set_dst(op, value);
-    next(cpu, rest)
+fn rr<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    let value = cpu.src::<T>(&op);
+    cpu.set_dst(&op, value);
+    next(cpu, op)
 }
 
-fn ri<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    cpu.set_dst(op, T::of(op.imm));
-    next(cpu, rest)
+fn ri<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    cpu.set_dst(&op, T::of(op.imm));
+    next(cpu, op)
 }
 
-fn rm<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, value: T| {
-        cpu.set_dst(op, value);
-        next(cpu, rest)
+fn rm<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, value: T| {
+        cpu.set_dst(&op, value);
+        next(cpu, op)
     })
 }
 
-fn mr<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_store(cpu, op, rest, |cpu, op| cpu.src::<T>(op))
+fn mr<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_store(cpu, op, |cpu, op| cpu.src::<T>(op))
 }
 
-fn mi<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_store(cpu, op, rest, |_, op| T::of(op.imm))
+fn mi<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_store(cpu, op, |_, op| T::of(op.imm))
 }
 
 /// MOV from a 64-bit absolute address, which is in `imm`.
@@ -55,37 +56,37 @@ fn store_absolute<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// From `S` to `D`, zero-extended.
-fn zx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let value = cpu.src::<S>(op).zx();
-    cpu.set_dst(op, D::of(value));
-    next(cpu, rest)
+fn zx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    let value = cpu.src::<S>(&op).zx();
+    cpu.set_dst(&op, D::of(value));
+    next(cpu, op)
 }
 
-fn zx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, value: S| {
-        cpu.set_dst(op, D::of(value.zx()));
-        next(cpu, rest)
+fn zx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, value: S| {
+        cpu.set_dst(&op, D::of(value.zx()));
+        next(cpu, op)
     })
 }
 
 /// From `S` to `D`, sign-extended.
-fn sx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let value = cpu.src::<S>(op).sx();
-    cpu.set_dst(op, D::of(value));
-    next(cpu, rest)
+fn sx_rr<S: Int, D: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    let value = cpu.src::<S>(&op).sx();
+    cpu.set_dst(&op, D::of(value));
+    next(cpu, op)
 }
 
-fn sx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, value: S| {
-        cpu.set_dst(op, D::of(value.sx()));
-        next(cpu, rest)
+fn sx_rm<S: Int, D: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, value: S| {
+        cpu.set_dst(&op, D::of(value.sx()));
+        next(cpu, op)
     })
 }
 
-fn lea<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let address = cpu.effective(op);
-    cpu.set_dst(op, T::of(address));
-    next(cpu, rest)
+fn lea<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    let address = cpu.effective(&op);
+    cpu.set_dst(&op, T::of(address));
+    next(cpu, op)
 }
 
 fn swap_bytes<T: Int>(value: T) -> T {

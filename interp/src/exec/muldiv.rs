@@ -3,13 +3,14 @@
 use cpu::x86::{Exception, gpr, rflags, vector};
 use iced_x86::Mnemonic;
 
+use crate::code::{At, next};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::Int;
 use crate::mmu::access::with_load;
-use crate::op::{Done, Handler, Op, Stop, Threaded, next, threaded};
+use crate::op::{Done, Handler, Op, Stop, Threaded, threaded};
 
 /// The operand of a one-operand form.
 #[inline(always)]
@@ -78,30 +79,30 @@ fn keep_product<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, a: T, b: T) {
     }
 }
 
-fn imul_rr<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let (a, b) = (cpu.dst::<T>(op), cpu.src::<T>(op));
-    keep_product::<T, QUIET>(cpu, op, a, b);
-    next(cpu, rest)
+fn imul_rr<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: At) -> Stop {
+    let (a, b) = (cpu.dst::<T>(&op), cpu.src::<T>(&op));
+    keep_product::<T, QUIET>(cpu, &op, a, b);
+    next(cpu, op)
 }
 
-fn imul_rm<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, b: T| {
-        let a = cpu.dst::<T>(op);
-        keep_product::<T, QUIET>(cpu, op, a, b);
-        next(cpu, rest)
+fn imul_rm<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, b: T| {
+        let a = cpu.dst::<T>(&op);
+        keep_product::<T, QUIET>(cpu, &op, a, b);
+        next(cpu, op)
     })
 }
 
-fn imul_rri<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let a = cpu.src::<T>(op);
-    keep_product::<T, QUIET>(cpu, op, a, T::of(op.imm));
-    next(cpu, rest)
+fn imul_rri<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: At) -> Stop {
+    let a = cpu.src::<T>(&op);
+    keep_product::<T, QUIET>(cpu, &op, a, T::of(op.imm));
+    next(cpu, op)
 }
 
-fn imul_rmi<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_load(cpu, op, rest, |cpu, op, rest, a: T| {
-        keep_product::<T, QUIET>(cpu, op, a, T::of(op.imm));
-        next(cpu, rest)
+fn imul_rmi<T: Int, const QUIET: bool>(cpu: &mut Cpu, op: At) -> Stop {
+    with_load(cpu, op, |cpu, op, a: T| {
+        keep_product::<T, QUIET>(cpu, &op, a, T::of(op.imm));
+        next(cpu, op)
     })
 }
 

@@ -5,12 +5,13 @@ use iced_x86::Mnemonic;
 
 use super::arith::change;
 use super::{sized, sized_done};
+use crate::code::{At, next};
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
 use crate::decode::liveness::FlagUse;
 use crate::flags::Flags;
 use crate::mmu::Int;
-use crate::op::{Done, Op, Stop, next, op_flag};
+use crate::op::{Done, Op, Stop, op_flag};
 
 /// A shift or rotate by a count already masked to 5 or 6 bits. A count of zero changes no flag.
 trait Shift {
@@ -146,24 +147,24 @@ fn mask<T: Int>(count: u64) -> u32 {
     count as u32 & if T::SIZE == 8 { 63 } else { 31 }
 }
 
-fn r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let (res, flags) = S::apply(cpu.dst::<T>(op), u32::from(op.aux), cpu.flags);
+fn r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: At) -> Stop {
+    let (res, flags) = S::apply(cpu.dst::<T>(&op), u32::from(op.aux), cpu.flags);
     cpu.flags = flags;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
-fn quiet_r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let res = S::apply(cpu.dst::<T>(op), u32::from(op.aux), cpu.flags).0;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+fn quiet_r_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: At) -> Stop {
+    let res = S::apply(cpu.dst::<T>(&op), u32::from(op.aux), cpu.flags).0;
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
-fn r_cl<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    let (res, flags) = S::apply(cpu.dst::<T>(op), mask::<T>(cpu.regs[gpr::RCX]), cpu.flags);
+fn r_cl<T: Int, S: Shift>(cpu: &mut Cpu, op: At) -> Stop {
+    let (res, flags) = S::apply(cpu.dst::<T>(&op), mask::<T>(cpu.regs[gpr::RCX]), cpu.flags);
     cpu.flags = flags;
-    cpu.set_dst(op, res);
-    next(cpu, rest)
+    cpu.set_dst(&op, res);
+    next(cpu, op)
 }
 
 fn m_imm<T: Int, S: Shift>(cpu: &mut Cpu, op: &Op) -> Done {

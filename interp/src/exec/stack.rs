@@ -3,12 +3,13 @@
 use cpu::x86::{gpr, seg};
 use iced_x86::{Mnemonic, OpKind};
 
+use crate::code::{At, next};
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::decode::liveness::FlagUse;
 use crate::mmu::access::{with_push, with_top};
 use crate::mmu::{Int, Stored};
-use crate::op::{Done, Op, Stop, Threaded, next, threaded};
+use crate::op::{Done, Op, Stop, Threaded, threaded};
 
 const SS: u8 = seg::SS as u8;
 
@@ -75,12 +76,12 @@ impl Cpu {
     }
 }
 
-fn push_r<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_push(cpu, op, rest, |cpu, op| cpu.src::<T>(op))
+fn push_r<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_push(cpu, op, |cpu, op| cpu.src::<T>(op))
 }
 
-fn push_i<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_push(cpu, op, rest, |_, op| T::of(op.imm))
+fn push_i<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_push(cpu, op, |_, op| T::of(op.imm))
 }
 
 fn push_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
@@ -89,11 +90,11 @@ fn push_m<T: Int>(cpu: &mut Cpu, op: &Op) -> Done {
 }
 
 /// POP RSP: the value wins over the release.
-fn pop_r<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op]) -> Stop {
-    with_top(cpu, op, rest, |cpu, op, rest, value: T| {
+fn pop_r<T: Int>(cpu: &mut Cpu, op: At) -> Stop {
+    with_top(cpu, op, |cpu, op, value: T| {
         cpu.release(T::SIZE as u64);
-        cpu.set_dst(op, value);
-        next(cpu, rest)
+        cpu.set_dst(&op, value);
+        next(cpu, op)
     })
 }
 

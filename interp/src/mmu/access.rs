@@ -5,9 +5,10 @@
 use cpu::x86::gpr;
 
 pub(crate) use super::host::Int;
+use crate::code::{At, next};
 use crate::cpu::{CodeSize, Cpu};
 use crate::flags::Flags;
-use crate::op::{Done, Op, Stop, next};
+use crate::op::{Done, Op, Stop};
 
 /// A store is complete. The handler finishes its other effects and then returns [`done`](Self::done), which
 /// leaves the block if the store hit decoded code.
@@ -194,133 +195,111 @@ impl Cpu {
 #[inline(always)]
 pub(crate) fn with_load<T: Int>(
     cpu: &mut Cpu,
-    op: &Op,
-    rest: &[Op],
-    then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
+    op: At,
+    then: impl Fn(&mut Cpu, At, T) -> Stop + Copy,
 ) -> Stop {
     #[cold]
     #[inline(never)]
-    fn slow<T: Int>(
-        cpu: &mut Cpu,
-        op: &Op,
-        rest: &[Op],
-        then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
-    ) -> Stop {
-        match cpu.load_op::<T>(op) {
-            Ok(value) => then(cpu, op, rest, value),
-            Err(stop) => cpu.stopped(op, stop),
+    fn slow<T: Int>(cpu: &mut Cpu, op: At, then: impl Fn(&mut Cpu, At, T) -> Stop + Copy) -> Stop {
+        match cpu.load_op::<T>(&op) {
+            Ok(value) => then(cpu, op, value),
+            Err(stop) => cpu.stopped(&op, stop),
         }
     }
     if cpu.code_size == CodeSize::Bits64 {
-        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
+        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(&op));
         if let Some(entry) = cpu.tlb.readable(lin, T::SIZE) {
             let host = entry.addend.wrapping_add(lin as usize) as *const u8;
             // SAFETY: as in `Cpu::load`.
             let value = unsafe { T::load(host) };
-            return then(cpu, op, rest, value);
+            return then(cpu, op, value);
         }
     }
-    slow(cpu, op, rest, then)
+    slow(cpu, op, then)
 }
 
 /// Stores `value` to the memory operand.
 #[inline(always)]
-pub(crate) fn with_store<T: Int>(
-    cpu: &mut Cpu,
-    op: &Op,
-    rest: &[Op],
-    value: impl Fn(&Cpu, &Op) -> T + Copy,
-) -> Stop {
+pub(crate) fn with_store<T: Int>(cpu: &mut Cpu, op: At, value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
     #[cold]
     #[inline(never)]
-    fn slow<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op], value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
-        let value = value(cpu, op);
-        match cpu.store_op(op, value).and_then(Stored::done) {
-            Ok(()) => next(cpu, rest),
-            Err(stop) => cpu.stopped(op, stop),
+    fn slow<T: Int>(cpu: &mut Cpu, op: At, value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
+        let value = value(cpu, &op);
+        match cpu.store_op(&op, value).and_then(Stored::done) {
+            Ok(()) => next(cpu, op),
+            Err(stop) => cpu.stopped(&op, stop),
         }
     }
     if cpu.code_size == CodeSize::Bits64 {
-        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
+        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(&op));
         if let Some(entry) = cpu.tlb.writable(lin, T::SIZE) {
             // SAFETY: as in `Cpu::store`. A page with code takes the slow path.
             unsafe {
                 if !(*entry.info).has_code() {
-                    T::store(entry.addend.wrapping_add(lin as usize) as *mut u8, value(cpu, op));
+                    T::store(entry.addend.wrapping_add(lin as usize) as *mut u8, value(cpu, &op));
                     if !(*entry.info).has_code() {
-                        return next(cpu, rest);
+                        return next(cpu, op);
                     }
-                    return stored_to_code(cpu, op, rest, lin, T::SIZE);
+                    return stored_to_code(cpu, op, lin, T::SIZE);
                 }
             }
         }
     }
-    slow(cpu, op, rest, value)
+    slow(cpu, op, value)
 }
 
 /// Reads, changes and writes the memory operand without LOCK; `change` gives the new value and flags.
 #[inline(always)]
 pub(crate) fn with_modify<T: Int>(
     cpu: &mut Cpu,
-    op: &Op,
-    rest: &[Op],
+    op: At,
     change: impl Fn(&Cpu, &Op, T) -> (T, Flags) + Copy,
 ) -> Stop {
     #[cold]
     #[inline(never)]
-    fn slow<T: Int>(
-        cpu: &mut Cpu,
-        op: &Op,
-        rest: &[Op],
-        change: impl Fn(&Cpu, &Op, T) -> (T, Flags) + Copy,
-    ) -> Stop {
-        let done = cpu.linear(op, T::SIZE, true).and_then(|lin| {
-            let (stored, flags) = cpu.modify(lin, op.seg, |cpu, old| change(cpu, op, old))?;
+    fn slow<T: Int>(cpu: &mut Cpu, op: At, change: impl Fn(&Cpu, &Op, T) -> (T, Flags) + Copy) -> Stop {
+        let done = cpu.linear(&op, T::SIZE, true).and_then(|lin| {
+            let (stored, flags) = cpu.modify(lin, op.seg, |cpu, old| change(cpu, &op, old))?;
             cpu.flags = flags;
             stored.done()
         });
         match done {
-            Ok(()) => next(cpu, rest),
-            Err(stop) => cpu.stopped(op, stop),
+            Ok(()) => next(cpu, op),
+            Err(stop) => cpu.stopped(&op, stop),
         }
     }
     if cpu.code_size == CodeSize::Bits64 {
-        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(op));
+        let lin = cpu.seg_base[usize::from(op.seg & 7)].wrapping_add(cpu.effective(&op));
         if let Some(entry) = cpu.tlb.writable(lin, T::SIZE) {
             let host = entry.addend.wrapping_add(lin as usize) as *mut u8;
             let info = entry.info;
             // SAFETY: as in `Cpu::modify`.
             unsafe {
                 if !(*info).has_code() {
-                    let (new, flags) = change(cpu, op, T::load(host));
+                    let (new, flags) = change(cpu, &op, T::load(host));
                     T::store(host, new);
                     cpu.flags = flags;
                     if !(*info).has_code() {
-                        return next(cpu, rest);
+                        return next(cpu, op);
                     }
-                    return stored_to_code(cpu, op, rest, lin, T::SIZE);
+                    return stored_to_code(cpu, op, lin, T::SIZE);
                 }
             }
         }
     }
-    slow(cpu, op, rest, change)
+    slow(cpu, op, change)
 }
 
 /// Pushes `value` and continues.
 #[inline(always)]
-pub(crate) fn with_push<T: Int>(
-    cpu: &mut Cpu,
-    op: &Op,
-    rest: &[Op],
-    value: impl Fn(&Cpu, &Op) -> T + Copy,
-) -> Stop {
+pub(crate) fn with_push<T: Int>(cpu: &mut Cpu, op: At, value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
     #[cold]
     #[inline(never)]
-    fn slow<T: Int>(cpu: &mut Cpu, op: &Op, rest: &[Op], value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
-        let value = value(cpu, op);
+    fn slow<T: Int>(cpu: &mut Cpu, op: At, value: impl Fn(&Cpu, &Op) -> T + Copy) -> Stop {
+        let value = value(cpu, &op);
         match cpu.push(value).and_then(Stored::done) {
-            Ok(()) => next(cpu, rest),
-            Err(stop) => cpu.stopped(op, stop),
+            Ok(()) => next(cpu, op),
+            Err(stop) => cpu.stopped(&op, stop),
         }
     }
     if cpu.code_size == CodeSize::Bits64 {
@@ -329,39 +308,29 @@ pub(crate) fn with_push<T: Int>(
             // SAFETY: as in `with_store`.
             unsafe {
                 if !(*entry.info).has_code() {
-                    T::store(entry.addend.wrapping_add(lin as usize) as *mut u8, value(cpu, op));
+                    T::store(entry.addend.wrapping_add(lin as usize) as *mut u8, value(cpu, &op));
                     if !(*entry.info).has_code() {
                         cpu.regs[gpr::RSP] = lin;
-                        return next(cpu, rest);
+                        return next(cpu, op);
                     }
                     cpu.regs[gpr::RSP] = lin;
-                    return stored_to_code(cpu, op, rest, lin, T::SIZE);
+                    return stored_to_code(cpu, op, lin, T::SIZE);
                 }
             }
         }
     }
-    slow(cpu, op, rest, value)
+    slow(cpu, op, value)
 }
 
 /// Loads from the top of the stack, without releasing it, and continues with `then`.
 #[inline(always)]
-pub(crate) fn with_top<T: Int>(
-    cpu: &mut Cpu,
-    op: &Op,
-    rest: &[Op],
-    then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
-) -> Stop {
+pub(crate) fn with_top<T: Int>(cpu: &mut Cpu, op: At, then: impl Fn(&mut Cpu, At, T) -> Stop + Copy) -> Stop {
     #[cold]
     #[inline(never)]
-    fn slow<T: Int>(
-        cpu: &mut Cpu,
-        op: &Op,
-        rest: &[Op],
-        then: impl Fn(&mut Cpu, &Op, &[Op], T) -> Stop + Copy,
-    ) -> Stop {
+    fn slow<T: Int>(cpu: &mut Cpu, op: At, then: impl Fn(&mut Cpu, At, T) -> Stop + Copy) -> Stop {
         match cpu.peek::<T>(0) {
-            Ok(value) => then(cpu, op, rest, value),
-            Err(stop) => cpu.stopped(op, stop),
+            Ok(value) => then(cpu, op, value),
+            Err(stop) => cpu.stopped(&op, stop),
         }
     }
     if cpu.code_size == CodeSize::Bits64 {
@@ -370,18 +339,18 @@ pub(crate) fn with_top<T: Int>(
             let host = entry.addend.wrapping_add(lin as usize) as *const u8;
             // SAFETY: as in `Cpu::load`.
             let value = unsafe { T::load(host) };
-            return then(cpu, op, rest, value);
+            return then(cpu, op, value);
         }
     }
-    slow(cpu, op, rest, then)
+    slow(cpu, op, then)
 }
 
 /// A store is complete, and meanwhile another vCPU has decoded code from the page.
 #[cold]
 #[inline(never)]
-fn stored_to_code(cpu: &mut Cpu, op: &Op, rest: &[Op], lin: u64, size: usize) -> Stop {
+fn stored_to_code(cpu: &mut Cpu, op: At, lin: u64, size: usize) -> Stop {
     match cpu.note_direct_store(lin, size).done() {
-        Ok(()) => next(cpu, rest),
-        Err(stop) => cpu.stopped(op, stop),
+        Ok(()) => next(cpu, op),
+        Err(stop) => cpu.stopped(&op, stop),
     }
 }

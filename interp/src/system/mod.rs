@@ -25,9 +25,10 @@ use std::sync::atomic::{Ordering, fence};
 
 use iced_x86::{Mnemonic, Register};
 
+use crate::code::At;
 use crate::cpu::Cpu;
 use crate::decode::Lowering;
-use crate::op::{Done, Op, Stop};
+use crate::op::{Done, Op, Stop, op_flag};
 
 /// Lowers a system instruction; false if it is none. One that the CPU model lacks is undefined.
 pub(crate) fn lower(l: &mut Lowering) -> bool {
@@ -125,15 +126,13 @@ pub(crate) fn overlong(cpu: &mut Cpu, _: &Op) -> Done {
 }
 
 /// The end of a block that does not branch: execution goes on at offset `end`.
-pub(crate) fn next_block(end: usize) -> Op {
-    let mut op = Op::template(end as u16, 0);
-    op.run = fall_through;
-    op
+pub(crate) fn next_block(end: usize, insns: usize) -> Op {
+    Op { run: fall_through, flags: op_flag::LINK, aux: insns as u8, ..Op::template(end as u16, 0) }
 }
 
-fn fall_through(cpu: &mut Cpu, op: &Op, _: &[Op]) -> Stop {
-    cpu.rip = cpu.next_ip(op);
-    Stop::Next
+fn fall_through(cpu: &mut Cpu, op: At) -> Stop {
+    let target = cpu.next_ip(&op);
+    cpu.follow(target, op)
 }
 
 impl Cpu {

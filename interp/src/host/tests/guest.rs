@@ -6,9 +6,10 @@ use cpu::x86::{CpuModel, Exception, cr0, cr4, efer, seg_attr, xcr0};
 use cpu::{Clock, CpuState, Segment, Signals, VmConfig};
 use memory::GuestRam;
 
+use crate::code::Code;
 use crate::cpu::Cpu;
 use crate::decode::Decoder;
-use crate::op::{Op, Stop, slot};
+use crate::op::{Stop, slot};
 
 /// Guest addresses: linear and physical are the same, up to 2 MiB.
 pub(super) const CODE: u64 = 0x1_0000;
@@ -22,7 +23,7 @@ pub(super) struct Guest {
     pub cpu: Cpu,
     pub ram: Arc<GuestRam>,
     decoder: Decoder,
-    ops: Vec<Op>,
+    code: Code,
 }
 
 impl Guest {
@@ -47,7 +48,7 @@ impl Guest {
             VmConfig { ram: ram.clone(), clock: Arc::new(Clock::new()), model: Arc::new(model), vcpus: 1 };
         let mut cpu = Cpu::new(&config, 0, Arc::new(Signals::new()));
         cpu.load_state(&Self::state());
-        Self { cpu, ram, decoder: Decoder::default(), ops: Vec::new() }
+        Self { cpu, ram, decoder: Decoder::default(), code: Code::default() }
     }
 
     /// 64-bit mode, ring 0, everything enabled.
@@ -75,11 +76,10 @@ impl Guest {
         self.cpu.rip = CODE;
         self.cpu.regs[usize::from(slot::BLOCK)] = CODE;
         self.cpu.regs[usize::from(slot::BLOCK_PLUS_PAGE)] = CODE + 4096;
-        if let Err(stop) = self.decoder.single(&mut self.cpu, &mut self.ops) {
+        if let Err(stop) = self.decoder.single(&mut self.cpu, &mut self.code) {
             return stop;
         }
-        let op = self.ops[0];
-        (op.run)(&mut self.cpu, &op, &[])
+        self.code.run_first(&mut self.cpu)
     }
 
     /// Runs an instruction that must complete.
