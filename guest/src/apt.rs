@@ -39,16 +39,19 @@ impl Package {
         let field = |name: &str| {
             text.lines().find_map(|l| l.strip_prefix(name)?.strip_prefix(": ").map(|v| v.trim().to_owned()))
         };
-        let depends = field("Depends").unwrap_or_default();
+        let [first, later] = ["Pre-Depends", "Depends"].map(|name| field(name).unwrap_or_default());
         Some(Self {
             name: field("Package")?,
             version: field("Version")?,
             sha256: field("SHA256")?,
-            // The first of alternatives, without the version asked for.
-            depends: depends
-                .split(',')
-                .filter_map(|d| d.split_whitespace().next())
-                .map(|d| d.trim_end_matches("|").to_owned())
+            // The first of alternatives, without the version or the architecture asked for.
+            depends: [first, later]
+                .iter()
+                .flat_map(|list| list.split(','))
+                .filter_map(|d| {
+                    d.split(|c: char| c.is_whitespace() || c == ':' || c == '|').find(|d| !d.is_empty())
+                })
+                .map(str::to_owned)
                 .collect(),
         })
     }
@@ -176,10 +179,10 @@ mod tests {
     #[test]
     fn a_paragraph_of_the_lists_is_understood() {
         let text = "Package: linux-image-cloud-amd64\nVersion: 6.1.1-2\nDepends: linux-image-6.1.0-1-cloud-amd64 \
-                    (= 6.1.1-2), a | b\nDescription: x\n more\nSHA256: 00be\n";
+                    (= 6.1.1-2), a | b, c:any\nPre-Depends: d\nDescription: x\n more\nSHA256: 00be\n";
         let package = Package::parse(text).unwrap();
         assert_eq!(package.version, "6.1.1-2");
-        assert_eq!(package.depends, ["linux-image-6.1.0-1-cloud-amd64", "a"]);
+        assert_eq!(package.depends, ["d", "linux-image-6.1.0-1-cloud-amd64", "a", "c"]);
         assert_eq!(Package::parse("N: Unable to locate package x\n"), None);
     }
 

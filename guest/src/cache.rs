@@ -15,7 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::apt::{Apt, Package};
 use crate::catalogue::hex;
-use crate::{GuestEntry, GuestError, PackageSource, deb, initramfs};
+use crate::cpio::Archive;
+use crate::{GuestEntry, GuestError, PackageSource, deb, initramfs, programs};
 
 const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd";
@@ -184,7 +185,7 @@ impl Cache {
         progress(Step::Write);
         let image = work.path.join("image");
         fs::create_dir(&image).map_err(GuestError::io("make the folder", &image))?;
-        let initrd = initramfs::archive(parts.busybox, entry.applet_names()).write();
+        let initrd = parts.archive.write();
         let record = |name: &str, origin: &str, data: &[u8]| FileRecord {
             name: name.to_owned(),
             origin: origin.to_owned(),
@@ -196,7 +197,7 @@ impl Cache {
             packages: parts.packages,
             files: [
                 record(KERNEL, &parts.kernel_path, &parts.kernel),
-                record(INITRD, "busybox, init and agent in a newc archive", &initrd),
+                record(INITRD, "busybox, init, agent and programs in a newc archive", &initrd),
             ],
         };
         let text = serde_json::to_vec_pretty(&manifest).unwrap_or_default();
@@ -224,7 +225,8 @@ impl Cache {
 struct Parts {
     kernel: Vec<u8>,
     kernel_path: String,
-    busybox: Vec<u8>,
+    /// The guest's files.
+    archive: Archive,
     packages: Vec<PackageRecord>,
 }
 
@@ -259,26 +261,34 @@ impl Parts {
         progress: &mut dyn FnMut(Step),
     ) -> Result<Self, GuestError> {
         let mut packages = Vec::new();
-        let mut file = |source: &PackageSource| -> Result<(String, Vec<u8>), GuestError> {
-            let package = resolve(apt, source)?;
+        let mut fetch = |package: &Package| -> Result<PathBuf, GuestError> {
             progress(Step::Download(package.name.clone(), package.version.clone()));
-            let deb = apt.download(&package)?;
+            let deb = apt.download(package)?;
             let data = fs::read(&deb).map_err(GuestError::io("read", &deb))?;
             if sha256(&data) != package.sha256 {
                 return Err(GuestError::Deb { path: deb, fact: "its SHA-256 is not the listed one".into() });
             }
             progress(Step::Unpack(package.name.clone()));
-            let found = deb::extract(&deb, &source.files, &entry.name)?;
-            let missing = || GuestError::Deb {
-                path: deb.clone(),
-                fact: format!("it has none of the files {}", source.files.join(", ")),
-            };
             packages.push(package.record());
-            found.ok_or_else(missing)
+            Ok(deb)
+        };
+        let mut file = |source: &PackageSource| -> Result<(String, Vec<u8>), GuestError> {
+            let deb = fetch(&resolve(apt, source)?)?;
+            deb::extract(&deb, &source.files, &entry.name)?.ok_or_else(|| GuestError::Deb {
+                path: deb,
+                fact: format!("it has none of the files {}", source.files.join(", ")),
+            })
         };
         let (kernel_path, kernel) = file(&entry.kernel)?;
         let (_, busybox) = file(&entry.busybox)?;
-        Ok(Self { kernel, kernel_path, busybox, packages })
+        let mut archive = initramfs::archive(busybox, entry.applet_names());
+        if let Some(wanted) = &entry.programs {
+            programs::add_links(&mut archive);
+            for package in programs::resolve(apt, wanted)? {
+                programs::unpack(&fetch(&package)?, &wanted.skip, &entry.name, &mut archive)?;
+            }
+        }
+        Ok(Self { kernel, kernel_path, archive, packages })
     }
 }
 

@@ -38,6 +38,21 @@ pub struct GuestEntry {
     pub busybox: PackageSource,
     /// Names of busybox in `/bin`, in groups, separated by blanks.
     pub applets: BTreeMap<String, String>,
+    /// What is there besides.
+    pub programs: Option<Programs>,
+}
+
+/// Packages that are unpacked whole, with those that they depend on. What they would run when they are installed is
+/// not run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Programs {
+    /// The packages.
+    pub packages: Vec<String>,
+    /// Those to do without, though others depend on them.
+    pub without: Vec<String>,
+    /// How paths begin that are left out.
+    pub skip: Vec<String>,
 }
 
 /// A file out of a package.

@@ -63,6 +63,11 @@ impl Archive {
         self
     }
 
+    /// The entry of that path.
+    pub fn get(&self, path: &str) -> Option<&Node> {
+        self.entries.get(path.as_bytes()).map(|(_, node)| node)
+    }
+
     /// The entries: path, permission bits, node.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], u32, &Node)> {
         self.entries.iter().map(|(path, (permissions, node))| (path.as_slice(), *permissions, node))

@@ -3,11 +3,11 @@
 
 use std::io::{self, Read};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use crate::GuestError;
 
-/// No kernel and no busybox is larger.
+/// No kernel and no program is larger.
 const MAX_FILE: u64 = 256 << 20;
 
 /// The first file of the package that matches one of the patterns: its path and content.
@@ -16,6 +16,15 @@ pub(crate) fn extract(
     patterns: &[String],
     guest: &str,
 ) -> Result<Option<(String, Vec<u8>)>, GuestError> {
+    read(deb, guest, |stream| first_match(stream, patterns))
+}
+
+/// Reads the tar stream of a package until `find` has found something.
+pub(crate) fn read<T>(
+    deb: &Path,
+    guest: &str,
+    find: impl FnOnce(ChildStdout) -> io::Result<Option<T>>,
+) -> Result<Option<T>, GuestError> {
     let mut child = Command::new("dpkg-deb")
         .arg("--fsys-tarfile")
         .arg(deb)
@@ -28,7 +37,7 @@ pub(crate) fn extract(
             _ => GuestError::Io { action: "start", path: "dpkg-deb".into(), source: e },
         })?;
     let found = match child.stdout.take() {
-        Some(stdout) => first_match(stdout, patterns),
+        Some(stdout) => find(stdout),
         None => Ok(None),
     };
     if matches!(found, Ok(Some(_))) {
@@ -37,7 +46,7 @@ pub(crate) fn extract(
     let status = child.wait();
     let bad = |fact: String| GuestError::Deb { path: deb.to_owned(), fact };
     match found {
-        Ok(Some(file)) => Ok(Some(file)),
+        Ok(Some(found)) => Ok(Some(found)),
         Ok(None) if status.is_ok_and(|s| s.success()) => Ok(None),
         Ok(None) => Err(bad("dpkg-deb cannot unpack it".into())),
         Err(e) => Err(bad(format!("its content is damaged ({e})"))),
@@ -52,21 +61,31 @@ pub fn first_match(stream: impl Read, patterns: &[String]) -> io::Result<Option<
     let mut archive = tar::Archive::new(stream);
     for entry in archive.entries()? {
         let mut entry = entry?;
-        let path = String::from_utf8_lossy(&entry.path_bytes()).trim_start_matches("./").to_owned();
-        if !entry.header().entry_type().is_file() || !patterns.iter().any(|p| matches_pattern(p, &path)) {
-            continue;
+        let path = relative(&entry.path_bytes());
+        if entry.header().entry_type().is_file() && patterns.iter().any(|p| matches_pattern(p, &path)) {
+            let data = content(&mut entry, &path)?;
+            return Ok(Some((path, data)));
         }
-        if entry.size() > MAX_FILE {
-            return Err(io::Error::other(format!("{path} has {} bytes", entry.size())));
-        }
-        let mut data = Vec::new();
-        entry.read_to_end(&mut data)?;
-        if data.len() as u64 != entry.size() {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        return Ok(Some((path, data)));
     }
     Ok(None)
+}
+
+/// A path in a package as one in a guest.
+pub(crate) fn relative(path: &[u8]) -> String {
+    String::from_utf8_lossy(path).trim_start_matches("./").trim_matches('/').to_owned()
+}
+
+/// All of a file.
+pub(crate) fn content(entry: &mut tar::Entry<'_, impl Read>, path: &str) -> io::Result<Vec<u8>> {
+    if entry.size() > MAX_FILE {
+        return Err(io::Error::other(format!("{path} has {} bytes", entry.size())));
+    }
+    let mut data = Vec::new();
+    entry.read_to_end(&mut data)?;
+    if data.len() as u64 != entry.size() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(data)
 }
 
 fn matches_pattern(pattern: &str, path: &str) -> bool {

@@ -12,10 +12,11 @@ mod deb;
 mod error;
 mod initramfs;
 mod line;
+mod programs;
 mod session;
 
 pub use cache::{Built, Cache, Cancel, FileRecord, Manifest, PackageRecord, Step};
-pub use catalogue::{Catalogue, GuestEntry, PackageSource};
+pub use catalogue::{Catalogue, GuestEntry, PackageSource, Programs};
 pub use deb::first_match;
 pub use error::{GuestError, REMEDY};
 pub use line::{LineDecoder, LineEvent, encode_input, end_of_input};
