@@ -29,10 +29,13 @@ impl Console {
     /// Boots a machine to its shell.
     pub fn boot(peer: &Peer, machine: &Machine) -> Result<Self> {
         let mut console = Self::start(peer.command(machine))?;
-        for part in PROMPT {
-            console.wait_for(part)?;
-        }
+        console.prompt()?;
         Ok(console)
+    }
+
+    /// Waits until the guest's shell asks for a line.
+    pub fn prompt(&mut self) -> Result<()> {
+        PROMPT.into_iter().try_for_each(|part| self.wait_for(part).map(drop))
     }
 
     pub fn start(mut command: Command) -> Result<Self> {

@@ -76,7 +76,7 @@ pub fn median(samples: &[f64]) -> Option<f64> {
 
 /// For people, and for docs/where-we-stand.md: a Markdown table.
 pub fn table(figures: &[Figure]) -> String {
-    let mut rows = vec![["", "Guesthouse", "QEMU", "host", "", "target", ""].map(str::to_owned)];
+    let mut rows = vec![["", "Guesthouse", "QEMU", "host", "", "target", ""].map(str::to_owned).to_vec()];
     for figure in figures {
         let number = |samples: &[f64]| {
             median(samples)
@@ -96,7 +96,7 @@ pub fn table(figures: &[Figure]) -> String {
             (_, Some(false)) => "MISSED",
             (_, None) => "skipped",
         };
-        rows.push([
+        rows.push(vec![
             figure.name.clone(),
             number(&figure.guesthouse),
             number(&figure.qemu),
@@ -106,9 +106,15 @@ pub fn table(figures: &[Figure]) -> String {
             verdict.to_owned(),
         ]);
     }
+    markdown(&rows)
+}
+
+/// A Markdown table whose columns are aligned; the first row is the head.
+pub fn markdown(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| rows.iter().filter_map(|row| Some(row.get(column)?.len())).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..7).map(width).collect();
-    let line = |row: &[String; 7]| {
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let line = |row: &[String]| {
         let cells: Vec<_> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}")).collect();
         format!("| {} |\n", cells.join(" | "))
     };

@@ -5,7 +5,6 @@ use anyhow::Result;
 use super::Bench;
 use super::console::Console;
 use super::figure::{Figure, Target};
-use super::peer::MEMORY;
 use super::process::{self, Memory};
 
 /// What is told of it: the name, from where, and the target.
@@ -21,7 +20,7 @@ const KINDS: [Kind; 4] = [
 pub fn measure(bench: &Bench) -> Result<Vec<Figure>> {
     let samples = bench.take_turns("memory at the shell", |peer| {
         let console = Console::boot(peer, &bench.guest)?;
-        process::memory(console.pid(), MEMORY * 1024)
+        process::memory(console.pid(), bench.guest.memory * 1024)
     })?;
     Ok(KINDS
         .iter()

@@ -3,6 +3,7 @@
 
 mod boot;
 mod console;
+mod engines;
 mod figure;
 mod integer;
 mod memory;
@@ -15,7 +16,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use guest::cpio::{Archive, Node};
 use guest::{Cache, Cancel, Catalogue};
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,10 @@ use peer::{Machine, Peer};
 
 /// Measure Guesthouse beside QEMU and the host.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    other: Option<Other>,
     /// What to measure; without any, everything.
     #[arg(value_enum)]
     benchmarks: Vec<Benchmark>,
@@ -36,6 +40,11 @@ pub struct Arguments {
     /// The result as JSON, with every sample.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Other {
+    Engines(engines::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -53,6 +62,8 @@ enum Benchmark {
 /// What every benchmark needs.
 struct Bench {
     runs: u32,
+    /// Guesthouse.
+    program: PathBuf,
     /// Those that take turns: always Guesthouse, and QEMU if the host has it.
     peers: Vec<Peer>,
     /// The default guest as every run of ours boots it.
@@ -77,6 +88,9 @@ struct Summary {
 /// Measures, prints, and fails if a figure misses its target.
 pub fn run(arguments: &Arguments) -> Result<()> {
     cargo(&["build", "--release", "--locked", "--package", "cli"], &[])?;
+    if let Some(Other::Engines(arguments)) = &arguments.other {
+        return engines::run(arguments);
+    }
     let bench = Bench::new(arguments.runs)?;
     let chosen = match arguments.benchmarks.as_slice() {
         [] => Benchmark::value_variants(),
@@ -127,7 +141,9 @@ impl Bench {
         let built = Cache::of_user()?.get_or_build(entry, &Cancel::default(), &mut progress)?;
         let [kernel_record, _] = &built.manifest.files;
 
-        let mut peers = vec![Peer::Guesthouse(target.target_directory.join("release/guesthouse"))];
+        let program = target.target_directory.join("release/guesthouse");
+        // These figures are the interpreter's.
+        let mut peers = vec![Peer::Guesthouse { program: program.clone(), engine: "interp".to_owned() }];
         if peer::qemu_version().is_some() {
             peers.push(Peer::Qemu);
         } else {
@@ -143,6 +159,7 @@ impl Bench {
         let programs = Archive::new()
             .add("bench/integer", 0o755, Node::File(fs::read(folder.join("integer"))?))
             .add("bench/micro", 0o755, Node::File(fs::read(folder.join("micro"))?))
+            .add("bench/init", 0o755, Node::File(engines::INIT.into()))
             .add("bench/smp.sh", 0o755, Node::File(fs::read(program::source("smp.sh"))?))
             .write();
         fs::write(&with_programs, [initramfs, programs].concat())
@@ -154,9 +171,10 @@ impl Bench {
             append: entry.append.clone(),
             origin: kernel_record.origin.clone(),
             cpus: 1,
+            memory: 512,
         };
         let guest_with_programs = Machine { initrd: with_programs, ..guest.clone() };
-        Ok(Self { runs, peers, guest, guest_with_programs, folder })
+        Ok(Self { runs, program, peers, guest, guest_with_programs, folder })
     }
 
     /// Calls `sample` with every peer in turn, as often as runs are wanted: the samples by peer.

@@ -8,14 +8,11 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// What to do where it is missing.
 pub const QEMU_REMEDY: &str = "apt-get install qemu-system-x86";
 
-/// RAM of every guest in MiB.
-pub const MEMORY: u64 = 512;
-
 /// A machine monitor.
 #[derive(Debug, Clone)]
 pub enum Peer {
-    /// Ours: the program.
-    Guesthouse(PathBuf),
+    /// Ours: the program, and the engine it takes.
+    Guesthouse { program: PathBuf, engine: String },
     /// QEMU's translator with its smallest PC.
     Qemu,
 }
@@ -29,12 +26,22 @@ pub struct Machine {
     /// Where the kernel came from.
     pub origin: String,
     pub cpus: u32,
+    /// RAM in MiB.
+    pub memory: u64,
 }
 
 impl Peer {
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Guesthouse(_) => "guesthouse",
+            Self::Guesthouse { .. } => "guesthouse",
+            Self::Qemu => "qemu",
+        }
+    }
+
+    /// The engine that runs the guest's code.
+    pub fn engine(&self) -> &str {
+        match self {
+            Self::Guesthouse { engine, .. } => engine,
             Self::Qemu => "qemu",
         }
     }
@@ -43,9 +50,9 @@ impl Peer {
     pub fn command(&self, machine: &Machine) -> Command {
         let cpus = machine.cpus.to_string();
         let mut command = match self {
-            Self::Guesthouse(program) => {
+            Self::Guesthouse { program, engine } => {
                 let mut command = Command::new(program);
-                command.args(["run", "--engine", "interp", "--memory", &format!("{MEMORY}M")]);
+                command.args(["run", "--engine", engine, "--memory", &format!("{}M", machine.memory)]);
                 command.args(["--cpus", &cpus, "--no-reboot"]);
                 command.args([
                     Path::new("--kernel"),
@@ -61,7 +68,7 @@ impl Peer {
                 // Without ACPI: that of this board has no legacy devices, and a kernel that then cannot
                 // calibrate its clock against the PIT waits for ever.
                 command.args(["-M", "microvm,rtc=on,acpi=off", "-accel", "tcg", "-cpu", "max"]);
-                command.args(["-m", &MEMORY.to_string(), "-smp", &cpus]);
+                command.args(["-m", &machine.memory.to_string(), "-smp", &cpus]);
                 command.args(["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]);
                 command.args([Path::new("-kernel"), &machine.kernel, Path::new("-initrd"), &machine.initrd]);
                 command.arg("-append");

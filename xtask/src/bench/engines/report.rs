@@ -1,0 +1,212 @@
+//! The result: a column for each engine, and whether the first of them reaches what the row asks for.
+
+use serde_json::{Value, json};
+
+use super::row::{Quantity, Row, Work};
+use super::session::Quotient;
+use crate::bench::figure::{markdown, median};
+
+/// All samples.
+pub struct Results {
+    pub rows: Vec<Row>,
+    /// The one that is judged comes first.
+    pub engines: Vec<String>,
+    /// By row and engine: what came of each run.
+    pub cells: Vec<Vec<Cell>>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Cell {
+    pub samples: Vec<Quotient>,
+    /// Why there are not as many as there were runs.
+    pub trouble: Option<String>,
+}
+
+/// Whether a row's figure is good enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    Aim,
+    Met,
+    Missed,
+    Failed,
+}
+
+impl Cell {
+    /// Of the medians, so that one disturbed run does no harm on either side.
+    fn figure(&self) -> Option<f64> {
+        let of = median(&self.samples.iter().map(|sample| sample.of).collect::<Vec<_>>())?;
+        match median(&self.natives()) {
+            Some(over) => Some(of / over),
+            None => Some(of),
+        }
+    }
+
+    fn natives(&self) -> Vec<f64> {
+        self.samples.iter().filter_map(|sample| sample.over).collect()
+    }
+}
+
+impl Results {
+    fn cell(&self, row: usize, engine: usize) -> Option<&Cell> {
+        self.cells.get(row)?.get(engine)
+    }
+
+    fn figure(&self, row: usize, engine: usize) -> Option<f64> {
+        match self.rows.get(row)?.work {
+            Work::Machine(Quantity::MeanOfPrograms) => self.mean_of_programs(engine),
+            _ => self.cell(row, engine)?.figure(),
+        }
+    }
+
+    /// Nothing if one of the programs has no figure.
+    fn mean_of_programs(&self, engine: usize) -> Option<f64> {
+        let programs = self.rows.iter().enumerate().filter(|(_, row)| matches!(row.work, Work::Shell(_)));
+        let logarithms: Option<Vec<f64>> =
+            programs.map(|(row, _)| self.figure(row, engine).map(f64::ln)).collect();
+        let logarithms = logarithms.filter(|list| !list.is_empty())?;
+        Some((logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp())
+    }
+
+    fn verdict(&self, index: usize) -> Option<Verdict> {
+        let row = self.rows.get(index)?;
+        let Some(figure) = self.figure(index, 0) else { return Some(Verdict::Failed) };
+        let must = row.must?;
+        Some(match row.aim {
+            Some(aim) if row.reaches(figure, aim) => Verdict::Aim,
+            _ if row.reaches(figure, must) => Verdict::Met,
+            _ => Verdict::Missed,
+        })
+    }
+
+    /// How many rows there are, and of how many the figure is missing or misses.
+    pub fn missed(&self) -> (usize, usize) {
+        let bad = |index: &usize| matches!(self.verdict(*index), Some(Verdict::Missed | Verdict::Failed));
+        (self.rows.len(), (0..self.rows.len()).filter(bad).count())
+    }
+
+    pub fn table(&self) -> String {
+        let mut head = vec![String::new(), "native".to_owned()];
+        head.extend(self.engines.iter().cloned());
+        head.extend(["must reach", "aim", ""].map(str::to_owned));
+        let mut lines = vec![head];
+        for (index, row) in self.rows.iter().enumerate() {
+            let native = self.cell(index, 0).map(Cell::natives).and_then(|natives| median(&natives));
+            let is_ratio = matches!(row.work, Work::Micro(_) | Work::Shell(_));
+            let mut line = vec![row.name.clone()];
+            line.push(
+                native.filter(|_| is_ratio).map_or_else(String::new, |seconds| format!("{seconds:.3} s")),
+            );
+            for engine in 0..self.engines.len() {
+                line.push(self.figure(index, engine).map_or_else(|| "-".to_owned(), number));
+            }
+            line.extend([row.must, row.aim].map(|bound| bound.map_or_else(String::new, |b| b.to_string())));
+            line.push(self.verdict(index).map_or("", Verdict::word).to_owned());
+            lines.push(line);
+        }
+        let mut text = markdown(&lines);
+        for (row, cells) in self.rows.iter().zip(&self.cells) {
+            for (engine, cell) in self.engines.iter().zip(cells) {
+                if let Some(trouble) = &cell.trouble {
+                    text += &format!("{}, {engine}: {trouble}\n", row.name);
+                }
+            }
+        }
+        text
+    }
+
+    pub fn json(&self) -> Value {
+        let rows = self.rows.iter().enumerate().map(|(index, row)| {
+            let engines = self.engines.iter().enumerate().map(|(engine, name)| {
+                let cell = self.cell(index, engine).cloned().unwrap_or_default();
+                let samples: Vec<f64> = cell.samples.iter().map(|sample| sample.of).collect();
+                let cell = json!({
+                    "figure": self.figure(index, engine),
+                    "samples": samples,
+                    "over": cell.natives(),
+                    "trouble": cell.trouble,
+                });
+                (name.clone(), cell)
+            });
+            json!({
+                "name": row.name,
+                "must": row.must,
+                "aim": row.aim,
+                "verdict": self.verdict(index).map(Verdict::word),
+                "engines": engines.collect::<serde_json::Map<_, _>>(),
+            })
+        });
+        Value::Array(rows.collect())
+    }
+}
+
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Aim => "aim",
+            Self::Met => "met",
+            Self::Missed => "MISSED",
+            Self::Failed => "FAILED",
+        }
+    }
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(name: &str, work: Work, must: Option<f64>, aim: Option<f64>) -> Row {
+        Row { name: name.to_owned(), work, cpus: 1, must, aim, slow_percent: 20 }
+    }
+
+    fn ratio(of: f64, over: f64) -> Cell {
+        Cell { samples: vec![Quotient { of, over: Some(over) }], trouble: None }
+    }
+
+    #[test]
+    fn rows_are_judged_by_the_first_engine() {
+        let shell = || Work::Shell("true".to_owned());
+        let two = ["a".to_owned(), "b".to_owned()];
+        let results = Results {
+            rows: vec![
+                row("first", shell(), Some(5.0), Some(2.5)),
+                row("second", shell(), Some(5.0), Some(2.5)),
+                row("mean", Work::Machine(Quantity::MeanOfPrograms), Some(2.5), Some(1.5)),
+                row("speedup", Work::Speedup(two), Some(1.8), None),
+                row("broken", shell(), None, None),
+            ],
+            engines: vec!["dbt".to_owned(), "qemu".to_owned()],
+            cells: vec![
+                vec![ratio(2.0, 1.0), ratio(30.0, 1.0)],
+                vec![ratio(8.0, 1.0), ratio(20.0, 1.0)],
+                vec![Cell::default(), Cell::default()],
+                vec![ratio(3.8, 2.0), ratio(2.0, 2.0)],
+                vec![Cell { samples: vec![], trouble: Some("it fell over".to_owned()) }, ratio(1.0, 1.0)],
+            ],
+        };
+        let verdicts: Vec<_> = (0..5).map(|index| results.verdict(index)).collect();
+        let expected =
+            [Verdict::Aim, Verdict::Missed, Verdict::Failed, Verdict::Met, Verdict::Failed].map(Some);
+        assert_eq!(verdicts, expected);
+        assert_eq!(results.missed(), (5, 3));
+        let text = results.table();
+        assert!(text.contains("| 1.90 ") && text.contains("broken, dbt: it fell over"), "{text}");
+        assert_eq!(results.json()[1]["engines"]["qemu"]["figure"], 20.0);
+    }
+
+    #[test]
+    fn the_mean_is_the_geometric_one() {
+        let shell = || row("", Work::Shell(String::new()), None, None);
+        let results = Results {
+            rows: vec![shell(), shell()],
+            engines: vec!["dbt".to_owned()],
+            cells: vec![vec![ratio(2.0, 1.0)], vec![ratio(8.0, 1.0)]],
+        };
+        assert!((results.mean_of_programs(0).unwrap() - 4.0).abs() < 1e-9);
+    }
+}
