@@ -20,6 +20,8 @@ const BLOCK_CODE: usize = 64 << 10;
 const BLOCK_SITES: usize = 512;
 /// Attempts to read code that changes meanwhile.
 const ATTEMPTS: usize = 8;
+/// Bytes of a page.
+const PAGE: usize = 4096;
 /// Counters of executions.
 const HEATS: usize = 1 << 16;
 
@@ -57,6 +59,8 @@ pub struct Translator {
     threshold: u8,
     asm: Asm,
     block: Block,
+    /// The page being translated.
+    bytes: Vec<u8>,
     /// Changes when all translations are forgotten.
     pub generation: u64,
     /// [`memory::code_epoch`] when pages were compared last.
@@ -86,6 +90,7 @@ impl Translator {
             threshold,
             asm: Asm::default(),
             block: Block::default(),
+            bytes: Vec::new(),
             generation: 0,
             epoch: 0,
             arena,
@@ -196,36 +201,33 @@ impl Translator {
         self.arena.redirect(field, thunk);
     }
 
+    #[cold]
+    #[inline(never)]
     fn translate(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize) -> Option<Entry> {
         if self.arena.is_full(BLOCK_CODE) || self.sites.is_full(BLOCK_SITES) {
             self.clear();
             return None;
         }
-        let bytes = self.read(s, page, offset)?;
-        if self.block.insns.is_empty() {
-            return None;
-        }
-        Some(self.emit(s, page, offset, mode, &bytes))
+        let mut bytes = std::mem::take(&mut self.bytes);
+        let found = self.read(s, page, offset, &mut bytes).filter(|()| !self.block.insns.is_empty());
+        let block = found.map(|()| self.emit(s, page, offset, mode, &bytes));
+        self.bytes = bytes;
+        block
     }
 
     /// Reads and decodes a block, and marks its bytes as code.
-    fn read(&mut self, s: &mut Session, page: u32, offset: u16) -> Option<[u8; 4096]> {
+    fn read(&mut self, s: &mut Session, page: u32, offset: u16, bytes: &mut Vec<u8>) -> Option<()> {
         let ram = s.ram();
         let memory = ram.page(self.pages.get(page).phys)?;
-        let copy = || {
-            let mut bytes = [0; 4096];
+        let word = |i: usize| {
             // SAFETY: the page is mapped for the life of the RAM. Other vCPUs may write to it meanwhile, hence the
-            // volatile reads; a torn read is found out below.
-            let source = memory.host.as_ptr().cast::<[u64; 512]>();
-            let words: [u64; 512] = unsafe { source.read_volatile() };
-            for (to, word) in bytes.chunks_exact_mut(8).zip(words) {
-                to.copy_from_slice(&word.to_le_bytes());
-            }
-            bytes
+            // volatile read; a change is found out below.
+            unsafe { memory.host.as_ptr().cast::<u64>().add(i).read_volatile() }
         };
         for _ in 0..ATTEMPTS {
-            let bytes = copy();
-            self.block.decode(&bytes, usize::from(offset));
+            bytes.clear();
+            (0..PAGE / 8).for_each(|i| bytes.extend_from_slice(&word(i).to_le_bytes()));
+            self.block.decode(bytes, usize::from(offset));
             let len = (self.block.end - usize::from(offset)).max(1) as u16;
             let fresh = !memory.info.has_code();
             if memory.info.mark_code(offset, len) && s.vcpus() > 1 {
@@ -234,10 +236,11 @@ impl Translator {
             if fresh {
                 self.tlb.protect(&mut self.sites, memory.host.as_ptr());
             }
-            let again = copy();
-            let range = usize::from(offset)..self.block.end;
-            if again[range.clone()] == bytes[range] && memory.info.is_marked(offset, len) {
-                return self.pages.is_current(page).then_some(bytes);
+            let words = usize::from(offset) / 8..self.block.end.div_ceil(8);
+            if words.into_iter().all(|i| bytes[i * 8..i * 8 + 8] == word(i).to_le_bytes())
+                && memory.info.is_marked(offset, len)
+            {
+                return self.pages.is_current(page).then_some(());
             }
         }
         None
@@ -259,12 +262,14 @@ impl Translator {
             operations: Vec::new(),
             made: Vec::new(),
             live: true,
+            live_behind: true,
         };
         e.expect_target(i32::from(offset));
         let entry = e.asm.here();
         let mut open = true;
         for (i, insn) in self.block.insns.iter().enumerate() {
             e.live = self.block.live[i] != 0;
+            e.live_behind = self.block.live.get(i + 1).is_none_or(|&live| live != 0);
             let class = if s.allows(insn.code()) { class(insn, kind) } else { Class::Operation };
             let raw = &bytes[insn.ip() as usize..insn.next_ip() as usize];
             let target = insn.near_branch_target() as i64;
@@ -299,6 +304,11 @@ impl Translator {
                     open = false;
                     Some(e.ret(insn))
                 }
+                Class::Divide => e.divide(insn),
+                Class::Cli => Some(e.cli()),
+                Class::Sti => Some(e.sti(insn)),
+                Class::Pushf => e.pushf(insn),
+                Class::Selector => Some(e.selector(insn)),
                 Class::Operation => None,
             };
             if done.is_none() {

@@ -154,6 +154,22 @@ impl Session<'_, '_> {
         self.run.cpu.flags = Flags::from_bits(bits);
     }
 
+    /// RFLAGS without them.
+    pub fn system_flags(&self) -> u64 {
+        self.cpu().eflags
+    }
+
+    /// Replaces IF, of code at CPL 0.
+    pub fn set_interrupt_flag(&mut self, set: bool) {
+        let flags = &mut self.run.cpu.eflags;
+        *flags = *flags & !rflags::IF | if set { rflags::IF } else { 0 };
+    }
+
+    /// Selectors of ES, CS, SS, DS, FS, GS.
+    pub fn selectors(&self) -> [u32; 6] {
+        self.cpu().segments.map(|s| u32::from(s.selector))
+    }
+
     /// Base of a segment, zero where the mode ignores it.
     pub fn segment_base(&self, segment: usize) -> u64 {
         self.cpu().seg_base[segment & 7]
@@ -214,9 +230,13 @@ impl Session<'_, '_> {
         self.run.boundary().map(End::Exit)
     }
 
-    /// Asks the next [`boundary`](Self::boundary) to look at local timers.
-    pub fn poll_soon(&mut self) {
-        *self.run.countdown = 0;
+    /// The signals that a [`boundary`](Self::boundary) would act on.
+    #[inline]
+    pub fn attention(&self) -> u32 {
+        let cpu = self.cpu();
+        let masked = if cpu.eflags & rflags::IF == 0 { Signals::INTR } else { 0 };
+        let blocked = if cpu.events.nmi_blocked { Signals::NMI } else { 0 };
+        !(masked | blocked)
     }
 
     /// Interprets one block, or one instruction where stepping is due.

@@ -8,8 +8,9 @@ pub const NONE: u32 = 0;
 /// A page that only addresses which are not canonical lie in, negated. Code checks those against it and would find a
 /// match: the host page of an empty site is a page of its own, which belongs to the vCPU and to no guest.
 pub const NO_PAGE: u64 = 0x6b5a_3000_0000_0000u64.wrapping_neg();
-/// Misses of a site before it is filled again.
-pub const PATIENCE: u8 = 4;
+/// Most misses of a site before it is filled again. The number doubles each time: a site that goes from page to page is
+/// better served by the look-up.
+pub const PATIENCE: u8 = 128;
 
 /// What code knows of one access.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +34,8 @@ pub struct Site {
     /// Bytes of the access, and whether it is a store.
     pub size: u8,
     pub store: bool,
+    /// What `count` begins with next time.
+    pub patience: u8,
 }
 
 /// Marks [`Site::prev`] as the number of a TLB entry.

@@ -89,6 +89,7 @@ impl Sites {
                 count: 1,
                 size: 1,
                 store: false,
+                patience: 1,
             };
         }
         site
@@ -208,7 +209,8 @@ impl Tlb {
             s.host = host;
             s.prev = HEAD | number;
             s.next = next;
-            s.count = PATIENCE;
+            s.patience = s.patience.saturating_mul(2).min(PATIENCE);
+            s.count = s.patience;
         });
         if next != NONE {
             sites.set(next, |s| s.prev = site);

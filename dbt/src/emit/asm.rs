@@ -43,6 +43,8 @@ pub fn sum(base: u8, index: u8) -> Mem {
 pub mod cond {
     pub const ABOVE: u8 = 7;
     pub const NOT_EQUAL: u8 = 5;
+    pub const ABOVE_OR_EQUAL: u8 = 3;
+    pub const BELOW_OR_EQUAL: u8 = 6;
 }
 
 /// A section of the code being made.
@@ -344,15 +346,79 @@ impl Asm {
         self.bytes(&value.to_le_bytes());
     }
 
+    fn registers(&mut self, opcode: u8, reg: u8, rm: u8, wide: bool) {
+        let rex = 0x40 | u8::from(wide) << 3 | (reg >> 3) << 2 | rm >> 3;
+        self.bytes(&[rex, opcode, 0xc0 | (reg & 7) << 3 | rm & 7]);
+    }
+
+    /// `mov to, from`.
+    pub fn mov_size(&mut self, to: u8, from: u8, wide: bool) {
+        self.registers(0x89, from, to, wide);
+    }
+
+    /// `cmp a, b`.
+    pub fn cmp_reg(&mut self, a: u8, b: u8, wide: bool) {
+        self.registers(0x3b, a, b, wide);
+    }
+
+    /// `sar reg, count`.
+    pub fn sar(&mut self, reg: u8, count: u8, wide: bool) {
+        self.registers(0xc1, 7, reg, wide);
+        self.byte(count);
+    }
+
+    /// `shl reg, count`.
+    pub fn shl(&mut self, reg: u8, count: u8) {
+        self.registers(0xc1, 4, reg, true);
+        self.byte(count);
+    }
+
+    /// `cmp reg, value`.
+    pub fn cmp_imm_size(&mut self, reg: u8, value: i8, wide: bool) {
+        self.registers(0x83, 7, reg, wide);
+        self.byte(value as u8);
+    }
+
+    /// `and reg, value` (32-bit).
+    pub fn and_imm32(&mut self, reg: u8, value: u32) {
+        self.registers(0x81, 4, reg, false);
+        self.bytes(&value.to_le_bytes());
+    }
+
+    /// `div reg` or `idiv reg`.
+    pub fn divide(&mut self, reg: u8, signed: bool, wide: bool) {
+        self.registers(0xf7, if signed { 7 } else { 6 }, reg, wide);
+    }
+
+    /// `lea to, [mem]`.
+    pub fn lea_size(&mut self, to: u8, mem: Mem, wide: bool) {
+        if wide { self.lea(to, mem) } else { self.lea32(to, mem) }
+    }
+
+    /// `or to, [mem]`: clobbers flags.
+    pub fn or(&mut self, to: u8, mem: Mem) {
+        self.memory(&op(&[0x0b]), to, mem, 0);
+    }
+
+    /// `movzx to, byte [mem]`.
+    pub fn load_zx8(&mut self, to: u8, mem: Mem) {
+        self.memory(&op32(&[0x0f, 0xb6]), to, mem, 0);
+    }
+
+    /// `mov byte [mem], value`.
+    pub fn store_imm8(&mut self, mem: Mem, value: u8) {
+        self.memory(&op32(&[0xc6]), 0, mem, 1);
+        self.byte(value);
+    }
+
     /// `cmp reg, [mem]`.
     pub fn cmp(&mut self, reg: u8, mem: Mem) {
         self.memory(&op(&[0x3b]), reg, mem, 0);
     }
 
-    /// `cmp dword [mem], 0`.
-    pub fn cmp_zero32(&mut self, mem: Mem) {
-        self.memory(&op32(&[0x83]), 7, mem, 1);
-        self.byte(0);
+    /// `test reg, [mem]` (32-bit).
+    pub fn test32(&mut self, reg: u8, mem: Mem) {
+        self.memory(&op32(&[0x85]), reg, mem, 0);
     }
 
     /// `dec byte [mem]`.
@@ -371,6 +437,13 @@ impl Asm {
         let b = !(mask >> 3) & 1;
         self.bytes(&[0xc4, r << 7 | 1 << 6 | b << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
         self.byte(0xc0 | (to & 7) << 3 | mask & 7);
+    }
+
+    /// `pext to, from, gs:[disp]`: keeps flags.
+    pub fn pext_gs(&mut self, to: u8, from: u8, disp: u32) {
+        let r = !(to >> 3) & 1;
+        self.bytes(&[0x65, 0xc4, r << 7 | 3 << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
+        self.operand(to, Mem::Gs(disp), 0);
     }
 
     /// A VEX-encoded 256-bit unaligned move between YMM register and memory.

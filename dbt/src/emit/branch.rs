@@ -34,6 +34,7 @@ impl Emitter<'_> {
             asm.mov(R9, RCX);
             asm.load(RCX, Mem::Gs(field::SIGNALS));
             asm.load32(RCX, at(RCX, 0));
+            asm.pext_gs(RCX, RCX, field::ATTENTION);
             let none = asm.jrcxz();
             asm.mov(RCX, R9);
             let jump = asm.jmp(Target::Fixed(0));
@@ -42,7 +43,8 @@ impl Emitter<'_> {
             jump
         } else {
             asm.load(R9, Mem::Gs(field::SIGNALS));
-            asm.cmp_zero32(at(R9, 0));
+            asm.load32(R9, at(R9, 0));
+            asm.test32(R9, Mem::Gs(field::ATTENTION));
             asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
         };
         self.aside(jump, out);

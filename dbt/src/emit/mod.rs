@@ -6,9 +6,11 @@
 
 pub mod asm;
 pub mod branch;
+pub mod divide;
 pub mod memory;
 pub mod native;
 pub mod stack;
+pub mod system;
 
 use iced_x86::Instruction;
 
@@ -68,8 +70,10 @@ pub struct Emitter<'a> {
     pub operations: Vec<Handed>,
     /// Sites made, with the place behind their instruction where code goes on there.
     pub made: Vec<(*mut Site, Option<Place>)>,
-    /// Flags are live before and behind the instruction being emitted.
+    /// Flags are live before the instruction being emitted.
     pub live: bool,
+    /// Flags are live behind it.
+    pub live_behind: bool,
 }
 
 impl Emitter<'_> {

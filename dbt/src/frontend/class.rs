@@ -25,6 +25,13 @@ pub enum Class {
     JmpIndirect,
     CallIndirect,
     Ret,
+    /// DIV and IDIV of 32 and 64 bits.
+    Divide,
+    /// Interrupt flag, RFLAGS and segment registers, where they need no checks.
+    Cli,
+    Sti,
+    Pushf,
+    Selector,
     /// The interpreter's operation.
     Operation,
 }
@@ -62,6 +69,11 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         M::Jmp if insn.is_jmp_near_indirect() => Class::JmpIndirect,
         M::Call if insn.is_call_near_indirect() => Class::CallIndirect,
         M::Ret if matches!(insn.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => Class::Ret,
+        M::Div | M::Idiv if divided(insn) => Class::Divide,
+        M::Cli if !mode.user => Class::Cli,
+        M::Sti if !mode.user => Class::Sti,
+        M::Pushfq if insn.code() == iced_x86::Code::Pushfq => Class::Pushf,
+        M::Mov if insn.code() == iced_x86::Code::Mov_r32m16_Sreg && register(0) => Class::Selector,
         _ if insn.is_jcc_short_or_near() => Class::Jcc,
         _ if integer(insn) || vector(insn, mode) => match memory {
             None => Class::Native(None),
@@ -72,6 +84,12 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         },
         _ => Class::Operation,
     }
+}
+
+/// The divisor has 32 or 64 bits.
+fn divided(insn: &Instruction) -> bool {
+    use iced_x86::Code as C;
+    matches!(insn.code(), C::Div_rm32 | C::Div_rm64 | C::Idiv_rm32 | C::Idiv_rm64)
 }
 
 fn integer(insn: &Instruction) -> bool {
@@ -273,6 +291,7 @@ fn aligned(insn: &Instruction, size: usize) -> bool {
         M::Movups | M::Movupd | M::Movdqu | M::Lddqu => false,
         M::Vmovaps | M::Vmovapd | M::Vmovdqa | M::Vmovntps | M::Vmovntpd | M::Vmovntdq | M::Vmovntdqa => true,
         // String comparisons are the other exception among the legacy encodings.
+        M::Cmpxchg16b => true,
         M::Pcmpestri | M::Pcmpestrm | M::Pcmpistri | M::Pcmpistrm => false,
         _ => {
             size == 16

@@ -53,6 +53,12 @@ pub struct Context {
     /// Host R9 and R10 at the last exit, and for the next entry.
     pub r9: u64,
     pub r10: u64,
+    /// RFLAGS but for the arithmetic flags and IF.
+    pub system_flags: u64,
+    /// IF.
+    pub interrupts: u64,
+    /// Selectors of the segment registers.
+    pub selectors: [u32; 6],
     /// Target of the indirect call in progress.
     pub called: u64,
     /// AX as `lahf; seto al` gives it.
@@ -62,6 +68,8 @@ pub struct Context {
     pub gs_base: u64,
     /// The signals' word.
     pub signals: *const u32,
+    /// The signals that matter now.
+    pub attention: u64,
     /// First-level TLB of the mode in force.
     pub tlb: *const u8,
     /// Vector registers.
@@ -98,11 +106,15 @@ pub mod field {
     }
     pub const R9: u32 = offset_of!(Context, r9) as u32;
     pub const R10: u32 = offset_of!(Context, r10) as u32;
+    pub const SYSTEM_FLAGS: u32 = offset_of!(Context, system_flags) as u32;
+    pub const INTERRUPTS: u32 = offset_of!(Context, interrupts) as u32;
+    pub const SELECTORS: u32 = offset_of!(Context, selectors) as u32;
     pub const CALLED: u32 = offset_of!(Context, called) as u32;
     pub const FLAGS: u32 = offset_of!(Context, flags) as u32;
     pub const FS_BASE: u32 = offset_of!(Context, fs_base) as u32;
     pub const GS_BASE: u32 = offset_of!(Context, gs_base) as u32;
     pub const SIGNALS: u32 = offset_of!(Context, signals) as u32;
+    pub const ATTENTION: u32 = offset_of!(Context, attention) as u32;
     pub const TLB: u32 = offset_of!(Context, tlb) as u32;
     pub const VECTORS: u32 = offset_of!(Context, vectors) as u32;
     pub const TARGET: u32 = offset_of!(Context, target) as u32;

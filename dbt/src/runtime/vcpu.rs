@@ -13,6 +13,9 @@ use crate::cache::tlb::{bank, store_is_free};
 use crate::ticker::Ticket;
 use crate::translator::Translator;
 
+/// The interrupt flag in RFLAGS.
+const IF: u64 = 1 << 9;
+
 /// A vCPU of the translating engine.
 pub struct DbtVcpu {
     core: Core,
@@ -27,10 +30,26 @@ struct Engine {
     returns: Returns,
     /// Of the translator, when the jump tables were filled.
     generation: u64,
+    counters: Counters,
 }
 
 // SAFETY: the raw pointers of the context name parts of this vCPU.
 unsafe impl Send for Engine {}
+
+/// How often translated code was left, and why.
+#[derive(Debug, Default)]
+struct Counters {
+    lookups: u64,
+    links: u64,
+    operations: u64,
+    fills: u64,
+    promotions: u64,
+    signals: u64,
+    /// Accesses interpreted: devices, page crossings, code pages, faults.
+    interpreted_accesses: u64,
+    /// Blocks interpreted.
+    interpreted_blocks: u64,
+}
 
 /// What to do after translated code was left.
 enum Next {
@@ -68,7 +87,7 @@ impl DbtVcpu {
         context.signals = signals.word();
         context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
-        let engine = Engine { context, translator, returns, generation: 0 };
+        let engine = Engine { context, translator, returns, generation: 0, counters: Counters::default() };
         let core = Core::new(config, index, signals);
         Ok(Self { core, engine: Box::new(engine), ticket })
     }
@@ -80,7 +99,9 @@ impl Vcpu for DbtVcpu {
         // SAFETY: nothing else in this process uses the GS base; the context outlives the session.
         unsafe { set_gs_base(&raw const *engine.context as u64) };
         let _running = self.ticket.running();
-        self.core.session(io, |mut session| engine.run(&mut session))
+        let outcome = self.core.session(io, |mut session| engine.run(&mut session));
+        tracing::debug!(counters = ?engine.counters, "left the guest");
+        outcome
     }
 
     fn run_limited(&mut self, io: &dyn CpuIo, _: u64) -> Result<VcpuExit, CpuFault> {
@@ -105,7 +126,10 @@ impl Engine {
             self.translator.sync(s);
             let end = match self.translation(s) {
                 Some((mode, entry)) => self.translated(s, mode, entry),
-                None => s.block(),
+                None => {
+                    self.counters.interpreted_blocks += 1;
+                    s.block()
+                }
             };
             if let Some(end) = end {
                 return end;
@@ -135,6 +159,11 @@ impl Engine {
         context.gs_base = s.segment_base(5);
         context.vectors = s.vectors();
         context.mxcsr = s.mxcsr();
+        let system = s.system_flags();
+        context.system_flags = system & !IF;
+        context.interrupts = u64::from(system & IF != 0);
+        context.selectors = s.selectors();
+        context.attention = u64::from(s.attention());
         context.tlb = self.translator.tlb.address(bank(self.translator.mode_of(mode)));
     }
 
@@ -142,6 +171,7 @@ impl Engine {
         s.registers_mut().copy_from_slice(&self.context.regs);
         s.set_flags(to_rflags(self.context.flags));
         s.set_mxcsr(self.context.mxcsr);
+        s.set_interrupt_flag(self.context.interrupts & 0xff != 0);
         s.set_rip(rip);
     }
 
@@ -170,7 +200,17 @@ impl Engine {
 
     fn left(&mut self, s: &mut Session, mode: usize) -> Next {
         let argument = self.context.argument;
-        match Left::from_raw(self.context.left) {
+        let left = Left::from_raw(self.context.left);
+        let counter = match left {
+            Left::Lookup => &mut self.counters.lookups,
+            Left::Link => &mut self.counters.links,
+            Left::Signalled => &mut self.counters.signals,
+            Left::Operation => &mut self.counters.operations,
+            Left::Access => &mut self.counters.fills,
+            Left::Promote => &mut self.counters.promotions,
+        };
+        *counter += 1;
+        match left {
             Left::Lookup => self.look_up(s, mode, argument),
             Left::Link => {
                 let Some(&link) = self.translator.links.get(argument as usize) else { return Next::Around };
@@ -215,11 +255,9 @@ impl Engine {
                 return s.step(0).map_or_else(Next::End, |_| Next::Around);
             }
         }
-        let signalled = {
-            // SAFETY: the word lives as long as the vCPU.
-            unsafe { self.context.signals.read_volatile() != 0 }
-        };
-        if !signalled && let Some(block) = self.translator.find(s, rip, mode) {
+        if !self.signalled()
+            && let Some(block) = self.translator.find(s, rip, mode)
+        {
             if self.generation == self.translator.generation {
                 let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
                 self.context.jumps[mode][index as usize] = block.checked;
@@ -249,7 +287,7 @@ impl Engine {
         let generation = self.translator.generation;
         self.translator.sync(s);
         // SAFETY: the word lives as long as the vCPU.
-        let quiet = unsafe { self.context.signals.read_volatile() == 0 };
+        let quiet = unsafe { self.context.signals.read_volatile() } & s.attention() == 0;
         let same = || s.mode() == Some(self.translator.mode_of(mode));
         if complete
             && after != 0
@@ -262,6 +300,13 @@ impl Engine {
             return Next::Enter(after);
         }
         Next::Around
+    }
+
+    /// Something wants to be looked at between two instructions.
+    fn signalled(&self) -> bool {
+        // SAFETY: the word lives as long as the vCPU.
+        let signals = unsafe { self.context.signals.read_volatile() };
+        signals & (self.context.attention as u32 | 0xffff_ff00) != 0
     }
 
     /// An access whose page no table has.
@@ -283,6 +328,7 @@ impl Engine {
             self.context.r9 = (page.host as u64).wrapping_sub(lin & !0xfff);
             return Next::Enter(self.translator.stubs.ret);
         }
+        self.counters.interpreted_accesses += 1;
         // Its return address is not needed.
         self.returns.set(mode, self.context.returns.wrapping_add(8));
         let rip = self.translator.pages.lin(site.code).wrapping_add(u64::from(site.offset));

@@ -1,0 +1,73 @@
+//! System instructions that touch a flag or a selector and nothing else.
+
+use iced_x86::Instruction;
+
+use super::asm::{Mem, Target, at, reg, sum};
+use super::stack::word;
+use super::{Emitter, home, spilled};
+use crate::runtime::context::field;
+use reg::{R9, R10, R11, RCX};
+
+/// All arithmetic flags in RFLAGS.
+const STATUS: u32 = 0x8d5;
+
+impl Emitter<'_> {
+    /// CLI at CPL 0.
+    pub fn cli(&mut self) {
+        self.asm.store_imm8(Mem::Gs(field::INTERRUPTS), 0);
+        self.asm.store_imm8(Mem::Gs(field::ATTENTION), !(cpu::Signals::INTR as u8));
+    }
+
+    /// STI at CPL 0. If anything is pending the interpreter does it, for the sake of the shadow.
+    pub fn sti(&mut self, insn: &Instruction) {
+        let asm = &mut *self.asm;
+        asm.mov(R9, RCX);
+        asm.load(RCX, Mem::Gs(field::SIGNALS));
+        asm.load32(RCX, at(RCX, 0));
+        let none = asm.jrcxz();
+        let pending = asm.jmp(Target::Fixed(0));
+        asm.bind_short(none);
+        asm.mov(RCX, R9);
+        asm.store_imm8(Mem::Gs(field::INTERRUPTS), 1);
+        asm.store_imm8(Mem::Gs(field::ATTENTION), 0xff);
+        let operation = self.cold_operation(insn, true, pending);
+        self.continue_at(operation);
+    }
+
+    /// PUSHFQ where no flag is live afterwards.
+    pub fn pushf(&mut self, insn: &Instruction) -> Option<()> {
+        if self.live_behind {
+            return None;
+        }
+        self.live = false;
+        let asm = &mut *self.asm;
+        asm.bytes(&[0x9c]); // pushfq
+        asm.pop(R9);
+        asm.and_imm32(R9, STATUS);
+        asm.or(R9, Mem::Gs(field::SYSTEM_FLAGS));
+        asm.load_zx8(R10, Mem::Gs(field::INTERRUPTS));
+        asm.shl(R10, 9);
+        asm.lea(R9, sum(R9, R10));
+        asm.store(Mem::Gs(field::CALLED), R9);
+        let first = self.made.len();
+        self.asm.lea(R10, at(R11, -8));
+        self.check(insn, word(true));
+        self.asm.lea(R10, sum(R10, R9));
+        self.asm.load(R9, Mem::Gs(field::CALLED));
+        self.asm.store(at(R10, 0), R9);
+        self.move_stack(-8);
+        self.sites_end(first);
+        Some(())
+    }
+
+    /// MOV of a segment register to a 32-bit register.
+    pub fn selector(&mut self, insn: &Instruction) {
+        let to = insn.op0_register().full_register().number() as u8;
+        let from = insn.op1_register().number() as u32;
+        let host = if spilled(to) { R10 } else { home(to) };
+        self.asm.load32(host, Mem::Gs(field::SELECTORS + 4 * from));
+        if spilled(to) {
+            self.asm.store(Mem::Gs(field::reg(to)), R10);
+        }
+    }
+}
