@@ -79,8 +79,13 @@ impl<'a> Apt<'a> {
 
     /// The package as the lists have it now; `None` if they do not.
     pub fn show(&self, package: &str) -> Result<Option<Package>, GuestError> {
-        let run = self.run("apt-cache", &["show", "--no-all-versions", package])?;
-        Ok(if run.status.success() { Package::parse(&run.output) } else { None })
+        Ok(self.show_all(&[package])?.into_iter().next())
+    }
+
+    /// Those of the packages that the lists have now: at once, because each time apt reads all its lists.
+    pub fn show_all(&self, packages: &[&str]) -> Result<Vec<Package>, GuestError> {
+        let run = self.run("apt-cache", &[&["show", "--no-all-versions"], packages].concat())?;
+        Ok(run.output.split("\n\n").filter_map(Package::parse).collect())
     }
 
     /// Downloads a package into the working folder.

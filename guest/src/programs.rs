@@ -1,7 +1,7 @@
 //! Packages unpacked whole into a guest, with all that they depend on. Nothing is installed: what a package would run
 //! then is not run.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -13,28 +13,27 @@ use crate::{GuestError, deb};
 /// The packages and those that they depend on.
 pub(crate) fn resolve(apt: &Apt<'_>, programs: &Programs) -> Result<Vec<Package>, GuestError> {
     let mut seen: BTreeSet<String> = programs.without.iter().cloned().collect();
-    let mut waiting: VecDeque<String> = programs.packages.iter().cloned().collect();
+    let mut wanted = programs.packages.clone();
     let mut packages = Vec::new();
-    while let Some(name) = waiting.pop_front() {
-        if !seen.insert(name.clone()) {
-            continue;
+    loop {
+        wanted.retain(|name| seen.insert(name.clone()));
+        if wanted.is_empty() {
+            break;
         }
-        match apt.show(&name)? {
-            Some(package) => {
-                waiting.extend(package.depends.iter().cloned());
-                packages.push(package);
-            }
-            None if programs.packages.contains(&name) => {
-                return Err(GuestError::Package {
-                    package: name,
-                    fact: "the package lists do not have it".into(),
-                });
-            }
-            // A name that other packages provide; the list names one of them if it is needed.
-            None => tracing::debug!("{name} is no package"),
-        }
+        let names: Vec<&str> = wanted.iter().map(String::as_str).collect();
+        let found = apt.show_all(&names)?;
+        wanted = found.iter().flat_map(|package| package.depends.iter().cloned()).collect();
+        packages.extend(found);
     }
-    Ok(packages)
+    // What others depend on and is no package is a name that other packages provide: if one of them is needed, it is
+    // among those asked for.
+    match programs.packages.iter().find(|name| !packages.iter().any(|package| package.name == **name)) {
+        Some(name) => Err(GuestError::Package {
+            package: name.clone(),
+            fact: "the package lists do not have it".into(),
+        }),
+        None => Ok(packages),
+    }
 }
 
 /// Adds all of a package but the paths that begin as one of `skip` does. What the archive has already stays.
