@@ -205,7 +205,7 @@ impl<'a> Draft<'a> {
     /// Memory that holds `len` bytes at `addr` as the case starts, as far as it was chosen.
     pub fn patched(&self, addr: u64, len: usize) -> Option<Vec<u8>> {
         let patch = self.patches.iter().find(|p| p.addr == addr && p.len as usize >= len)?;
-        offset(addr).and(offset(addr + len as u64 - 1))?;
+        offset(addr).and(offset(addr.checked_add(len as u64 - 1)?))?;
         Some(patch.bytes[..len.min(64)].to_vec())
     }
 }
