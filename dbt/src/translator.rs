@@ -22,6 +22,8 @@ const BLOCK_SITES: usize = 512;
 const ATTEMPTS: usize = 8;
 /// Bytes of a page.
 const PAGE: usize = 4096;
+/// Bytes of the longest instruction.
+const LONGEST: usize = 15;
 /// Counters of executions.
 const HEATS: usize = 1 << 16;
 
@@ -61,6 +63,8 @@ pub struct Translator {
     block: Block,
     /// The page being translated.
     bytes: Vec<u8>,
+    /// The code page that its only instruction goes on in.
+    second: Option<u32>,
     /// Changes when all translations are forgotten.
     pub generation: u64,
     /// [`memory::code_epoch`] when pages were compared last.
@@ -91,6 +95,7 @@ impl Translator {
             asm: Asm::default(),
             block: Block::default(),
             bytes: Vec::new(),
+            second: None,
             generation: 0,
             epoch: 0,
             arena,
@@ -228,7 +233,12 @@ impl Translator {
             bytes.clear();
             (0..PAGE / 8).for_each(|i| bytes.extend_from_slice(&word(i).to_le_bytes()));
             self.block.decode(bytes, usize::from(offset));
-            let len = (self.block.end - usize::from(offset)).max(1) as u16;
+            self.second = None;
+            if self.block.insns.is_empty() {
+                self.read_crossing(s, page, offset, bytes)?;
+            }
+            let end = self.block.end.min(PAGE);
+            let len = (end - usize::from(offset)).max(1) as u16;
             let fresh = !memory.info.has_code();
             if memory.info.mark_code(offset, len) && s.vcpus() > 1 {
                 ram.publish_code();
@@ -236,7 +246,7 @@ impl Translator {
             if fresh {
                 self.tlb.protect(&mut self.sites, memory.host.as_ptr());
             }
-            let words = usize::from(offset) / 8..self.block.end.div_ceil(8);
+            let words = usize::from(offset) / 8..end.div_ceil(8);
             if words.into_iter().all(|i| bytes[i * 8..i * 8 + 8] == word(i).to_le_bytes())
                 && memory.info.is_marked(offset, len)
             {
@@ -244,6 +254,34 @@ impl Translator {
             }
         }
         None
+    }
+
+    /// The same for the one instruction at the end of a page that goes on in the next. Its second part counts as code from
+    /// now on; that it was not rewritten meanwhile is found out when it is compared with the page's state.
+    fn read_crossing(&mut self, s: &mut Session, page: u32, offset: u16, bytes: &mut Vec<u8>) -> Option<()> {
+        if PAGE - usize::from(offset) >= LONGEST {
+            return None;
+        }
+        let lin = self.pages.lin(page).wrapping_add(PAGE as u64);
+        let phys = s.fetch(lin)?;
+        let ram = s.ram();
+        let next = ram.page(phys)?;
+        let fresh = !next.info.has_code();
+        if next.info.mark_code(0, LONGEST as u16) && s.vcpus() > 1 {
+            ram.publish_code();
+        }
+        if fresh {
+            self.tlb.protect(&mut self.sites, next.host.as_ptr());
+        }
+        let mode = self.pages.get(page).mode;
+        let second = self.pages.map(lin, phys, mode, next.info)?;
+        for i in 0..LONGEST {
+            // SAFETY: the first bytes of a page of RAM; volatile as in `read`.
+            bytes.push(unsafe { next.host.as_ptr().add(i).read_volatile() });
+        }
+        self.block.decode_crossing(bytes, usize::from(offset));
+        self.second = Some(second);
+        (self.pages.is_current(second) && next.info.is_marked(0, LONGEST as u16)).then_some(())
     }
 
     fn emit(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize, bytes: &[u8]) -> Entry {
@@ -266,6 +304,9 @@ impl Translator {
         };
         e.expect_target(i32::from(offset));
         let entry = e.asm.here();
+        if let Some(second) = self.second {
+            e.expect_second(second, offset);
+        }
         let mut open = true;
         for (i, insn) in self.block.insns.iter().enumerate() {
             e.live = self.block.live[i] != 0;

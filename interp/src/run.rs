@@ -138,6 +138,7 @@ impl Run<'_> {
             && *self.retired < self.end
         {
             self.cpu.events.interrupt_shadow = false;
+            self.cpu.pass_rf();
             return None;
         }
         self.boundary_slow()
@@ -150,7 +151,9 @@ impl Run<'_> {
             *self.countdown = POLL_INTERVAL;
             cpu.io().poll();
         }
-        if cpu.signals.clear(Signals::POLL) {
+        if cpu.signals.load() & (Signals::POLL | Signals::SYNC) != 0
+            && cpu.signals.clear(Signals::POLL | Signals::SYNC)
+        {
             cpu.io().poll();
         }
         let signals = cpu.signals.load();
@@ -184,6 +187,7 @@ impl Run<'_> {
         if cpu.events.halted {
             return Some(VcpuExit::Halt);
         }
+        cpu.pass_rf();
         None
     }
 
@@ -360,10 +364,19 @@ impl Run<'_> {
 }
 
 impl Cpu {
-    /// Instructions have to be run one at a time: TF, breakpoints, RF or an interrupt shadow that ends after one.
+    /// An instruction is about to run. RF covers it against breakpoints; where there are none it is over at once, so that
+    /// what follows a fault need not be stepped.
+    #[inline(always)]
+    pub fn pass_rf(&mut self) {
+        if self.dr[5] & 0xff == 0 {
+            self.eflags &= !rflags::RF;
+        }
+    }
+
+    /// Instructions have to be run one at a time: TF, breakpoints or an interrupt shadow that ends after one.
     #[inline(always)]
     pub fn needs_stepping(&self) -> bool {
-        self.eflags & (rflags::TF | rflags::RF) != 0 || self.dr[5] & 0xff != 0 || self.events.interrupt_shadow
+        self.eflags & rflags::TF != 0 || self.dr[5] & 0xff != 0 || self.events.interrupt_shadow
     }
 
     /// IP, EIP or RIP width.

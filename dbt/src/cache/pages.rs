@@ -206,6 +206,11 @@ impl Pages {
         }
     }
 
+    /// Forgets a translation.
+    pub fn remove(&mut self, page: u32, offset: u16) {
+        self.list[page as usize].blocks.retain(|b| b.offset != offset);
+    }
+
     fn unmap(&mut self, page: u32) {
         let entry = &mut self.list[page as usize];
         if let Some(lin) = entry.lin.take() {

@@ -27,6 +27,24 @@ impl Emitter<'_> {
         asm.mov(RCX, R9);
     }
 
+    /// The instruction at `offset` goes on in another code page: leaves if that is not mapped behind this one.
+    pub fn expect_second(&mut self, second: u32, offset: u16) {
+        let number = self.branch(i64::from(offset), true);
+        let (lin, neg) = (self.lin_word(), Mem::Data(self.pages.neg_word(second)));
+        let asm = &mut *self.asm;
+        asm.load(R10, lin);
+        asm.lea(R10, at(R10, 4096));
+        asm.mov(R9, RCX);
+        asm.load(RCX, neg);
+        asm.lea(RCX, sum(RCX, R10));
+        let there = asm.jrcxz();
+        asm.mov(RCX, R9);
+        let elsewhere = asm.jmp(Target::Fixed(0));
+        asm.bind_short(there);
+        asm.mov(RCX, R9);
+        self.aside(elsewhere, |e| e.exit(Left::Stale, number));
+    }
+
     /// Leaves if the vCPU has signals. `out` is emitted for that, in the cold section.
     fn poll(&mut self, live: bool, out: impl FnOnce(&mut Self)) {
         let asm = &mut *self.asm;

@@ -21,12 +21,21 @@ impl Block {
     /// Decodes the block at `offset` of a page's bytes. It ends at a jump, and before what is no instruction or crosses
     /// into the next page.
     pub fn decode(&mut self, page: &[u8], offset: usize) {
+        self.decode_some(page, offset, MAX);
+    }
+
+    /// Decodes the one instruction at `offset`, which goes on behind the page in the next one's first bytes.
+    pub fn decode_crossing(&mut self, bytes: &[u8], offset: usize) {
+        self.decode_some(bytes, offset, 1);
+    }
+
+    fn decode_some(&mut self, page: &[u8], offset: usize, max: usize) {
         self.insns.clear();
         self.live.clear();
         let mut decoder = Decoder::with_ip(64, &page[offset..], offset as u64, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         self.end = offset;
-        while self.insns.len() < MAX && decoder.can_decode() {
+        while self.insns.len() < max && decoder.can_decode() {
             decoder.decode_out(&mut insn);
             if insn.is_invalid() {
                 break;

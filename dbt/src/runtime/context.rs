@@ -29,6 +29,8 @@ pub enum Left {
     Signalled = 4,
     /// A site wants to be filled: as `Access`.
     Promote = 5,
+    /// The second page of an instruction is another than it was: `argument` is a link to the instruction itself.
+    Stale = 6,
 }
 
 impl Left {
@@ -40,6 +42,7 @@ impl Left {
             2 => Self::Operation,
             3 => Self::Access,
             5 => Self::Promote,
+            6 => Self::Stale,
             _ => Self::Signalled,
         }
     }

@@ -18,7 +18,7 @@ pub struct Stubs {
     /// A single RET: entered with a return address on the return stack.
     pub ret: u64,
     /// One per [`Left`].
-    pub exits: [u64; 6],
+    pub exits: [u64; 7],
     /// By `[keeps flags][store][log2 of the size]`.
     pub access: [[[u64; SIZES]; 2]; 2],
     /// Bytes of all of them.
@@ -35,7 +35,7 @@ impl Stubs {
         let mut places = Vec::new();
         let common = common_exit(&mut asm, avx);
         let mut exits = Vec::new();
-        for left in 0..6 {
+        for left in 0..7 {
             exits.push(asm.here());
             asm.store_imm32(Mem::Gs(field::LEFT), left);
             let _ = asm.jmp(Target::Here(common));

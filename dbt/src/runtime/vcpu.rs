@@ -204,7 +204,7 @@ impl Engine {
         let counter = match left {
             Left::Lookup => &mut self.counters.lookups,
             Left::Link => &mut self.counters.links,
-            Left::Signalled => &mut self.counters.signals,
+            Left::Signalled | Left::Stale => &mut self.counters.signals,
             Left::Operation => &mut self.counters.operations,
             Left::Access => &mut self.counters.fills,
             Left::Promote => &mut self.counters.promotions,
@@ -236,6 +236,13 @@ impl Engine {
                     self.store(s, rip);
                 }
                 Next::Around
+            }
+            Left::Stale => {
+                let Some(&link) = self.translator.links.get(argument as usize) else { return Next::Around };
+                let rip = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+                self.translator.pages.remove(link.page, link.target as u16);
+                self.store(s, rip);
+                s.block().map_or(Next::Around, Next::End)
             }
             Left::Operation => self.operate(s, mode, argument),
             Left::Access | Left::Promote => self.access(s, mode),
