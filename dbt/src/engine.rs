@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
 
+use crate::peers::Peers;
 use crate::runtime::vcpu::DbtVcpu;
 use crate::ticker::Ticker;
 
@@ -50,7 +51,7 @@ impl Engine for Dbt {
             engine: "dbt",
             reason: format!("no thread can be started ({e}): raise the limit of processes"),
         })?;
-        Ok(Box::new(DbtVm { config, threshold: self.threshold, ticker }))
+        Ok(Box::new(DbtVm { config, threshold: self.threshold, ticker, peers: Arc::default() }))
     }
 }
 
@@ -58,11 +59,12 @@ struct DbtVm {
     config: VmConfig,
     threshold: u8,
     ticker: Ticker,
+    peers: Arc<Peers>,
 }
 
 impl Vm for DbtVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
         let ticket = self.ticker.ticket(signals.clone());
-        Ok(Box::new(DbtVcpu::new(&self.config, index, signals, self.threshold, ticket)?))
+        Ok(Box::new(DbtVcpu::new(&self.config, index, signals, self.threshold, ticket, &self.peers)?))
     }
 }

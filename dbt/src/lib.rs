@@ -9,6 +9,7 @@ mod cache;
 mod emit;
 mod engine;
 mod frontend;
+mod peers;
 mod runtime;
 mod ticker;
 mod translator;

@@ -2,6 +2,8 @@
 // UNSAFETY: copies guest code out of RAM.
 #![allow(unsafe_code)]
 
+use std::sync::Arc;
+
 use interp::core::{Lowered, Mode, Session};
 use rustix::io::Errno;
 
@@ -12,6 +14,7 @@ use crate::emit::asm::{Asm, Mem, Target, at, reg, sum};
 use crate::emit::{Emitter, Handed};
 use crate::frontend::block::Block;
 use crate::frontend::class::{Class, class};
+use crate::peers::{Peer, Peers};
 use crate::runtime::context::{Left, MODES, field};
 use crate::runtime::stubs::Stubs;
 
@@ -69,6 +72,8 @@ pub struct Translator {
     pub generation: u64,
     /// [`memory::code_epoch`] when pages were compared last.
     epoch: u64,
+    peers: Arc<Peers>,
+    own: Arc<Peer>,
 }
 
 impl Translator {
@@ -76,7 +81,7 @@ impl Translator {
     ///
     /// # Errors
     /// The host refuses executable memory.
-    pub fn new(threshold: u8, avx: bool) -> Result<Self, Errno> {
+    pub fn new(threshold: u8, avx: bool, peers: Arc<Peers>, own: Arc<Peer>) -> Result<Self, Errno> {
         let mut arena = Arena::new()?;
         let stubs = Stubs::new(&mut arena, avx);
         let data = arena.data();
@@ -98,6 +103,8 @@ impl Translator {
             second: None,
             generation: 0,
             epoch: 0,
+            peers,
+            own,
             arena,
         })
     }
@@ -131,6 +138,34 @@ impl Translator {
         if epoch != self.epoch {
             self.epoch = epoch;
             self.pages.drop_stale();
+            // It may have been this vCPU: the others have to know before they see anything that it does next.
+            if s.vcpus() > 1 {
+                self.peers.code_changed(&self.own);
+            }
+        }
+    }
+
+    /// Enters translated code as far as the other vCPUs are concerned.
+    #[inline]
+    pub fn enter(&mut self) {
+        while !self.own.enter() {
+            for host in self.own.take_requests() {
+                self.tlb.protect(&mut self.sites, host as *const u8);
+            }
+        }
+    }
+
+    /// Translated code was left.
+    #[inline]
+    pub fn leave(&self) {
+        self.own.leave();
+    }
+
+    /// Stores to a page have to be looked at from now on, whichever vCPU does them.
+    fn protect(&mut self, s: &Session, host: *const u8) {
+        self.tlb.protect(&mut self.sites, host);
+        if s.vcpus() > 1 {
+            self.peers.protect(&self.own, host);
         }
     }
 
@@ -244,7 +279,7 @@ impl Translator {
                 ram.publish_code();
             }
             if fresh {
-                self.tlb.protect(&mut self.sites, memory.host.as_ptr());
+                self.protect(s, memory.host.as_ptr());
             }
             let words = usize::from(offset) / 8..end.div_ceil(8);
             if words.into_iter().all(|i| bytes[i * 8..i * 8 + 8] == word(i).to_le_bytes())
@@ -271,7 +306,7 @@ impl Translator {
             ram.publish_code();
         }
         if fresh {
-            self.tlb.protect(&mut self.sites, next.host.as_ptr());
+            self.protect(s, next.host.as_ptr());
         }
         let mode = self.pages.get(page).mode;
         let second = self.pages.map(lin, phys, mode, next.info)?;

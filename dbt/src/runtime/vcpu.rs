@@ -10,6 +10,7 @@ use interp::core::{Core, End, Session};
 use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
 use super::returns::Returns;
 use crate::cache::tlb::{bank, store_is_free};
+use crate::peers::Peers;
 use crate::ticker::Ticket;
 use crate::translator::Translator;
 
@@ -72,6 +73,7 @@ impl DbtVcpu {
         signals: Arc<Signals>,
         threshold: u8,
         ticket: Ticket,
+        peers: &Arc<Peers>,
     ) -> Result<Self, EngineError> {
         let refused = |error| EngineError::Unusable {
             engine: "dbt",
@@ -80,7 +82,8 @@ impl DbtVcpu {
             ),
         };
         let avx = std::arch::is_x86_feature_detected!("avx");
-        let translator = Translator::new(threshold, avx).map_err(refused)?;
+        let translator =
+            Translator::new(threshold, avx, peers.clone(), peers.join(signals.clone())).map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(lookup).map_err(refused)?;
         let mut context = Context::boxed();
@@ -182,6 +185,7 @@ impl Engine {
         loop {
             self.context.target = target;
             self.context.returns = self.returns.pointer(mode);
+            self.translator.enter();
             // SAFETY: the stub is a function without arguments that keeps callee-saved registers; the GS base and the
             // context are set up, and `target` is code of this vCPU for the mode in force.
             unsafe {
@@ -189,6 +193,7 @@ impl Engine {
                     std::mem::transmute(self.translator.stubs.enter as *const ());
                 enter();
             }
+            self.translator.leave();
             self.returns.set(mode, self.context.returns);
             match self.left(s, mode) {
                 Next::Enter(next) => target = next,
