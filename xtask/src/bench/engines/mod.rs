@@ -16,10 +16,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::Bench;
-use super::peer::{self, Machine, Peer};
+use super::peer::{self, Peer};
 use report::{Cell, Results};
 use row::{Quantity, Row, Work};
-use session::Session;
+use session::{Quotient, Session, Setup};
 use suite::Suite;
 
 /// What the first program of a guest prints.
@@ -58,63 +58,57 @@ struct Group {
     rows: Vec<usize>,
 }
 
-/// A machine that prints the mark.
-fn with_mark(machine: &Machine) -> Machine {
-    Machine { append: format!("{} quiet rdinit=/bench/init", machine.append), ..machine.clone() }
-}
-
 pub fn run(arguments: &Arguments) -> Result<()> {
     let rows = Row::chosen(&arguments.rows)?;
     let bench = Bench::new(arguments.runs)?;
     let peers = peers(&bench, arguments)?;
     let groups = groups(&rows);
     let suite = if groups.iter().any(|group| group.suite) { Some(Suite::new(&bench, &rows)?) } else { None };
+    let setup = Setup { bench: &bench, suite, percent: arguments.percent };
 
     let mut cells = vec![vec![Cell::default(); peers.len()]; rows.len()];
     for run in 1..=arguments.runs {
         for (column, peer) in peers.iter().enumerate() {
             for group in &groups {
-                let machine = match &suite {
-                    Some(suite) if group.suite => suite.machine.clone(),
-                    _ => with_mark(&bench.guest_with_programs),
-                };
-                let machine = Machine { cpus: group.cpus, ..machine };
-                let mut session = None;
+                let turn = format!("run {run} of {}, {}", arguments.runs, peer.engine());
+                let mut machine = OnDemand { setup: &setup, peer, group, session: None };
                 for &index in &group.rows {
-                    let (Some(row), Some(cell)) =
-                        (rows.get(index), cells.get_mut(index).and_then(|c| c.get_mut(column)))
-                    else {
-                        continue;
-                    };
-                    eprintln!("xtask: run {run} of {}, {}: {}", arguments.runs, peer.engine(), row.name);
-                    let mut attempt = || {
-                        if session.is_none() {
-                            session = Some(Session::boot(
-                                &bench,
-                                suite.as_ref(),
-                                peer,
-                                &machine,
-                                arguments.percent,
-                            )?);
-                        }
-                        session.as_mut().context("no session")?.run(row)
-                    };
-                    match attempt() {
-                        Ok(sample) => cell.samples.extend(sample),
-                        Err(e) => {
-                            eprintln!("xtask: {}, {}: {e:#}", peer.engine(), row.name);
-                            cell.trouble = Some(format!("{e:#}"));
-                            // What state it is in now is unknown: the next row has a fresh one.
-                            session = None;
-                        }
+                    let Some((row, cells)) = rows.get(index).zip(cells.get_mut(index)) else { continue };
+                    eprintln!("xtask: {turn}: {}", row.name);
+                    let outcome = machine.run(row);
+                    if let Err(e) = &outcome {
+                        eprintln!("xtask: {turn}: {}: {e:#}", row.name);
+                    }
+                    if let Some(cell) = cells.get_mut(column) {
+                        cell.add(outcome);
                     }
                 }
             }
         }
     }
-    let results =
-        Results { rows, engines: peers.iter().map(|peer| peer.engine().to_owned()).collect(), cells };
-    show(&results, &bench, arguments)
+    let engines = peers.iter().map(|peer| peer.engine().to_owned()).collect();
+    show(&Results { rows, engines, cells }, &bench, arguments)
+}
+
+/// The machine of a group, which is booted for the first row, and again after one that failed: nobody knows what
+/// that one left.
+struct OnDemand<'a> {
+    setup: &'a Setup<'a>,
+    peer: &'a Peer,
+    group: &'a Group,
+    session: Option<Session<'a>>,
+}
+
+impl OnDemand<'_> {
+    fn run(&mut self, row: &Row) -> Result<Option<Quotient>> {
+        let mut session = match self.session.take() {
+            Some(session) => session,
+            None => Session::boot(self.setup, self.peer, self.group.suite, self.group.cpus)?,
+        };
+        let outcome = session.run(row)?;
+        self.session = Some(session);
+        Ok(outcome)
+    }
 }
 
 fn show(results: &Results, bench: &Bench, arguments: &Arguments) -> Result<()> {

@@ -1,5 +1,6 @@
 //! The result: a column for each engine, and whether the first of them reaches what the row asks for.
 
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use super::row::{Quantity, Row, Work};
@@ -32,6 +33,13 @@ pub enum Verdict {
 }
 
 impl Cell {
+    pub fn add(&mut self, outcome: Result<Option<Quotient>>) {
+        match outcome {
+            Ok(sample) => self.samples.extend(sample),
+            Err(e) => self.trouble = Some(format!("{e:#}")),
+        }
+    }
+
     /// Of the medians, so that one disturbed run does no harm on either side.
     fn figure(&self) -> Option<f64> {
         let of = median(&self.samples.iter().map(|sample| sample.of).collect::<Vec<_>>())?;

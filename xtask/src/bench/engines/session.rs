@@ -1,6 +1,6 @@
 //! One machine that is booted once and runs row after row.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::row::{Quantity, Row, Work};
 use super::suite::Suite;
@@ -17,13 +17,22 @@ pub struct Quotient {
     pub over: Option<f64>,
 }
 
+/// How many have to have run before what they leave in memory is looked at.
+const SCRIPTS: usize = 10;
+
+/// What every session needs.
+pub struct Setup<'a> {
+    pub bench: &'a Bench,
+    /// If some row needs it.
+    pub suite: Option<Suite>,
+    /// Per cent of the usual amount of work, for programs that take a scale.
+    pub percent: u32,
+}
+
 /// A machine at its shell.
 pub struct Session<'a> {
-    bench: &'a Bench,
-    suite: Option<&'a Suite>,
+    setup: &'a Setup<'a>,
     machine: Machine,
-    /// Per cent of the usual amount of work, for programs that take a scale.
-    percent: u32,
     /// It is slow: rows may have less for it to do.
     slow: bool,
     console: Console,
@@ -31,23 +40,26 @@ pub struct Session<'a> {
     boot: f64,
     /// MiB beyond its RAM at the shell.
     memory: f64,
+    /// Scripts that ran in it to their end.
+    scripts: usize,
 }
 
 impl<'a> Session<'a> {
-    pub fn boot(
-        bench: &'a Bench,
-        suite: Option<&'a Suite>,
-        peer: &Peer,
-        machine: &Machine,
-        percent: u32,
-    ) -> Result<Self> {
-        let mut console = Console::start(peer.command(machine))?;
+    /// Boots the guest with many programs, or else the default one.
+    pub fn boot(setup: &'a Setup<'a>, peer: &Peer, suite: bool, cpus: u32) -> Result<Self> {
+        let guest = match &setup.suite {
+            Some(many) if suite => &many.machine,
+            _ => &setup.bench.guest_with_programs,
+        };
+        let append = format!("{} quiet rdinit=/bench/init", guest.append);
+        let machine = Machine { append, cpus, ..guest.clone() };
+        let mut console = Console::start(peer.command(&machine))?;
         console.wait_for(super::MARK)?;
         let boot = console.cpu_seconds()?;
         console.prompt()?;
-        let memory = beyond_ram(&console, machine)?;
+        let memory = beyond_ram(&console, &machine)?;
         let slow = matches!(peer.engine(), "qemu" | "interp");
-        Ok(Self { bench, suite, machine: machine.clone(), percent, slow, console, boot, memory })
+        Ok(Self { setup, machine, slow, console, boot, memory, scripts: 0 })
     }
 
     /// Runs a row here and on the host.
@@ -55,7 +67,11 @@ impl<'a> Session<'a> {
         let quantity = |of| Some(Quotient { of, over: None });
         Ok(match &row.work {
             Work::Micro(program) => Some(self.beside_the_host(row, program)?),
-            Work::Shell(_) => Some(self.beside_the_host(row, "done")?),
+            Work::Shell(_) => {
+                let sample = self.beside_the_host(row, "done")?;
+                self.scripts += 1;
+                Some(sample)
+            }
             Work::Speedup([one, two]) => {
                 let one = self.here(row, one)?;
                 let two = self.here(row, two)?;
@@ -64,6 +80,7 @@ impl<'a> Session<'a> {
             Work::Machine(Quantity::Boot) => quantity(self.boot),
             Work::Machine(Quantity::MemoryAfterBoot) => quantity(self.memory),
             Work::Machine(Quantity::MemoryAfterPrograms) => {
+                ensure!(self.scripts >= SCRIPTS, "only {} scripts ran in this machine", self.scripts);
                 quantity(beyond_ram(&self.console, &self.machine)?)
             }
             Work::Machine(Quantity::MeanOfPrograms) => None,
@@ -72,10 +89,10 @@ impl<'a> Session<'a> {
 
     fn beside_the_host(&mut self, row: &Row, program: &str) -> Result<Quotient> {
         let arguments = self.arguments(row, program);
-        let command = match (&row.work, self.suite) {
+        let command = match (&row.work, &self.setup.suite) {
             (Work::Shell(_), Some(suite)) => suite.native(&arguments),
             _ => {
-                let mut command = std::process::Command::new(self.bench.folder.join("micro"));
+                let mut command = std::process::Command::new(self.setup.bench.folder.join("micro"));
                 command.args(arguments.iter().skip(1));
                 command
             }
@@ -102,7 +119,7 @@ impl<'a> Session<'a> {
         } else {
             // Jobs at once are measured against each other, not against the host: they have to last.
             let less = self.slow && !matches!(row.work, Work::Speedup(_));
-            let percent = if less { self.percent * row.slow_percent / 100 } else { self.percent };
+            let percent = if less { self.setup.percent * row.slow_percent / 100 } else { self.setup.percent };
             arguments.extend([program.to_owned(), percent.max(1).to_string()]);
         }
         arguments

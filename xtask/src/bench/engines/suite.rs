@@ -48,7 +48,7 @@ impl Suite {
             fs::write(&unpacked, &initrd.sha256)?;
         }
 
-        let mut suite = Self {
+        let suite = Self {
             machine: Machine {
                 kernel: built.kernel.clone(),
                 initrd: bench.folder.join("initrd.suite"),
@@ -61,7 +61,6 @@ impl Suite {
         };
         let files = suite.fill(bench, rows)?;
         fs::write(&suite.machine.initrd, [initramfs, files].concat())?;
-        suite.machine = super::with_mark(&suite.machine);
         Ok(suite)
     }
 
