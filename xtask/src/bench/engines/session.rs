@@ -104,7 +104,9 @@ impl<'a> Session<'a> {
     }
 
     fn here(&mut self, row: &Row, program: &str) -> Result<Sample> {
-        self.console.enter(&self.arguments(row, program).join(" "))?;
+        // A program that crashes has no mark of its own.
+        let command = format!("{} || echo '@failed' $?", self.arguments(row, program).join(" "));
+        self.console.enter(&command)?;
         let sample = watch(&mut self.console, program);
         self.console.prompt()?;
         sample
