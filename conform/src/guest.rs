@@ -1,5 +1,6 @@
 //! The engine's side: a guest in long mode, whose ring 3 sees what the child process sees.
 
+use std::cell::Cell;
 use std::sync::Arc;
 
 use cpu::x86::{CpuModel, cr0, cr4, efer, seg, seg_attr};
@@ -42,6 +43,8 @@ const KERNEL_CODE: u16 = 0x10;
 const TSS_SELECTOR: u16 = 0x40;
 /// Instructions a case may take, many more than it needs: engines look at each one when a limit is near.
 const LIMIT: u64 = 4096;
+/// Polls of the timers that a case may take on an engine that counts no instructions: far more than any needs.
+const PATIENCE: u32 = 4000;
 
 /// The engine could not be set up.
 #[derive(Debug, Error)]
@@ -70,6 +73,7 @@ pub enum Trouble {
 pub struct Guest {
     ram: Arc<GuestRam>,
     vcpu: Box<dyn Vcpu>,
+    signals: Arc<Signals>,
     template: CpuState,
     pattern: Box<[u8; MEMORY_LEN]>,
     image: Box<[u8; MEMORY_LEN]>,
@@ -83,10 +87,11 @@ impl Guest {
         ram.write(phys::CODE, &[INT3; CODE_LEN as usize])?;
         let clock = Arc::new(Clock::new());
         let config = VmConfig { ram: ram.clone(), clock, model: Arc::new(model), vcpus: 1 };
-        let vcpu = engine.create_vm(config)?.create_vcpu(0, Arc::new(Signals::new()))?;
+        let signals = Arc::new(Signals::new());
+        let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
         let mut pattern = Box::new([0; MEMORY_LEN]);
         crate::layout::fill_pattern(&mut pattern);
-        Ok(Self { ram, vcpu, template: template(), image: pattern.clone(), pattern })
+        Ok(Self { ram, vcpu, signals, template: template(), image: pattern.clone(), pattern })
     }
 
     /// Runs a case; `stepping` has the engine stop after every instruction.
@@ -138,11 +143,15 @@ impl Guest {
 
     fn until_handler(&mut self, stepping: bool) -> Result<(), Trouble> {
         let (limit, runs) = if stepping { (1, 64) } else { (LIMIT, 1) };
+        let devices = NoDevices { signals: self.signals.clone(), polls: Cell::new(0) };
         for _ in 0..runs {
-            match self.vcpu.run_limited(&NoDevices, limit) {
+            match self.vcpu.run_limited(&devices, limit) {
                 Ok(VcpuExit::Halt) => return Ok(()),
                 Ok(VcpuExit::Limit) => {}
-                Ok(exit) => return Err(Trouble::Exit(format!("{exit:?}"))),
+                Ok(exit) => {
+                    self.signals.clear(Signals::EXIT);
+                    return Err(Trouble::Exit(format!("{exit:?}")));
+                }
                 Err(fault) => return Err(Trouble::Fault(fault.to_string())),
             }
         }
@@ -284,8 +293,11 @@ fn tables(ram: &GuestRam) -> Result<(), MemoryError> {
     ram.write(at + 2 * PAGE, &[0xf4; 256])
 }
 
-/// Nothing is on the bus; user code does not reach it.
-struct NoDevices;
+/// Nothing is on the bus; user code does not reach it. A case that does not end is ended.
+struct NoDevices {
+    signals: Arc<Signals>,
+    polls: Cell<u32>,
+}
 
 impl CpuIo for NoDevices {
     fn port_read(&self, _: u16, data: &mut [u8]) {
@@ -309,5 +321,10 @@ impl CpuIo for NoDevices {
     fn apic_msr_write(&self, _: u32, _: u64) -> bool {
         false
     }
-    fn poll(&self) {}
+    fn poll(&self) {
+        self.polls.set(self.polls.get() + 1);
+        if self.polls.get() >= PATIENCE {
+            self.signals.set(Signals::EXIT);
+        }
+    }
 }

@@ -4,6 +4,7 @@
 mod cases;
 mod compare;
 mod contested;
+mod dead;
 mod forms;
 mod generate;
 mod guest;

@@ -43,6 +43,8 @@ pub struct Summary {
     seen: HashSet<Form>,
     /// Cases that ended with an exception of the instruction.
     pub faulted: u64,
+    /// Cases that differ in dead flags in the frame of a fault, and in nothing else.
+    pub dead_flags: u64,
     /// Mismatching cases per form.
     pub failing: BTreeMap<String, u64>,
     /// Mismatches, a few per form.
@@ -76,6 +78,7 @@ impl Summary {
     pub fn merge(&mut self, other: Self) {
         self.cases += other.cases;
         self.faulted += other.faulted;
+        self.dead_flags += other.dead_flags;
         self.seen.extend(other.seen);
         self.forms = self.seen.len() as u64;
         for (form, count) in other.failing {

@@ -6,13 +6,14 @@ use cpu::x86::CpuModel;
 use cpu::{
     Capabilities, CpuFault, CpuIo, CpuState, Engine, EngineError, Signals, Vcpu, VcpuExit, Vm, VmConfig,
 };
+use dbt::Dbt;
 use interp::Interp;
 
 use crate::{Options, Summary, run};
 
 fn options(seed: u64, cases: u64) -> Options {
     let model = CpuModel::named(Some("host")).unwrap();
-    Options { seed, first: 0, cases, jobs: 2, model, only: Vec::new() }
+    Options { seed, first: 0, cases, jobs: 2, model, only: Vec::new(), dead_flags: false }
 }
 
 fn told(summary: &Summary) -> String {
@@ -32,6 +33,14 @@ fn a_slice_of_all_forms_agrees() {
     );
     // Faults and completed instructions both, in some proportion.
     assert!((summary.cases / 20..summary.cases / 2).contains(&summary.faulted), "{}", summary.faulted);
+}
+
+#[test]
+fn a_slice_of_all_forms_agrees_when_everything_is_translated() {
+    let options = Options { dead_flags: true, ..options(8, 40_000) };
+    let summary = run(&Dbt::with_threshold(0), &options, &|_| ()).unwrap();
+    assert!(summary.passed(), "{}", told(&summary));
+    assert!(summary.dead_flags < summary.faulted / 10, "{} of {}", summary.dead_flags, summary.faulted);
 }
 
 #[test]

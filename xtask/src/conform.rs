@@ -1,16 +1,40 @@
-//! `cargo xtask conform`: the interpreter against the host CPU.
+//! `cargo xtask conform`: an engine against the host CPU.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use clap::Args;
+use clap::{Args, ValueEnum};
 use conform::{Options, Summary};
+use cpu::Engine;
 use cpu::x86::CpuModel;
+use dbt::Dbt;
+use interp::Interp;
 
-/// Compare the interpreter with the host CPU, instruction by instruction.
+/// The engines that can be compared.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Kind {
+    /// The interpreter.
+    Interp,
+    /// The translator, with everything translated at once.
+    Dbt,
+}
+
+impl Kind {
+    fn engine(self) -> Box<dyn Engine> {
+        match self {
+            Self::Interp => Box::new(Interp::new()),
+            Self::Dbt => Box::new(Dbt::with_threshold(0)),
+        }
+    }
+}
+
+/// Compare an engine with the host CPU, instruction by instruction.
 #[derive(Debug, Args)]
 pub struct Arguments {
+    /// The engine to compare.
+    #[arg(long, value_enum, default_value_t = Kind::Interp)]
+    engine: Kind,
     /// Cases to run.
     #[arg(long, default_value_t = 3_000_000)]
     cases: u64,
@@ -44,7 +68,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         jobs: arguments.jobs.unwrap_or(cores),
         model: CpuModel::named(Some(&arguments.cpu))?,
         only: arguments.form.clone(),
+        dead_flags: matches!(arguments.engine, Kind::Dbt),
     };
+    let engine = arguments.engine.engine();
     let start = Instant::now();
     let quiet = arguments.json || !std::io::stderr().is_terminal();
     let progress = |done: u64| {
@@ -52,7 +78,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             eprint!("\r{done} of {} cases", options.cases);
         }
     };
-    let summary = conform::run(&interp::Interp::new(), &options, &progress)?;
+    let summary = conform::run(&*engine, &options, &progress)?;
     if !quiet {
         eprintln!();
     }
@@ -62,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         print(&summary, &options, start.elapsed());
     }
     if !summary.passed() {
-        bail!("interpreter and host cpu disagree in {} forms", summary.failing.len());
+        bail!("{} and host cpu disagree in {} forms", engine.name(), summary.failing.len());
     }
     Ok(())
 }
@@ -75,12 +101,13 @@ fn print(summary: &Summary, options: &Options, elapsed: Duration) {
         println!("{form}: {count} cases differ");
     }
     println!(
-        "{} cases of {} forms (cpu model {}, seed {}), {} of them faults, in {:.1} s: {} differ in {} forms",
+        "{} cases of {} forms (cpu model {}, seed {}), {} of them faults ({} with other dead flags), in {:.1} s: {} differ in {} forms",
         summary.cases,
         summary.forms,
         options.model.name(),
         options.seed,
         summary.faulted,
+        summary.dead_flags,
         elapsed.as_secs_f64(),
         summary.failing.values().sum::<u64>(),
         summary.failing.len()
