@@ -120,6 +120,18 @@ const CASES: &[Named] = &[
         code: &[0x66, 0x66, 0x66, 0xf0, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x66, 0x89, 0xc0],
         ..PLAIN
     },
+    Named {
+        name: "a REX prefix before another prefix is void",
+        code: &[0x48, 0x66, 0x89, 0xc4], // mov sp, ax
+        gpr: &[(RAX, 0x5678)],
+        ..PLAIN
+    },
+    Named {
+        name: "PUSHFQ that faults keeps flags that only it reads",
+        code: &[0xf9, 0x9c, 0x31, 0xc0], // stc; pushfq; xor eax, eax
+        gpr: &[(RSP, STACK)],
+        ..PLAIN
+    },
 ];
 
 const OVERLONG: &[u8] =

@@ -50,6 +50,10 @@ pub struct Parts<'a> {
     high_byte: bool,
 }
 
+fn is_prefix(byte: u8) -> bool {
+    matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
+}
+
 fn has_modrm(map: u8, opcode: u8) -> bool {
     match map {
         0 => match opcode {
@@ -88,6 +92,8 @@ impl<'a> Parts<'a> {
                     parts.prefix_count += 1;
                 }
                 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => {}
+                // A REX prefix that is not the last one is void, and so would be anything taken for its opcode.
+                0x40..=0x4f if rest.get(1).is_some_and(|&next| is_prefix(next)) => {}
                 _ => break,
             }
             rest = &rest[1..];
