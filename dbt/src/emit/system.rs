@@ -39,8 +39,13 @@ impl Emitter<'_> {
         if self.live_behind {
             return None;
         }
-        self.live = false;
+        // The slot comes first: should it be missing, the interpreter pushes the flags, which have to be there still.
+        let first = self.made.len();
+        self.asm.lea(R10, at(R11, -8));
+        self.check(insn, word(true));
         let asm = &mut *self.asm;
+        asm.lea(R10, sum(R10, R9));
+        asm.store(Mem::Gs(field::CALLED), R10);
         asm.bytes(&[0x9c]); // pushfq
         asm.pop(R9);
         asm.and_imm32(R9, STATUS);
@@ -48,13 +53,8 @@ impl Emitter<'_> {
         asm.load_zx8(R10, Mem::Gs(field::INTERRUPTS));
         asm.shl(R10, 9);
         asm.lea(R9, sum(R9, R10));
-        asm.store(Mem::Gs(field::CALLED), R9);
-        let first = self.made.len();
-        self.asm.lea(R10, at(R11, -8));
-        self.check(insn, word(true));
-        self.asm.lea(R10, sum(R10, R9));
-        self.asm.load(R9, Mem::Gs(field::CALLED));
-        self.asm.store(at(R10, 0), R9);
+        asm.load(R10, Mem::Gs(field::CALLED));
+        asm.store(at(R10, 0), R9);
         self.move_stack(-8);
         self.sites_end(first);
         Some(())
