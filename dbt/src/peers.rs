@@ -5,6 +5,7 @@
 //! translated code, which it does not enter without having looked. And whoever has overwritten code asks the others to look
 //! at what they have translated, before it goes on.
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,18 +44,17 @@ impl Peers {
         peer
     }
 
-    /// Has every other vCPU protect a page from stores, and waits for it.
-    pub fn protect(&self, own: &Arc<Peer>, host: *const u8) {
+    /// Has every vCPU protect a page from stores, and waits for all but `own`, which runs this.
+    pub fn protect(&self, own: &Arc<Peer>, host: NonNull<u8>) {
         let list = self.list.read();
-        let others = || list.iter().filter(|peer| !Arc::ptr_eq(peer, own));
-        for peer in others() {
-            peer.requests.lock().push(host as usize);
+        for peer in &*list {
+            peer.requests.lock().push(host.as_ptr() as usize);
             peer.requested.store(true, Ordering::SeqCst);
             if peer.inside.load(Ordering::SeqCst) {
                 peer.signals.set(Signals::SYNC);
             }
         }
-        for peer in others() {
+        for peer in list.iter().filter(|peer| !Arc::ptr_eq(peer, own)) {
             let mut spins = 0u32;
             while peer.inside.load(Ordering::SeqCst) && peer.requested.load(Ordering::SeqCst) {
                 spins += 1;

@@ -161,14 +161,6 @@ impl Translator {
         self.own.leave();
     }
 
-    /// Stores to a page have to be looked at from now on, whichever vCPU does them.
-    fn protect(&mut self, s: &Session, host: *const u8) {
-        self.tlb.protect(&mut self.sites, host);
-        if s.vcpus() > 1 {
-            self.peers.protect(&self.own, host);
-        }
-    }
-
     /// Forgets everything.
     pub fn clear(&mut self) {
         tracing::debug!(code = self.arena.used(), pages = self.pages.len(), "translations are dropped");
@@ -274,13 +266,7 @@ impl Translator {
             }
             let end = self.block.end.min(PAGE);
             let len = (end - usize::from(offset)).max(1) as u16;
-            let fresh = !memory.info.has_code();
-            if memory.info.mark_code(offset, len) && s.vcpus() > 1 {
-                ram.publish_code();
-            }
-            if fresh {
-                self.protect(s, memory.host.as_ptr());
-            }
+            s.claim(&memory, offset, len);
             let words = usize::from(offset) / 8..end.div_ceil(8);
             if words.into_iter().all(|i| bytes[i * 8..i * 8 + 8] == word(i).to_le_bytes())
                 && memory.info.is_marked(offset, len)
@@ -301,13 +287,7 @@ impl Translator {
         let phys = s.fetch(lin)?;
         let ram = s.ram();
         let next = ram.page(phys)?;
-        let fresh = !next.info.has_code();
-        if next.info.mark_code(0, LONGEST as u16) && s.vcpus() > 1 {
-            ram.publish_code();
-        }
-        if fresh {
-            self.protect(s, next.host.as_ptr());
-        }
+        s.claim(&next, 0, LONGEST as u16);
         let mode = self.pages.get(page).mode;
         let second = self.pages.map(lin, phys, mode, next.info)?;
         for i in 0..LONGEST {

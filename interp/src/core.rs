@@ -8,9 +8,10 @@ use std::sync::Arc;
 use cpu::x86::{cr0, cr4, rflags, xcr0};
 use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, VcpuExit, VmConfig};
 use iced_x86::Instruction;
-use memory::{GuestRam, PageInfo};
+use memory::{GuestRam, PageInfo, PageRef};
 
 use crate::code::Code;
+pub use crate::cpu::Sealer;
 use crate::cpu::{CodeSize, Cpu};
 use crate::decode::Lowering;
 use crate::flags::Flags;
@@ -73,6 +74,12 @@ impl Core {
     /// A vCPU in the power-on state.
     pub fn new(config: &VmConfig, index: u32, signals: Arc<Signals>) -> Self {
         Self { runner: Runner::new(config, index, signals) }
+    }
+
+    /// Has `sealer` asked before a page's bytes count as code: it makes every vCPU of the machine let go of the page as one
+    /// for stores that do not look at [`PageInfo::has_code`].
+    pub fn set_sealer(&mut self, sealer: Arc<Sealer>) {
+        self.runner.cpu.sealer = Some(sealer);
     }
 
     /// Runs `body` with the machine's callbacks in reach.
@@ -317,6 +324,11 @@ impl Session<'_, '_> {
             cpu.page(lin, access, cpu.privilege()).ok()?;
         }
         None
+    }
+
+    /// Makes code of bytes of a page: from here on stores to them are noticed.
+    pub fn claim(&self, page: &PageRef, offset: u16, len: u16) {
+        self.cpu().claim(page, offset, len);
     }
 
     /// What became invalid in the address space since this was asked last.

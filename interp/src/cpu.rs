@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use cpu::x86::{CpuModel, Exception, cr0, cr4, efer, rflags, seg, seg_attr};
 use cpu::{Clock, CpuIo, DescriptorTable, Msrs, PendingEvents, Segment, Signals};
-use memory::GuestRam;
+use memory::{GuestRam, PageRef};
 
 use crate::code::{Base, Exit};
 use crate::flags::Flags;
@@ -84,8 +84,13 @@ pub(crate) struct Cpu {
     pub clock: Arc<Clock>,
     pub model: Arc<CpuModel>,
     pub signals: Arc<Signals>,
+    /// Asked before a page's bytes count as code, by an engine that keeps pages for stores that do not look at marks.
+    pub sealer: Option<Arc<Sealer>>,
     io: Option<NonNull<dyn CpuIo>>,
 }
+
+/// Makes every vCPU of the machine let go of the page at this host address, as one for stores that do not look.
+pub type Sealer = dyn Fn(NonNull<u8>) + Send + Sync;
 
 // SAFETY: `io` is `Some` only while `attach`'s caller runs on one thread, and `base` is set anew before code runs;
 // everything else is Send.
@@ -134,10 +139,25 @@ impl Cpu {
             clock: config.clock.clone(),
             model: config.model.clone(),
             signals,
+            sealer: None,
             io: None,
         };
         this.load_state(&reset);
         this
+    }
+
+    /// Makes code of bytes of a page: from here on stores to them are noticed.
+    pub fn claim(&self, page: &PageRef, offset: u16, len: u16) {
+        let generation = page.info.generation();
+        if page.info.mark_code(offset, len) && self.vcpus > 1 {
+            self.ram.publish_code();
+        }
+        if let Some(seal) = &self.sealer
+            && !page.info.is_sealed(generation)
+        {
+            seal(page.host);
+            page.info.seal(generation);
+        }
     }
 
     /// Runs `body` with the machine's callbacks reachable through [`io`](Self::io).

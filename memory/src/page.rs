@@ -32,6 +32,8 @@ pub struct PageInfo {
     code: AtomicU64,
     /// Counts overwrites of decoded lines.
     generation: AtomicU32,
+    /// The generation, plus one, in which every store to the page is known to be looked at.
+    sealed: AtomicU32,
 }
 
 impl PageInfo {
@@ -51,6 +53,18 @@ impl PageInfo {
     #[inline(always)]
     pub fn generation(&self) -> u32 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// True if no engine stores to the page, as long as it is of this generation, without looking at its marks. Engines
+    /// whose stores look always need not ask; those that keep pages for stores that do not look let go of this one before
+    /// anybody calls [`seal`](Self::seal).
+    pub fn is_sealed(&self, generation: u32) -> bool {
+        self.sealed.load(Ordering::SeqCst) == generation.wrapping_add(1)
+    }
+
+    /// See [`is_sealed`](Self::is_sealed).
+    pub fn seal(&self, generation: u32) {
+        self.sealed.store(generation.wrapping_add(1), Ordering::SeqCst);
     }
 
     /// True if any line of the page is marked.

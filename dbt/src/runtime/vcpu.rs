@@ -81,9 +81,9 @@ impl DbtVcpu {
                 "the host refuses executable memory ({error}): allow memfd_create and executable shared mappings, or take --engine interp"
             ),
         };
+        let own = peers.join(signals.clone());
         let avx = std::arch::is_x86_feature_detected!("avx");
-        let translator =
-            Translator::new(threshold, avx, peers.clone(), peers.join(signals.clone())).map_err(refused)?;
+        let translator = Translator::new(threshold, avx, peers.clone(), own.clone()).map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(lookup).map_err(refused)?;
         let mut context = Context::boxed();
@@ -91,7 +91,9 @@ impl DbtVcpu {
         context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
         let engine = Engine { context, translator, returns, generation: 0, counters: Counters::default() };
-        let core = Core::new(config, index, signals);
+        let mut core = Core::new(config, index, signals);
+        let peers = peers.clone();
+        core.set_sealer(Arc::new(move |host| peers.protect(&own, host)));
         Ok(Self { core, engine: Box::new(engine), ticket })
     }
 }
@@ -184,7 +186,9 @@ impl Engine {
         let mut target = entry;
         loop {
             self.context.target = target;
-            self.context.returns = self.returns.pointer(mode);
+            // A look-up that is answered returns to its site: the address is on top of the stack, however full that is.
+            let answers = target == self.translator.stubs.ret;
+            self.context.returns = if answers { self.context.returns } else { self.returns.pointer(mode) };
             self.translator.enter();
             // SAFETY: the stub is a function without arguments that keeps callee-saved registers; the GS base and the
             // context are set up, and `target` is code of this vCPU for the mode in force.

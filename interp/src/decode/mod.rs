@@ -67,9 +67,7 @@ impl Decoder {
                 let first = self.decode_first(cpu, &all[..window + MAX_INSN_LEN]);
                 (insns, len) = (1, first);
                 let tail = (len.max(window) - window).max(1) as u16;
-                if next_page.info.mark_code(0, tail) && cpu.vcpus > 1 {
-                    ram.publish_code();
-                }
+                cpu.claim(&next_page, 0, tail);
                 second = Some(Source {
                     phys: next & !0xfff,
                     info: next_page.info,
@@ -82,9 +80,7 @@ impl Decoder {
                 }
             }
             let here = len.min(window).max(1);
-            if page.info.mark_code(offset as u16, here as u16) && cpu.vcpus > 1 {
-                ram.publish_code();
-            }
+            cpu.claim(&page, offset as u16, here as u16);
             let generation = page.info.generation();
             let mut again = [0; WINDOW];
             cpu.read_phys(phys, &mut again[..here]);
