@@ -138,11 +138,15 @@ impl Emitter<'_> {
         }
     }
 
-    /// Pushes the address `offset` of this page on the guest's stack.
-    fn push_return(&mut self, insn: &Instruction, offset: i32) {
+    /// Pushes the address `offset` of this page on the guest's stack. `undo`: what was there before is kept.
+    fn push_return(&mut self, insn: &Instruction, offset: i32, undo: bool) {
         self.asm.lea(R10, at(reg::R11, -8));
         self.check(insn, word(true));
         self.asm.lea(R10, sum(R10, R9));
+        if undo {
+            self.asm.load(R9, at(R10, 0));
+            self.asm.store(Mem::Gs(field::OVERWRITTEN), R9);
+        }
         let lin = self.lin_word();
         self.asm.load(R9, lin);
         self.asm.lea(R9, at(R9, offset));
@@ -153,7 +157,7 @@ impl Emitter<'_> {
     /// A direct call.
     pub fn call(&mut self, insn: &Instruction, target: i64) {
         let offset = insn.next_ip() as i32;
-        self.push_return(insn, offset);
+        self.push_return(insn, offset, false);
         let number = self.branch(target, true);
         self.check_depth(|e| e.exit(Left::Signalled, number));
         if target <= insn.ip() as i64 {
@@ -215,7 +219,7 @@ impl Emitter<'_> {
         let offset = insn.next_ip() as i32;
         self.indirect_target(insn)?;
         self.asm.store(Mem::Gs(field::CALLED), R10);
-        self.push_return(insn, offset);
+        self.push_return(insn, offset, true);
         self.note_origin(insn, -8);
         let lookup = self.stubs.exits[Left::Lookup as usize];
         self.check_depth(|e| {

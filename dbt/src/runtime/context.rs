@@ -64,6 +64,8 @@ pub struct Context {
     pub selectors: [u32; 6],
     /// Target of the indirect call in progress.
     pub called: u64,
+    /// What its return address has replaced on the stack.
+    pub overwritten: u64,
     /// AX as `lahf; seto al` gives it.
     pub flags: u64,
     /// Bases of FS and GS.
@@ -113,6 +115,7 @@ pub mod field {
     pub const INTERRUPTS: u32 = offset_of!(Context, interrupts) as u32;
     pub const SELECTORS: u32 = offset_of!(Context, selectors) as u32;
     pub const CALLED: u32 = offset_of!(Context, called) as u32;
+    pub const OVERWRITTEN: u32 = offset_of!(Context, overwritten) as u32;
     pub const FLAGS: u32 = offset_of!(Context, flags) as u32;
     pub const FS_BASE: u32 = offset_of!(Context, fs_base) as u32;
     pub const GS_BASE: u32 = offset_of!(Context, gs_base) as u32;

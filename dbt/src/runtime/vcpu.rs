@@ -266,8 +266,17 @@ impl Engine {
             if let Some(operation) = self.translator.operations.get(argument as usize) {
                 let origin =
                     self.translator.pages.lin(operation.page).wrapping_add(u64::from(operation.offset));
-                self.context.regs[4] = self.context.regs[4].wrapping_sub(operation.popped as u64);
+                let pushed = operation.popped < 0;
+                let stack = self.context.regs[4];
+                self.context.regs[4] = stack.wrapping_sub(operation.popped as u64);
                 self.store(s, origin);
+                if pushed && let Some(page) = s.map(stack, true) {
+                    // SAFETY: within a page of RAM that code has just written these bytes to.
+                    unsafe {
+                        let slot = page.host.add((stack & 0xfff) as usize).cast::<u64>();
+                        slot.write_unaligned(self.context.overwritten);
+                    }
+                }
                 return s.step(0).map_or_else(Next::End, |_| Next::Around);
             }
         }
