@@ -2,8 +2,11 @@
 // UNSAFETY: copies guest code out of RAM.
 #![allow(unsafe_code)]
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use iced_x86::Code;
 use interp::core::{Lowered, Mode, Session};
 use rustix::io::Errno;
 
@@ -38,6 +41,9 @@ pub struct Operation {
     /// Where code goes on; zero if it does not.
     pub after: u64,
     pub popped: i32,
+    /// What it is, and how often it was executed, for reports.
+    code: Code,
+    pub count: u64,
 }
 
 /// A direct branch of a translation.
@@ -159,6 +165,18 @@ impl Translator {
     #[inline]
     pub fn leave(&self) {
         self.own.leave();
+    }
+
+    /// The instructions that were left to the interpreter most often.
+    pub fn frequent_operations(&self) -> Vec<(Code, u64)> {
+        let mut counts = HashMap::<Code, u64>::new();
+        for operation in &self.operations {
+            *counts.entry(operation.code).or_default() += operation.count;
+        }
+        let mut counts: Vec<_> = counts.into_iter().collect();
+        counts.sort_by_key(|&(_, count)| Reverse(count));
+        counts.truncate(16);
+        counts
     }
 
     /// Forgets everything.
@@ -394,7 +412,15 @@ impl Translator {
             let offset = insn.ip() as u16;
             let lowered = s.lower(&insn, offset);
             let after = after.map_or(0, address);
-            self.operations.push(Operation { lowered, page, offset, after, popped });
+            self.operations.push(Operation {
+                lowered,
+                page,
+                offset,
+                after,
+                popped,
+                code: insn.code(),
+                count: 0,
+            });
         }
         let block = Entry { offset, entry: address(entry), checked: base };
         self.pages.insert(page, block);

@@ -8,9 +8,9 @@ pub const NONE: u32 = 0;
 /// A page that only addresses which are not canonical lie in, negated. Code checks those against it and would find a
 /// match: the host page of an empty site is a page of its own, which belongs to the vCPU and to no guest.
 pub const NO_PAGE: u64 = 0x6b5a_3000_0000_0000u64.wrapping_neg();
-/// Most misses of a site before it is filled again. The number doubles each time: a site that goes from page to page is
-/// better served by the look-up.
-pub const PATIENCE: u8 = 128;
+/// Most repeated misses of a site before it is filled again. The number doubles each time: a site that goes from page to
+/// page is better served by the look-up.
+pub const PATIENCE: u8 = 32;
 
 /// What code knows of one access.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,9 @@ pub struct Site {
     pub code: u32,
     pub offset: u16,
     pub len: u8,
-    /// Misses until it is filled.
+    /// The page missed last.
+    pub missed: u64,
+    /// Repeated misses until it is filled.
     pub count: u8,
     /// Bytes of the access, and whether it is a store.
     pub size: u8,
@@ -45,7 +47,8 @@ impl Site {
     /// Offsets for emitted code.
     pub const NEG_PAGE: i32 = offset_of!(Self, neg_page) as i32;
     pub const HOST: i32 = offset_of!(Self, host) as i32;
+    pub const MISSED: i32 = offset_of!(Self, missed) as i32;
     pub const COUNT: i32 = offset_of!(Self, count) as i32;
 }
 
-const _: () = assert!(size_of::<Site>() == 48);
+const _: () = assert!(size_of::<Site>() == 56);

@@ -11,9 +11,9 @@ use memory::PageInfo;
 use super::site::{HEAD, NO_PAGE, NONE, PATIENCE, Site};
 
 /// Entries per bank.
-pub const ENTRIES: usize = 2048;
+pub const ENTRIES: usize = 8192;
 /// Distance of the page bits that are added to make an index.
-pub const FOLD: u32 = 11;
+pub const FOLD: u32 = 13;
 /// User, supervisor, supervisor with SMAP suspended.
 pub const BANKS: usize = 3;
 /// No page has this address.
@@ -81,6 +81,7 @@ impl Sites {
                 neg_page: NO_PAGE,
                 host: self.dummy.as_ptr() as u64,
                 after: 0,
+                missed: 0,
                 prev: NONE,
                 next: NONE,
                 code: 0,
@@ -197,12 +198,13 @@ impl Tlb {
         &mut self.banks[number / ENTRIES][number % ENTRIES]
     }
 
-    /// Lets a site name the page of `lin`, which has just been filled or found.
-    pub fn promote(&mut self, sites: &mut Sites, bank: usize, lin: u64, site: u32) {
+    /// Lets a site name the page of `lin`, which has just been filled or found: its host address less the linear one.
+    pub fn promote(&mut self, sites: &mut Sites, bank: usize, lin: u64, site: u32) -> u64 {
         let number = (bank * ENTRIES + index(lin)) as u32;
         self.unlink(sites, site);
         let entry = self.entry(number);
-        let host = entry.addend.wrapping_add(lin & !0xfff);
+        let addend = entry.addend;
+        let host = addend.wrapping_add(lin & !0xfff);
         let next = std::mem::replace(&mut entry.first, site);
         sites.set(site, |s| {
             s.neg_page = (lin & !0xfff).wrapping_neg();
@@ -215,6 +217,7 @@ impl Tlb {
         if next != NONE {
             sites.set(next, |s| s.prev = site);
         }
+        addend
     }
 
     fn unlink(&mut self, sites: &mut Sites, site: u32) {

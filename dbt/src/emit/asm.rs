@@ -42,6 +42,7 @@ pub fn sum(base: u8, index: u8) -> Mem {
 #[allow(missing_docs)]
 pub mod cond {
     pub const ABOVE: u8 = 7;
+    pub const EQUAL: u8 = 4;
     pub const NOT_EQUAL: u8 = 5;
     pub const ABOVE_OR_EQUAL: u8 = 3;
     pub const BELOW_OR_EQUAL: u8 = 6;

@@ -53,9 +53,14 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
     let register = |n: u32| insn.op_kind(n) == OpKind::Register;
     let memory = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
     match insn.mnemonic() {
-        M::Nop | M::Endbr64 | M::Endbr32 | M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 => {
-            Class::Nothing
-        }
+        M::Nop
+        | M::Endbr64
+        | M::Endbr32
+        | M::Prefetchnta
+        | M::Prefetcht0
+        | M::Prefetcht1
+        | M::Prefetcht2
+        | M::Prefetchw => Class::Nothing,
         M::Lea => Class::Lea,
         M::Push => match insn.op_kind(0) {
             OpKind::Register if insn.op_register(0).is_gpr64() => Class::Push,

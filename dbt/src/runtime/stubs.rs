@@ -1,11 +1,11 @@
 //! The code around translated code: entry, exits, and the first-level TLB look-up behind the sites.
 
 use crate::cache::arena::Arena;
-use crate::cache::site::{self, Site};
+use crate::cache::site::Site;
 use crate::cache::tlb;
 use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, field};
-use reg::{R9, R10, R11, RAX, RCX, RSP};
+use reg::{R9, R10, R11, RAX, RSP};
 
 /// Sizes of accesses that have a stub of their own, as powers of two.
 pub const SIZES: usize = 6;
@@ -139,6 +139,15 @@ fn look_up(asm: &mut Asm, live: bool, store: bool, size: u32, exits: &[Place]) {
         asm.push(RAX);
     }
     asm.push(RDX);
+    if live && size > 1 {
+        // The check that keeps flags lets only multiples of the size pass: it may be the site's page all the same.
+        asm.cmp_imm(R10, 4096 - size as i32);
+        let other = asm.jcc(cond::ABOVE, Target::Fixed(0));
+        asm.load(R9, at(R9, Site::HOST));
+        restore(asm, live);
+        asm.bytes(&[0xc3]);
+        asm.bind(other);
+    }
     asm.load(RAX, at(R9, Site::NEG_PAGE));
     asm.bytes(&[0x48, 0xf7, 0xd8]); // neg rax
     asm.lea(R10, sum(R10, RAX));
@@ -156,24 +165,30 @@ fn look_up(asm: &mut Asm, live: bool, store: bool, size: u32, exits: &[Place]) {
     asm.bytes(&[0x48, 0x81, 0xe2, 0x00, 0xf0, 0xff, 0xff]); // and rdx, -4096
     asm.cmp(RDX, at(RAX, if store { tlb::Entry::WRITE } else { tlb::Entry::READ }));
     let miss = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+    // Only a page that is missed twice in a row is worth filling the site with.
+    asm.cmp(RDX, at(R9, Site::MISSED));
+    asm.store(at(R9, Site::MISSED), RDX);
+    let other = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
     asm.dec8(at(R9, Site::COUNT));
-    let promote = asm.jcc(4, Target::Fixed(0)); // zero
+    let promote = asm.jcc(cond::EQUAL, Target::Fixed(0));
+    asm.bind(other);
     asm.load(R9, at(RAX, tlb::Entry::ADDEND));
-    let restore = |asm: &mut Asm| {
-        asm.pop(RDX);
-        if live {
-            asm.pop(RAX);
-            asm.restore_flags();
-        }
-        asm.pop(RAX);
-    };
-    restore(asm);
+    restore(asm, live);
     asm.bytes(&[0xc3]);
     asm.bind(miss);
-    restore(asm);
+    restore(asm, live);
     let _ = asm.jmp(Target::Here(exits[Left::Access as usize]));
     asm.bind(promote);
-    restore(asm);
+    restore(asm, live);
     let _ = asm.jmp(Target::Here(exits[Left::Promote as usize]));
-    let _ = (RCX, site::NONE);
+}
+
+/// The end of a look-up: the registers that it has used.
+fn restore(asm: &mut Asm, live: bool) {
+    asm.pop(RDX);
+    if live {
+        asm.pop(RAX);
+        asm.restore_flags();
+    }
+    asm.pop(RAX);
 }

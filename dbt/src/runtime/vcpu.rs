@@ -105,7 +105,11 @@ impl Vcpu for DbtVcpu {
         unsafe { set_gs_base(&raw const *engine.context as u64) };
         let _running = self.ticket.running();
         let outcome = self.core.session(io, |mut session| engine.run(&mut session));
-        tracing::debug!(counters = ?engine.counters, "left the guest");
+        tracing::debug!(
+            counters = ?engine.counters,
+            operations = ?engine.translator.frequent_operations(),
+            "left the guest"
+        );
         outcome
     }
 
@@ -254,7 +258,14 @@ impl Engine {
                 s.block().map_or(Next::Around, Next::End)
             }
             Left::Operation => self.operate(s, mode, argument),
-            Left::Access | Left::Promote => self.access(s, mode),
+            Left::Access => self.access(s, mode),
+            Left::Promote => {
+                let number = self.translator.sites.number(self.context.r9 as *const _);
+                let bank = bank(self.translator.mode_of(mode));
+                let Translator { tlb, sites, .. } = &mut self.translator;
+                self.context.r9 = tlb.promote(sites, bank, self.context.r10, number);
+                Next::Enter(self.translator.stubs.ret)
+            }
         }
     }
 
@@ -295,7 +306,10 @@ impl Engine {
 
     /// An instruction for the interpreter.
     fn operate(&mut self, s: &mut Session, mode: usize, argument: u32) -> Next {
-        let Some(operation) = self.translator.operations.get(argument as usize) else { return Next::Around };
+        let Some(operation) = self.translator.operations.get_mut(argument as usize) else {
+            return Next::Around;
+        };
+        operation.count += 1;
         let (page, offset, after) = (operation.page, operation.offset, operation.after);
         let lin = self.translator.pages.lin(page);
         self.store(s, lin.wrapping_add(u64::from(offset)));
