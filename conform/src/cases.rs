@@ -1,6 +1,6 @@
 //! Cases in which host and interpreter once differed. Every bug found becomes one.
 
-use cpu::x86::gpr::{RAX, RBP, RCX, RDI, RDX, RSI, RSP};
+use cpu::x86::gpr::{RAX, RBP, RBX, RCX, RDI, RDX, RSI, RSP};
 use cpu::x86::seg;
 
 use crate::Form;
@@ -130,6 +130,12 @@ const CASES: &[Named] = &[
         name: "PUSHFQ that faults keeps flags that only it reads",
         code: &[0xf9, 0x9c, 0x31, 0xc0], // stc; pushfq; xor eax, eax
         gpr: &[(RSP, STACK)],
+        ..PLAIN
+    },
+    Named {
+        name: "a comparison repeated no time keeps flags",
+        code: &[0xf9, 0x8b, 0x03, 0xf2, 0xaf, 0x0f, 0x92, 0xc0], // stc; mov eax, [rbx]; repne scasd; setc al
+        gpr: &[(RBX, DATA)],
         ..PLAIN
     },
 ];

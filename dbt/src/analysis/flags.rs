@@ -26,6 +26,10 @@ fn overwritten(insn: &Instruction) -> u32 {
             return 0;
         }
     }
+    // So does a count of zero of a repeated comparison.
+    if insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix()) {
+        return 0;
+    }
     insn.rflags_modified() & ALL
 }
 
