@@ -45,7 +45,8 @@ impl Path<'_> {
     }
 }
 
-/// Flags that the instruction surely overwrites. A shift by zero keeps all of them.
+/// Flags that the instruction surely overwrites. A shift by zero keeps all of them, and so does a string instruction that
+/// is repeated no time.
 fn overwritten(insn: &Instruction) -> u64 {
     let shift = matches!(
         insn.mnemonic(),
@@ -58,7 +59,8 @@ fn overwritten(insn: &Instruction) -> u64 {
         _ => insn.memory_size().size(),
     };
     let mask = if size == 8 { 63 } else { 31 };
-    if shift && (by_cl() || insn.immediate(count) & mask == 0) {
+    let repeated = insn.is_string_instruction() && (insn.has_rep_prefix() || insn.has_repne_prefix());
+    if repeated || shift && (by_cl() || insn.immediate(count) & mask == 0) {
         return 0;
     }
     from_iced(insn.rflags_modified())

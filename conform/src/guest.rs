@@ -15,7 +15,7 @@ use crate::input::{CODE_MAX, Input, Outcome};
 use crate::layout::{CODE, CODE_LEN, DATA, INT3, MEMORY_LEN, PAGE, READ_ONLY, STACK, offset, selector};
 
 /// Guest-physical layout: tables, then code and data as in the child's file.
-mod phys {
+pub(crate) mod phys {
     pub const PML4: u64 = 0x1000;
     pub const PDPT_LOW: u64 = 0x2000;
     pub const PD_LOW: u64 = 0x3000;
@@ -28,18 +28,19 @@ mod phys {
     pub const SYSTEM: u64 = 0x9000;
     pub const CODE: u64 = 0x1_0000;
     pub const DATA: u64 = CODE + super::CODE_LEN;
+    /// Bytes of all.
     pub const SIZE: u64 = 0x2_0000;
 }
 
 /// Linear address of the supervisor pages.
-const SYSTEM: u64 = 0xffff_8000_0000_0000;
+pub(crate) const SYSTEM: u64 = 0xffff_8000_0000_0000;
 const GDT: u64 = SYSTEM;
-const TSS: u64 = SYSTEM + 0x100;
+pub(crate) const TSS: u64 = SYSTEM + 0x100;
 const IDT: u64 = SYSTEM + PAGE;
 /// One HLT per vector.
-const HANDLERS: u64 = SYSTEM + 2 * PAGE;
-const STACK_TOP: u64 = SYSTEM + 4 * PAGE;
-const KERNEL_CODE: u16 = 0x10;
+pub(crate) const HANDLERS: u64 = SYSTEM + 2 * PAGE;
+pub(crate) const STACK_TOP: u64 = SYSTEM + 4 * PAGE;
+pub(crate) const KERNEL_CODE: u16 = 0x10;
 const TSS_SELECTOR: u16 = 0x40;
 /// Instructions a case may take, many more than it needs: engines look at each one when a limit is near.
 const LIMIT: u64 = 4096;
@@ -205,7 +206,7 @@ impl Guest {
 }
 
 /// The hidden part of a user selector.
-fn segment(selector: u16) -> Segment {
+pub(crate) fn segment(selector: u16) -> Segment {
     let flat = |attr| Segment { selector, base: 0, limit: u32::MAX, attr };
     match selector {
         selector::CODE32 => flat(0xc0fb),
@@ -215,7 +216,8 @@ fn segment(selector: u16) -> Segment {
     }
 }
 
-fn template() -> CpuState {
+/// Registers of the system; user code runs.
+pub(crate) fn template() -> CpuState {
     let mut state = CpuState::reset();
     state.cr0 = cr0::PE | cr0::MP | cr0::ET | cr0::NE | cr0::WP | cr0::AM | cr0::PG;
     state.cr3 = phys::PML4;
@@ -237,7 +239,8 @@ fn template() -> CpuState {
     state
 }
 
-fn tables(ram: &GuestRam) -> Result<(), MemoryError> {
+/// Page tables, descriptors, and a HLT per exception.
+pub(crate) fn tables(ram: &GuestRam) -> Result<(), MemoryError> {
     const TABLE: u64 = 0x67; // present, writable, user, accessed, dirty
     const NX: u64 = 1 << 63;
     let entry = |table: u64, index: u64, value: u64| ram.write(table + index * 8, &value.to_le_bytes());

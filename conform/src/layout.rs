@@ -13,6 +13,10 @@ pub const PAGE: u64 = 4096;
 pub const CODE: u64 = 0x1000_0000;
 /// Bytes of code pages.
 pub const CODE_LEN: u64 = 2 * PAGE;
+/// Where blocks can write to the code pages: they are mapped a second time.
+pub const ALIAS: u64 = CODE + 4 * PAGE;
+/// A page that is no RAM, for blocks.
+pub const DEVICE: u64 = 0x2000_8000;
 /// First byte of the writable data pages; the read-only page follows.
 pub const DATA: u64 = 0x2000_1000;
 /// The read-only page.

@@ -1,6 +1,7 @@
 //! The host CPU against an engine: the same instruction, registers and memory on both, and everything that user code
 //! can see afterwards compared.
 
+mod blocks;
 mod cases;
 mod compare;
 mod contested;
@@ -16,6 +17,7 @@ mod rng;
 mod run;
 mod undefined;
 
+pub use blocks::{BlockMismatch, BlockSummary, run_blocks};
 pub use cases::named_cases;
 pub use compare::{Difference, differences};
 pub use forms::{Form, excluded, forms};

@@ -9,7 +9,7 @@ use cpu::{
 use dbt::Dbt;
 use interp::Interp;
 
-use crate::{Options, Summary, run};
+use crate::{Options, Summary, run, run_blocks};
 
 fn options(seed: u64, cases: u64) -> Options {
     let model = CpuModel::named(Some("host")).unwrap();
@@ -41,6 +41,25 @@ fn a_slice_of_all_forms_agrees_when_everything_is_translated() {
     let summary = run(&Dbt::with_threshold(0), &options, &|_| ()).unwrap();
     assert!(summary.passed(), "{}", told(&summary));
     assert!(summary.dead_flags < summary.faulted / 10, "{} of {}", summary.dead_flags, summary.faulted);
+}
+
+#[test]
+fn a_slice_of_blocks_agrees_between_interpreter_and_translator() {
+    let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
+    let summary = run_blocks(&Interp::new(), &[&all, &warm], &options(5, 12_000), &|_| ()).unwrap();
+    let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
+    assert!(summary.differ == 0, "{}", samples.join("\n"));
+    assert!(summary.cases > 11_000 && summary.endless > 0, "{summary:?}");
+    assert!((summary.cases / 4..summary.cases * 3 / 4).contains(&summary.faulted), "{summary:?}");
+}
+
+#[test]
+fn mistakes_are_noticed_in_blocks() {
+    for mistake in [Mistake::Register, Mistake::Vector, Mistake::Memory] {
+        let summary = run_blocks(&Interp::new(), &[&Broken(mistake)], &options(1, 100), &|_| ()).unwrap();
+        assert!(summary.differ > summary.cases * 9 / 10, "{summary:?}");
+        assert!(!summary.samples[0].to_string().is_empty());
+    }
 }
 
 #[test]

@@ -47,6 +47,9 @@ pub struct Arguments {
     /// Only this instruction form, as a mismatch names it; can be repeated.
     #[arg(long)]
     form: Vec<String>,
+    /// Compare the translator with the interpreter instead, on random blocks of code.
+    #[arg(long, conflicts_with_all = ["engine", "form"])]
+    blocks: bool,
     /// CPU model of the guest.
     #[arg(long, default_value = "host")]
     cpu: String,
@@ -78,6 +81,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             eprint!("\r{done} of {} cases", options.cases);
         }
     };
+    if arguments.blocks {
+        return blocks(&options, arguments.json, &progress);
+    }
     let summary = conform::run(&*engine, &options, &progress)?;
     if !quiet {
         eprintln!();
@@ -89,6 +95,33 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     if !summary.passed() {
         bail!("{} and host cpu disagree in {} forms", engine.name(), summary.failing.len());
+    }
+    Ok(())
+}
+
+fn blocks(options: &Options, json: bool, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    let start = Instant::now();
+    // Everything translated at once, and what is warm beside what is cold.
+    let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
+    let summary = conform::run_blocks(&Interp::new(), &[&all, &warm], options, progress)?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&summary)?);
+    } else {
+        summary.samples.iter().for_each(|sample| println!("{sample}"));
+        println!(
+            "{} blocks (cpu model {}, seed {}), {} of them faults ({} with other dead flags), {} do not end, in {:.1} s: {} differ",
+            summary.cases,
+            options.model.name(),
+            options.seed,
+            summary.faulted,
+            summary.dead_flags,
+            summary.endless,
+            start.elapsed().as_secs_f64(),
+            summary.differ
+        );
+    }
+    if summary.differ > 0 {
+        bail!("translator and interpreter disagree in {} blocks", summary.differ);
     }
     Ok(())
 }

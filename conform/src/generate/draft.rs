@@ -26,6 +26,8 @@ pub(super) struct Draft<'a> {
     pub fixed: u16,
     /// General registers that earlier instructions of a sequence write, so that their values are not known.
     pub written: u16,
+    /// Bytes behind the instruction in the making that no jump may lead to.
+    pub reserved: u64,
     /// Linear address of the memory operand, once it is chosen.
     pub target: Option<u64>,
 }
@@ -59,7 +61,9 @@ impl<'a> Draft<'a> {
         let fp = fp::state(rng);
         let info = form.code.op_code();
         let at = regs.rip;
-        Self { rng, form, info, regs, at, fp, patches: Vec::new(), insn, fixed: 0, written: 0, target: None }
+        let patches = Vec::new();
+        let (fixed, written, reserved) = (0, 0, 16);
+        Self { rng, form, info, regs, at, fp, patches, insn, fixed, written, reserved, target: None }
     }
 
     /// Goes on to the next instruction of a sequence.
@@ -174,7 +178,7 @@ impl<'a> Draft<'a> {
     /// Where a jump may go: INT3, or something that cannot be executed. Never into the instruction itself.
     pub fn jump_target(&mut self) -> u64 {
         let start = self.regs.rip;
-        let len = self.at - start + 16;
+        let len = self.at - start + self.reserved;
         let rng = &mut *self.rng;
         let target = match rng.below(100) {
             0..=69 => CODE + rng.below(CODE_LEN),

@@ -2,6 +2,7 @@
 
 mod addressing;
 mod arrange;
+mod block;
 mod bytes;
 mod draft;
 mod fp;
@@ -12,13 +13,14 @@ mod sequence;
 mod values;
 
 use cpu::x86::{CpuModel, rflags};
-use iced_x86::{Decoder, DecoderOptions, Encoder, Instruction};
+use iced_x86::{Code, Decoder, DecoderOptions, Encoder, Instruction};
 
 use crate::contested::{alignment_agreed, contested};
 use crate::forms::{Form, included};
 use crate::input::Input;
 use crate::layout::INT3;
 use crate::rng::Rng;
+pub(crate) use block::Block;
 use draft::Draft;
 use sequence::Pool;
 
@@ -61,6 +63,8 @@ pub struct Step {
 pub struct Generator {
     model: CpuModel,
     pool: Pool,
+    /// All instructions of 64-bit code behind which goes on the next.
+    plain: Vec<Code>,
     /// Locked accesses across cache lines are slow or forbidden on this host.
     split_locks: bool,
 }
@@ -70,7 +74,7 @@ impl Generator {
     pub fn new(model: CpuModel) -> Self {
         let flags = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let detected = ["split_lock_detect", "bus_lock_detect"].iter().any(|f| flags.contains(f));
-        Self { pool: Pool::new(&model), model, split_locks: !detected }
+        Self { pool: Pool::new(&model), plain: block::plain(&model), model, split_locks: !detected }
     }
 
     /// Case `index` of `form` in the run with `seed`; `None` if nothing can be encoded.

@@ -49,7 +49,7 @@ impl Pool {
     }
 
     /// Mnemonics are equally likely, however many forms they have; arithmetic and what reads flags more than others.
-    fn pick(&self, rng: &mut Rng, compat: bool, last: bool) -> Code {
+    pub fn pick(&self, rng: &mut Rng, compat: bool, last: bool) -> Code {
         let mode = usize::from(compat);
         if last {
             return rng.pick(&self.last[mode]);
@@ -257,7 +257,13 @@ impl super::Generator {
         }
     }
 
-    fn next(&self, draft: &mut Draft, code: Code, at: u64, undefined: u64) -> Option<(Instruction, Vec<u8>)> {
+    pub(super) fn next(
+        &self,
+        draft: &mut Draft,
+        code: Code,
+        at: u64,
+        undefined: u64,
+    ) -> Option<(Instruction, Vec<u8>)> {
         draft.begin(Form { code, compat: draft.form.compat }, at);
         draft.arrange_before();
         draft.operands()?;
@@ -293,7 +299,7 @@ fn small_count(draft: &mut Draft) {
 }
 
 /// General registers an instruction may write: bit per register.
-fn written(insn: &Instruction) -> u16 {
+pub(super) fn written(insn: &Instruction) -> u16 {
     let mut factory = InstructionInfoFactory::new();
     let writes = |access| {
         matches!(

@@ -1,0 +1,188 @@
+//! One engine's side of a comparison: its own RAM, a vCPU, and how a block ended there.
+
+use std::cell::Cell;
+use std::sync::Arc;
+
+use cpu::x86::{CpuModel, cr4, rflags, seg, seg_attr};
+use cpu::{Clock, CpuIo, CpuState, Engine, Segment, Signals, Vcpu, VcpuExit, VmConfig};
+use memory::{GuestRam, MemoryError};
+
+use crate::generate::Block;
+use crate::guest::{self, GuestError, KERNEL_CODE, STACK_TOP, phys};
+use crate::layout::{ALIAS, CODE, CODE_LEN, DEVICE, INT3, MEMORY_LEN, PAGE, offset};
+
+/// Instructions of a block at most, where the engine counts them. What takes longer is not compared.
+pub(super) const LIMIT: u64 = 6000;
+/// Polls of the timers that a block may take on an engine that does not.
+const PATIENCE: u32 = 4000;
+/// Behind all RAM.
+const NO_RAM: u64 = 0x4000_0000;
+
+/// See the module.
+pub(super) struct World {
+    ram: Arc<GuestRam>,
+    vcpu: Box<dyn Vcpu>,
+    signals: Arc<Signals>,
+    /// RAM between two blocks.
+    pristine: Vec<u8>,
+    /// RAM after the last block.
+    pub after: Vec<u8>,
+}
+
+/// How a block ended; [`World::after`] is the rest.
+pub(super) struct End {
+    /// The exit, or what the engine had to say.
+    pub exit: String,
+    /// It ran into the limit.
+    pub endless: bool,
+    /// Registers, those of the handler if there was an exception.
+    pub state: CpuState,
+    /// A digest of everything written to devices.
+    pub written: u64,
+}
+
+/// Guest-physical place of RFLAGS in the frame of every exception, and of RIP.
+pub(super) const FRAME_FLAGS: usize = (phys::SYSTEM + 4 * PAGE - 24) as usize;
+pub(super) const FRAME_RIP: usize = FRAME_FLAGS - 16;
+
+impl World {
+    pub fn new(engine: &dyn Engine, model: &CpuModel) -> Result<Self, GuestError> {
+        let ram = Arc::new(GuestRam::new(phys::SIZE)?);
+        guest::tables(&ram)?;
+        tables(&ram)?;
+        ram.write(phys::CODE, &[INT3; CODE_LEN as usize])?;
+        let mut image = [0; MEMORY_LEN];
+        crate::layout::fill_pattern(&mut image);
+        ram.write(phys::DATA, &image)?;
+        let mut pristine = vec![0; phys::SIZE as usize];
+        ram.read(0, &mut pristine)?;
+        let clock = Arc::new(Clock::new());
+        let config = VmConfig { ram: ram.clone(), clock, model: Arc::new(model.clone()), vcpus: 1 };
+        let signals = Arc::new(Signals::new());
+        let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
+        Ok(Self { ram, vcpu, signals, after: pristine.clone(), pristine })
+    }
+
+    /// Runs a block to its end.
+    pub fn run(&mut self, block: &Block) -> Result<End, GuestError> {
+        let code = phys::CODE + (block.regs.rip - CODE);
+        self.ram.write(code, &block.code)?;
+        for patch in &block.patches {
+            for (i, byte) in patch.bytes.iter().take(patch.len as usize).enumerate() {
+                if let Some(at) = offset(patch.addr.wrapping_add(i as u64)) {
+                    self.ram.write(phys::DATA + at as u64, &[*byte])?;
+                }
+            }
+        }
+        self.vcpu.set_state(&state(block))?;
+        let devices = Devices { signals: self.signals.clone(), polls: Cell::new(0), written: Cell::new(0) };
+        let exit = self.vcpu.run_limited(&devices, LIMIT);
+        self.signals.clear(u32::MAX);
+        let endless = matches!(exit, Ok(VcpuExit::Limit));
+        let exit = match exit {
+            Ok(exit) => format!("{exit:?}"),
+            Err(fault) => fault.to_string(),
+        };
+        self.ram.read(0, &mut self.after)?;
+        Ok(End { exit, endless, state: self.vcpu.state(), written: devices.written.get() })
+    }
+
+    /// Brings RAM back to what it was before the block.
+    pub fn reset(&mut self) -> Result<(), GuestError> {
+        let pages = self.pristine.chunks(PAGE as usize).zip(self.after.chunks(PAGE as usize));
+        for (number, (old, _)) in pages.enumerate().filter(|(_, (old, new))| old != new) {
+            self.ram.write(number as u64 * PAGE, old)?;
+        }
+        Ok(())
+    }
+}
+
+/// What blocks have beside the pages of single instructions: code that can be written, under two addresses, a page
+/// that is no RAM, and a stack of their own for exceptions, so that these are delivered whatever RSP is.
+fn tables(ram: &GuestRam) -> Result<(), MemoryError> {
+    let entry = |table: u64, addr: u64, value: u64| {
+        ram.write(table + (addr >> 12 & 0x1ff) * 8, &(value | 0x67).to_le_bytes())
+    };
+    for page in (0..CODE_LEN).step_by(PAGE as usize) {
+        entry(phys::PT_CODE, CODE + page, phys::CODE + page)?;
+        entry(phys::PT_CODE, ALIAS + page, phys::CODE + page)?;
+    }
+    entry(phys::PT_DATA, DEVICE, NO_RAM)?;
+    ram.write(phys::SYSTEM + 0x100 + 0x24, &STACK_TOP.to_le_bytes())?;
+    for vector in 0..256 {
+        ram.write(phys::SYSTEM + PAGE + vector * 16 + 4, &[1])?;
+    }
+    Ok(())
+}
+
+fn state(block: &Block) -> CpuState {
+    let mut state = guest::template();
+    let regs = &block.regs;
+    state.gpr = regs.gpr;
+    state.rip = regs.rip;
+    state.rflags = regs.rflags;
+    for (s, &selector) in state.segments.iter_mut().zip(&regs.selectors) {
+        *s = guest::segment(selector);
+    }
+    for (i, base) in [(seg::FS, regs.fs_base), (seg::GS, regs.gs_base)] {
+        state.segments[i].base = base;
+    }
+    if block.kernel {
+        state.cr4 &= !(cr4::SMEP | if block.smap { 0 } else { cr4::SMAP });
+        let segment = |selector, attr| Segment { selector, base: 0, limit: u32::MAX, attr };
+        state.segments[seg::CS] = segment(KERNEL_CODE, 0xa09b);
+        state.segments[seg::SS] = segment(KERNEL_CODE + 8, 0xc093);
+    }
+    debug_assert!(state.rflags & rflags::TF == 0 && state.segments[seg::CS].attr & seg_attr::UNUSABLE == 0);
+    state.xsave.copy_from_slice(&block.fp);
+    state.xsave[512] = 7;
+    state
+}
+
+/// What is read depends on the address alone.
+struct Devices {
+    signals: Arc<Signals>,
+    polls: Cell<u32>,
+    written: Cell<u64>,
+}
+
+impl Devices {
+    fn stir(&self, address: u64, data: &[u8]) {
+        let word = data.iter().fold(address, |word, &byte| word << 8 | u64::from(byte));
+        self.written.set((self.written.get() ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+    }
+}
+
+impl CpuIo for Devices {
+    fn port_read(&self, port: u16, data: &mut [u8]) {
+        data.fill(port as u8);
+    }
+    fn port_write(&self, port: u16, data: &[u8]) {
+        self.stir(port.into(), data);
+    }
+    fn mmio_read(&self, addr: u64, data: &mut [u8]) {
+        data.fill((addr >> 3) as u8);
+    }
+    fn mmio_write(&self, addr: u64, data: &[u8]) {
+        self.stir(addr, data);
+    }
+    fn take_interrupt(&self) -> Option<u8> {
+        None
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _: u8) {}
+    fn apic_msr_read(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn apic_msr_write(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn poll(&self) {
+        self.polls.set(self.polls.get() + 1);
+        if self.polls.get() >= PATIENCE {
+            self.signals.set(Signals::EXIT);
+        }
+    }
+}
