@@ -246,9 +246,9 @@ impl Translator {
         asm.bind_short(same);
         asm.mov(RCX, R9);
         let _ = asm.jmp(Target::Fixed(block.entry));
-        let base = self.arena.next();
-        let thunk = self.arena.add(asm.finish(base));
-        self.arena.redirect(field, thunk);
+        let bases = self.arena.next();
+        self.arena.add(asm.finish(bases));
+        self.arena.redirect(field, bases[0]);
     }
 
     #[cold]
@@ -398,9 +398,9 @@ impl Translator {
             e.jump(self.block.end as i64, true, false);
         }
         let Emitter { branches, operations, made, .. } = e;
-        let base = self.arena.next();
-        self.arena.add(self.asm.finish(base));
-        let address = |place| base + self.asm.offset(place) as u64;
+        let bases = self.arena.next();
+        self.arena.add(self.asm.finish(bases));
+        let address = |place| self.asm.address(place, bases);
         for branch in branches {
             let field = if branch.redirect { address(branch.field) } else { 0 };
             self.links.push(Link { page, target: branch.target, field });
@@ -422,7 +422,7 @@ impl Translator {
                 count: 0,
             });
         }
-        let block = Entry { offset, entry: address(entry), checked: base };
+        let block = Entry { offset, entry: address(entry), checked: bases[0] };
         self.pages.insert(page, block);
         block
     }

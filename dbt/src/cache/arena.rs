@@ -11,6 +11,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Bytes for code. Pages are taken from the host as they are written.
 pub const CODE: usize = 48 << 20;
+/// The part of it for code that runs usually. What runs rarely lies apart, so that it takes no room in caches.
+const HOT: usize = 28 << 20;
 /// Bytes for data.
 pub const DATA: usize = 48 << 20;
 
@@ -18,7 +20,9 @@ pub const DATA: usize = 48 << 20;
 pub struct Arena {
     write: *mut u8,
     exec: *mut u8,
-    used: usize,
+    /// Bytes used of the hot part and of the cold one behind it.
+    hot: usize,
+    cold: usize,
 }
 
 // SAFETY: the mappings belong to the arena and are reachable from any thread.
@@ -46,30 +50,30 @@ impl Arena {
         unsafe { mmap(exec, CODE, code, MapFlags::SHARED | MapFlags::FIXED, &file, 0) }.map_err(unmap_all)?;
         // SAFETY: a new mapping at an address that the kernel chooses replaces none.
         let write = unsafe { mmap(null_mut(), CODE, data, MapFlags::SHARED, &file, 0) }.map_err(unmap_all)?;
-        Ok(Self { write: write.cast(), exec: exec.cast(), used: 0 })
+        Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0 })
     }
 
-    /// Address at which code written next is executed.
-    pub fn next(&self) -> u64 {
-        self.exec as u64 + self.used as u64
+    /// Addresses at which hot and cold code written next are executed.
+    pub fn next(&self) -> [u64; 2] {
+        [self.exec as u64 + self.hot as u64, self.exec as u64 + (HOT + self.cold) as u64]
     }
 
-    /// True if there is no room for `len` more bytes of code.
+    /// True if there is no room for `len` more bytes of code of either kind.
     pub fn is_full(&self, len: usize) -> bool {
-        len > CODE - self.used
+        len > HOT - self.hot || len > CODE - HOT - self.cold
     }
 
-    /// Appends code and gives the address of its first byte. The caller has asked [`is_full`](Self::is_full).
-    pub fn add(&mut self, sections: [&[u8]; 2]) -> u64 {
-        let start = self.next();
-        for code in sections {
-            let len = code.len().min(CODE - self.used);
+    /// Appends code. The caller has asked [`is_full`](Self::is_full).
+    pub fn add(&mut self, [hot, cold]: [&[u8]; 2]) {
+        let write = |to: usize, code: &[u8], end: usize| {
+            let len = code.len().min(end - to);
             // SAFETY: within the mapping, beyond all code handed out.
-            unsafe { self.write.add(self.used).copy_from_nonoverlapping(code.as_ptr(), len) };
-            self.used += len;
-        }
-        self.used = self.used.next_multiple_of(16).min(CODE);
-        start
+            unsafe { self.write.add(to).copy_from_nonoverlapping(code.as_ptr(), len) };
+            (to + len).next_multiple_of(16).min(end)
+        };
+        let hot = write(self.hot, hot, HOT);
+        let cold = write(HOT + self.cold, cold, CODE);
+        (self.hot, self.cold) = (hot, cold - HOT);
     }
 
     /// Lets the four-byte reference at `field` lead to `target`; both are addresses of code. Only the thread that runs
@@ -77,8 +81,8 @@ impl Arena {
     pub fn redirect(&mut self, field: u64, target: u64) {
         let offset = (field - self.exec as u64) as usize;
         let relative = target.wrapping_sub(field + 4) as u32;
-        if offset + 4 <= self.used {
-            // SAFETY: within code that was handed out.
+        if offset + 4 <= CODE {
+            // SAFETY: within the mapping; the address is that of a reference in code that was handed out.
             unsafe { self.write.add(offset).cast::<u32>().write_unaligned(relative) };
         }
     }
@@ -89,14 +93,14 @@ impl Arena {
         unsafe { self.exec.add(CODE) }
     }
 
-    /// Forgets code beyond the first `keep` bytes.
+    /// Forgets code beyond the first `keep` bytes of the hot part.
     pub fn truncate(&mut self, keep: usize) {
-        self.used = keep.min(self.used);
+        (self.hot, self.cold) = (keep.min(self.hot), 0);
     }
 
     /// Bytes of code.
     pub fn used(&self) -> usize {
-        self.used
+        self.hot + self.cold
     }
 }
 

@@ -12,25 +12,31 @@ pub const NO_PAGE: u64 = 0x6b5a_3000_0000_0000u64.wrapping_neg();
 /// page is better served by the look-up.
 pub const PATIENCE: u8 = 32;
 
-/// What code knows of one access.
+/// What code reads at every access. The pairs of a block's sites lie side by side, apart from the rest.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
-pub struct Site {
+pub struct Pair {
     /// Minus the linear address of the page.
     pub neg_page: u64,
     /// First byte of the page in this process.
     pub host: u64,
+}
+
+/// What is needed when a site misses.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Site {
     /// Address of the code behind the instruction.
     pub after: u64,
     /// Neighbours on the list; the entry's number with [`HEAD`] where there is none before.
     pub prev: u32,
     pub next: u32,
-    /// Code page and offset of the instruction.
+    /// Low bits of the number of the page missed last.
+    pub missed: u32,
+    /// Code page, offset and length of the instruction.
     pub code: u32,
     pub offset: u16,
     pub len: u8,
-    /// The page missed last.
-    pub missed: u64,
     /// Repeated misses until it is filled.
     pub count: u8,
     /// Bytes of the access, and whether it is a store.
@@ -43,12 +49,17 @@ pub struct Site {
 /// Marks [`Site::prev`] as the number of a TLB entry.
 pub const HEAD: u32 = 1 << 31;
 
-impl Site {
+impl Pair {
     /// Offsets for emitted code.
     pub const NEG_PAGE: i32 = offset_of!(Self, neg_page) as i32;
     pub const HOST: i32 = offset_of!(Self, host) as i32;
+}
+
+impl Site {
+    /// Offsets for emitted code.
     pub const MISSED: i32 = offset_of!(Self, missed) as i32;
     pub const COUNT: i32 = offset_of!(Self, count) as i32;
 }
 
-const _: () = assert!(size_of::<Site>() == 56);
+// Emitted code finds a site from its pair by doubling the distance.
+const _: () = assert!(size_of::<Pair>() == 16 && size_of::<Site>() == 32);

@@ -8,7 +8,7 @@ use std::mem::offset_of;
 use interp::core::{Flushes, Mapped, Mode};
 use memory::PageInfo;
 
-use super::site::{HEAD, NO_PAGE, NONE, PATIENCE, Site};
+use super::site::{HEAD, NO_PAGE, NONE, PATIENCE, Pair, Site};
 
 /// Entries per bank.
 pub const ENTRIES: usize = 8192;
@@ -48,7 +48,8 @@ const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, first: NONE, 
 
 /// Sites by number; zero is none.
 pub struct Sites {
-    base: *mut Site,
+    pairs: *mut Pair,
+    sites: *mut Site,
     used: u32,
     capacity: u32,
     /// What empty sites name as their host page.
@@ -61,8 +62,16 @@ unsafe impl Send for Sites {}
 impl Sites {
     /// Sites in `bytes` bytes at `base`, which live as long as the vCPU.
     pub fn new(base: *mut u8, bytes: usize) -> Self {
-        let capacity = (bytes / size_of::<Site>()) as u32;
-        Self { base: base.cast(), used: 1, capacity, dummy: Box::new([0; 512]) }
+        let capacity = bytes / (size_of::<Pair>() + size_of::<Site>());
+        // SAFETY: the pairs take the first third of the area.
+        let sites = unsafe { base.add(capacity * size_of::<Pair>()) };
+        let (pairs, sites) = (base.cast(), sites.cast());
+        Self { pairs, sites, used: 1, capacity: capacity as u32, dummy: Box::new([0; 512]) }
+    }
+
+    /// What emitted code adds to twice a pair's address to find the site.
+    pub fn bias(&self) -> u64 {
+        (self.sites as u64).wrapping_sub(2 * self.pairs as u64)
     }
 
     /// True if there is no room for `count` more.
@@ -70,49 +79,43 @@ impl Sites {
         count >= (self.capacity - self.used) as usize
     }
 
-    /// A new empty site: its address. The caller has asked [`is_full`](Self::is_full).
-    pub fn add(&mut self) -> *mut Site {
+    /// A new empty site: its number. The caller has asked [`is_full`](Self::is_full).
+    pub fn add(&mut self) -> u32 {
         let number = self.used.min(self.capacity - 1);
         self.used = number + 1;
-        let site = self.at(number);
-        // SAFETY: within the data area.
-        unsafe {
-            *site = Site {
-                neg_page: NO_PAGE,
-                host: self.dummy.as_ptr() as u64,
-                after: 0,
-                missed: 0,
-                prev: NONE,
-                next: NONE,
-                code: 0,
-                offset: 0,
-                len: 0,
-                count: 1,
-                size: 1,
-                store: false,
-                patience: 1,
-            };
-        }
-        site
+        let site = Site {
+            after: 0,
+            prev: NONE,
+            next: NONE,
+            missed: 0,
+            code: 0,
+            offset: 0,
+            len: 0,
+            count: 1,
+            size: 1,
+            store: false,
+            patience: 1,
+        };
+        self.set(number, |s| *s = site);
+        self.set_pair(number, NO_PAGE, self.dummy.as_ptr() as u64);
+        number
+    }
+
+    /// Where emitted code finds a site's pair.
+    pub fn pair(&self, number: u32) -> u64 {
+        self.pairs as u64 + u64::from(number) * size_of::<Pair>() as u64
     }
 
     /// Says which instruction a site belongs to.
-    pub fn describe(&mut self, site: *mut Site, code: u32, insn: (u16, u8), access: (u8, bool)) {
-        let number = self.number(site);
+    pub fn describe(&mut self, number: u32, code: u32, insn: (u16, u8), access: (u8, bool)) {
         self.set(number, |s| {
             (s.code, s.offset, s.len, s.size, s.store) = (code, insn.0, insn.1, access.0, access.1);
         });
     }
 
     /// Says where the code behind the instruction is.
-    pub fn continue_at(&mut self, site: *mut Site, after: u64) {
-        let number = self.number(site);
+    pub fn continue_at(&mut self, number: u32, after: u64) {
         self.set(number, |s| s.after = after);
-    }
-
-    /// Sites there are.
-    pub fn used(&self) -> u32 {
-        self.used
     }
 
     /// Forgets all sites.
@@ -120,25 +123,30 @@ impl Sites {
         self.used = 1;
     }
 
-    fn at(&self, number: u32) -> *mut Site {
-        // SAFETY: numbers are below `capacity`.
-        unsafe { self.base.add((number % self.capacity) as usize) }
+    /// Number of the site whose pair is at an address that emitted code has given.
+    pub fn by_pair(&self, pair: u64) -> u32 {
+        (pair.wrapping_sub(self.pairs as u64) / size_of::<Pair>() as u64) as u32
     }
 
     /// Number of the site at an address that emitted code has given.
-    pub fn number(&self, site: *const Site) -> u32 {
-        ((site as usize).wrapping_sub(self.base as usize) / size_of::<Site>()) as u32
+    pub fn by_site(&self, site: u64) -> u32 {
+        (site.wrapping_sub(self.sites as u64) / size_of::<Site>() as u64) as u32
     }
 
     /// A site's content.
     pub fn get(&self, number: u32) -> Site {
-        // SAFETY: `at` keeps the number within the data area.
-        unsafe { *self.at(number) }
+        // SAFETY: the number is kept within the data area.
+        unsafe { *self.sites.add((number % self.capacity) as usize) }
     }
 
     fn set(&mut self, number: u32, change: impl FnOnce(&mut Site)) {
         // SAFETY: as above; no reference to a site is kept anywhere.
-        change(unsafe { &mut *self.at(number) });
+        change(unsafe { &mut *self.sites.add((number % self.capacity) as usize) });
+    }
+
+    fn set_pair(&mut self, number: u32, neg_page: u64, host: u64) {
+        // SAFETY: as above.
+        unsafe { *self.pairs.add((number % self.capacity) as usize) = Pair { neg_page, host } };
     }
 }
 
@@ -206,9 +214,8 @@ impl Tlb {
         let addend = entry.addend;
         let host = addend.wrapping_add(lin & !0xfff);
         let next = std::mem::replace(&mut entry.first, site);
+        sites.set_pair(site, (lin & !0xfff).wrapping_neg(), host);
         sites.set(site, |s| {
-            s.neg_page = (lin & !0xfff).wrapping_neg();
-            s.host = host;
             s.prev = HEAD | number;
             s.next = next;
             s.patience = s.patience.saturating_mul(2).min(PATIENCE);
@@ -237,9 +244,8 @@ impl Tlb {
         let dummy = sites.dummy.as_ptr() as u64;
         while at != NONE {
             let next = sites.get(at).next;
-            sites.set(at, |s| {
-                (s.neg_page, s.host, s.prev, s.next, s.count) = (NO_PAGE, dummy, NONE, NONE, 1);
-            });
+            sites.set_pair(at, NO_PAGE, dummy);
+            sites.set(at, |s| (s.prev, s.next, s.count) = (NONE, NONE, 1));
             at = next;
         }
     }

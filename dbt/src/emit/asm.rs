@@ -1,6 +1,6 @@
 //! A small assembler for the host instructions that surround the guest's own: address computation, checks, exits.
 //!
-//! Code goes to two sections, hot and cold, which are laid one behind the other; references between them, to data and
+//! Code goes to two sections, hot and cold, which are laid out apart; references between them, to data and
 //! to other code are resolved when the final address is known.
 
 /// Host registers by their numbers.
@@ -136,11 +136,6 @@ impl Asm {
         self.section = Section::Hot;
     }
 
-    /// Bytes so far.
-    pub fn len(&self) -> usize {
-        self.hot.len() + self.cold.len()
-    }
-
     /// Where the next instruction goes.
     pub fn here(&self) -> Place {
         let offset = match self.section {
@@ -150,12 +145,13 @@ impl Asm {
         Place { section: self.section, offset }
     }
 
-    /// Offset of a place from the first byte, once all code is written.
-    pub fn offset(&self, place: Place) -> usize {
-        match place.section {
-            Section::Hot => place.offset,
-            Section::Cold => self.hot.len() + place.offset,
-        }
+    /// Address of a place, if the sections begin at `bases`.
+    pub fn address(&self, place: Place, [hot, cold]: [u64; 2]) -> u64 {
+        place.offset as u64
+            + match place.section {
+                Section::Hot => hot,
+                Section::Cold => cold,
+            }
     }
 
     /// Goes on in another section.
@@ -184,16 +180,16 @@ impl Asm {
         self.out().push(byte);
     }
 
-    /// Resolves all references for code that begins at `base`, and gives hot and cold section.
-    pub fn finish(&mut self, base: u64) -> [&[u8]; 2] {
+    /// Resolves all references for sections that begin at `bases`, and gives hot and cold section.
+    pub fn finish(&mut self, bases: [u64; 2]) -> [&[u8]; 2] {
         for i in 0..self.fixups.len() {
             let fixup = self.fixups[i];
-            let at = self.offset(fixup.at);
+            let at = self.address(fixup.at, bases);
             let target = match fixup.target {
-                Target::Here(place) => base.wrapping_add(self.offset(place) as u64),
+                Target::Here(place) => self.address(place, bases),
                 Target::Fixed(address) => address,
             };
-            let end = base.wrapping_add((at + 4 + fixup.tail) as u64);
+            let end = at.wrapping_add((4 + fixup.tail) as u64);
             let relative = (target.wrapping_sub(end) as i64 as i32).to_le_bytes();
             let section = match fixup.at.section {
                 Section::Hot => &mut self.hot,
@@ -415,6 +411,16 @@ impl Asm {
     /// `cmp reg, [mem]`.
     pub fn cmp(&mut self, reg: u8, mem: Mem) {
         self.memory(&op(&[0x3b]), reg, mem, 0);
+    }
+
+    /// `cmp reg, [mem]` (32-bit).
+    pub fn cmp32(&mut self, reg: u8, mem: Mem) {
+        self.memory(&op32(&[0x3b]), reg, mem, 0);
+    }
+
+    /// `mov [mem], from` (32-bit).
+    pub fn store32(&mut self, mem: Mem, from: u8) {
+        self.memory(&op32(&[0x89]), from, mem, 0);
     }
 
     /// `test reg, [mem]` (32-bit).

@@ -7,7 +7,7 @@ use iced_x86::{Instruction, Register};
 
 use super::asm::{Mem, Section, Target, at, cond, reg, sum};
 use super::{Emitter, home, spilled};
-use crate::cache::site::Site;
+use crate::cache::site::Pair;
 use crate::frontend::class::Access;
 use crate::runtime::context::field;
 use reg::{R9, R10, R11, RCX};
@@ -76,14 +76,14 @@ impl Emitter<'_> {
         let size = access.size;
         let site = self.sites.add();
         self.describe(site, insn, access);
-        let address = site as u64;
+        let address = self.sites.pair(site);
         let field = |offset: i32| Mem::Data(address + offset as u64);
         let kind = usize::from(self.live);
         let stub = self.stubs.access[kind][usize::from(access.store)][size.trailing_zeros() as usize];
         let asm = &mut *self.asm;
         let miss = if self.live {
             asm.mov(R9, RCX);
-            asm.load(RCX, field(Site::NEG_PAGE));
+            asm.load(RCX, field(Pair::NEG_PAGE));
             asm.lea(R10, sum(R10, RCX));
             asm.imm(RCX, -4096 | i32::from(size - 1));
             asm.pext(RCX, R10, RCX);
@@ -93,11 +93,11 @@ impl Emitter<'_> {
             asm.mov(RCX, R9);
             miss
         } else {
-            asm.add(R10, field(Site::NEG_PAGE));
+            asm.add(R10, field(Pair::NEG_PAGE));
             asm.cmp_imm(R10, 4096 - i32::from(size));
             asm.jcc(cond::ABOVE, Target::Fixed(0))
         };
-        asm.load(R9, field(Site::HOST));
+        asm.load(R9, field(Pair::HOST));
         let resume = asm.here();
         asm.switch(Section::Cold);
         asm.bind(miss);
@@ -133,7 +133,7 @@ impl Emitter<'_> {
         }
     }
 
-    fn describe(&mut self, site: *mut Site, insn: &Instruction, access: Access) {
+    fn describe(&mut self, site: u32, insn: &Instruction, access: Access) {
         let place = (insn.ip() as u16, insn.len() as u8);
         self.sites.describe(site, self.page, place, (access.size, access.store));
         self.made.push((site, None));

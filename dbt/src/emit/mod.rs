@@ -15,7 +15,6 @@ pub mod system;
 use iced_x86::Instruction;
 
 use crate::cache::pages::Pages;
-use crate::cache::site::Site;
 use crate::cache::tlb::Sites;
 use crate::runtime::context::{Left, field};
 use crate::runtime::stubs::Stubs;
@@ -69,7 +68,7 @@ pub struct Emitter<'a> {
     pub branches: Vec<Branch>,
     pub operations: Vec<Handed>,
     /// Sites made, with the place behind their instruction where code goes on there.
-    pub made: Vec<(*mut Site, Option<Place>)>,
+    pub made: Vec<(u32, Option<Place>)>,
     /// Flags are live before the instruction being emitted.
     pub live: bool,
     /// Flags are live behind it.

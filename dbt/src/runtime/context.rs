@@ -23,11 +23,11 @@ pub enum Left {
     Link = 1,
     /// `argument` is an instruction to be executed by the interpreter.
     Operation = 2,
-    /// An access has missed all tables: `r9` is its site, `r10` the linear address.
+    /// An access has missed all tables: `r9` is its site's pair, `r10` the linear address.
     Access = 3,
     /// The vCPU has signals: `argument` is the link by which to go on.
     Signalled = 4,
-    /// A site wants to be filled: as `Access`.
+    /// A site wants to be filled: `r9` is the site, `r10` the linear address.
     Promote = 5,
     /// The second page of an instruction is another than it was: `argument` is a link to the instruction itself.
     Stale = 6,
@@ -79,6 +79,8 @@ pub struct Context {
     pub tlb: *const u8,
     /// Vector registers.
     pub vectors: *mut u8,
+    /// What leads from a site's pair to the site.
+    pub site_bias: u64,
     /// Where to enter translated code.
     pub target: u64,
     /// Stack pointer of the return stack of the mode in force.
@@ -123,6 +125,7 @@ pub mod field {
     pub const ATTENTION: u32 = offset_of!(Context, attention) as u32;
     pub const TLB: u32 = offset_of!(Context, tlb) as u32;
     pub const VECTORS: u32 = offset_of!(Context, vectors) as u32;
+    pub const SITE_BIAS: u32 = offset_of!(Context, site_bias) as u32;
     pub const TARGET: u32 = offset_of!(Context, target) as u32;
     pub const RETURNS: u32 = offset_of!(Context, returns) as u32;
     pub const STACK: u32 = offset_of!(Context, stack) as u32;

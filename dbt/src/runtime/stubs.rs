@@ -1,7 +1,7 @@
 //! The code around translated code: entry, exits, and the first-level TLB look-up behind the sites.
 
 use crate::cache::arena::Arena;
-use crate::cache::site::Site;
+use crate::cache::site::{Pair, Site};
 use crate::cache::tlb;
 use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, field};
@@ -53,9 +53,9 @@ impl Stubs {
             }
         }
         asm.switch(Section::Hot);
-        let base = arena.next();
-        arena.add(asm.finish(base));
-        let address = |place: Place| base + asm.offset(place) as u64;
+        let bases = arena.next();
+        arena.add(asm.finish(bases));
+        let address = |place: Place| asm.address(place, bases);
         let mut stubs =
             Self { enter: address(enter), ret: address(ret), len: arena.used(), ..Self::default() };
         for (slot, place) in stubs.exits.iter_mut().zip(exits) {
@@ -143,12 +143,12 @@ fn look_up(asm: &mut Asm, live: bool, store: bool, size: u32, exits: &[Place]) {
         // The check that keeps flags lets only multiples of the size pass: it may be the site's page all the same.
         asm.cmp_imm(R10, 4096 - size as i32);
         let other = asm.jcc(cond::ABOVE, Target::Fixed(0));
-        asm.load(R9, at(R9, Site::HOST));
+        asm.load(R9, at(R9, Pair::HOST));
         restore(asm, live);
         asm.bytes(&[0xc3]);
         asm.bind(other);
     }
-    asm.load(RAX, at(R9, Site::NEG_PAGE));
+    asm.load(RAX, at(R9, Pair::NEG_PAGE));
     asm.bytes(&[0x48, 0xf7, 0xd8]); // neg rax
     asm.lea(R10, sum(R10, RAX));
     // rax = entry: the index is taken from page bits, folded.
@@ -165,14 +165,18 @@ fn look_up(asm: &mut Asm, live: bool, store: bool, size: u32, exits: &[Place]) {
     asm.bytes(&[0x48, 0x81, 0xe2, 0x00, 0xf0, 0xff, 0xff]); // and rdx, -4096
     asm.cmp(RDX, at(RAX, if store { tlb::Entry::WRITE } else { tlb::Entry::READ }));
     let miss = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+    asm.load(RAX, at(RAX, tlb::Entry::ADDEND));
     // Only a page that is missed twice in a row is worth filling the site with.
-    asm.cmp(RDX, at(R9, Site::MISSED));
-    asm.store(at(R9, Site::MISSED), RDX);
+    asm.lea(R9, sum(R9, R9));
+    asm.add(R9, Mem::Gs(field::SITE_BIAS));
+    asm.bytes(&[0x48, 0xc1, 0xea, 12]); // shr rdx, 12
+    asm.cmp32(RDX, at(R9, Site::MISSED));
+    asm.store32(at(R9, Site::MISSED), RDX);
     let other = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
     asm.dec8(at(R9, Site::COUNT));
     let promote = asm.jcc(cond::EQUAL, Target::Fixed(0));
     asm.bind(other);
-    asm.load(R9, at(RAX, tlb::Entry::ADDEND));
+    asm.mov(R9, RAX);
     restore(asm, live);
     asm.bytes(&[0xc3]);
     asm.bind(miss);

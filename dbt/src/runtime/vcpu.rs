@@ -88,6 +88,7 @@ impl DbtVcpu {
         let returns = Returns::new(lookup).map_err(refused)?;
         let mut context = Context::boxed();
         context.signals = signals.word();
+        context.site_bias = translator.sites.bias();
         context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
         let engine = Engine { context, translator, returns, generation: 0, counters: Counters::default() };
@@ -260,7 +261,7 @@ impl Engine {
             Left::Operation => self.operate(s, mode, argument),
             Left::Access => self.access(s, mode),
             Left::Promote => {
-                let number = self.translator.sites.number(self.context.r9 as *const _);
+                let number = self.translator.sites.by_site(self.context.r9);
                 let bank = bank(self.translator.mode_of(mode));
                 let Translator { tlb, sites, .. } = &mut self.translator;
                 self.context.r9 = tlb.promote(sites, bank, self.context.r10, number);
@@ -350,7 +351,7 @@ impl Engine {
 
     /// An access whose page no table has.
     fn access(&mut self, s: &mut Session, mode: usize) -> Next {
-        let number = self.translator.sites.number(self.context.r9 as *const _);
+        let number = self.translator.sites.by_pair(self.context.r9);
         let lin = self.context.r10;
         let site = self.translator.sites.get(number);
         let store = site.store;
