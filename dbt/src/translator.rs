@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::cache::arena::{Arena, DATA};
 use crate::cache::pages::{Block as Entry, Pages};
-use crate::cache::tlb::{Sites, Tlb};
+use crate::cache::tlb::{Sites, TABLES, Table, Tlb};
 use crate::emit::asm::{Asm, Mem, Target, at, reg, sum};
 use crate::emit::{Emitter, Handed};
 use crate::frontend::block::Block;
@@ -87,16 +87,23 @@ impl Translator {
     ///
     /// # Errors
     /// The host refuses executable memory.
-    pub fn new(threshold: u8, avx: bool, peers: Arc<Peers>, own: Arc<Peer>) -> Result<Self, Errno> {
+    pub fn new(
+        threshold: u8,
+        tables: &mut [Table; TABLES],
+        peers: Arc<Peers>,
+        own: Arc<Peer>,
+    ) -> Result<Self, Errno> {
+        let avx = std::arch::is_x86_feature_detected!("avx");
         let mut arena = Arena::new()?;
         let stubs = Stubs::new(&mut arena, avx);
         let data = arena.data();
         // SAFETY: the words of the pages take the first part of the data area only.
         let rest = unsafe { data.add(Pages::BYTES) };
+        let sites = Sites::new(rest, DATA - Pages::BYTES);
         Ok(Self {
             stubs,
-            sites: Sites::new(rest, DATA - Pages::BYTES),
-            tlb: Tlb::default(),
+            tlb: Tlb::new(tables, &sites),
+            sites,
             pages: Pages::new(data),
             operations: Vec::new(),
             links: Vec::new(),
@@ -327,6 +334,7 @@ impl Translator {
             stubs: &self.stubs,
             page,
             mode,
+            kind,
             first_branch: self.links.len() as u32,
             first_operation: self.operations.len() as u32,
             branches: Vec::new(),

@@ -5,13 +5,6 @@ use std::mem::offset_of;
 
 /// No site.
 pub const NONE: u32 = 0;
-/// A page that only addresses which are not canonical lie in, negated. Code checks those against it and would find a
-/// match: the host page of an empty site is a page of its own, which belongs to the vCPU and to no guest.
-pub const NO_PAGE: u64 = 0x6b5a_3000_0000_0000u64.wrapping_neg();
-/// Most repeated misses of a site before it is filled again. The number doubles each time: a site that goes from page to
-/// page is better served by the look-up.
-pub const PATIENCE: u8 = 32;
-
 /// What code reads at every access. The pairs of a block's sites lie side by side, apart from the rest.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -23,7 +16,7 @@ pub struct Pair {
 }
 
 /// What is needed when a site misses.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 #[repr(C)]
 pub struct Site {
     /// Address of the code behind the instruction.
@@ -31,19 +24,12 @@ pub struct Site {
     /// Neighbours on the list; the entry's number with [`HEAD`] where there is none before.
     pub prev: u32,
     pub next: u32,
-    /// Low bits of the number of the page missed last.
-    pub missed: u32,
     /// Code page, offset and length of the instruction.
     pub code: u32,
     pub offset: u16,
     pub len: u8,
-    /// Repeated misses until it is filled.
-    pub count: u8,
-    /// Bytes of the access, and whether it is a store.
-    pub size: u8,
-    pub store: bool,
-    /// What `count` begins with next time.
-    pub patience: u8,
+    /// Bytes of the access, negative for a store.
+    pub size: i8,
 }
 
 /// Marks [`Site::prev`] as the number of a TLB entry.
@@ -55,11 +41,4 @@ impl Pair {
     pub const HOST: i32 = offset_of!(Self, host) as i32;
 }
 
-impl Site {
-    /// Offsets for emitted code.
-    pub const MISSED: i32 = offset_of!(Self, missed) as i32;
-    pub const COUNT: i32 = offset_of!(Self, count) as i32;
-}
-
-// Emitted code finds a site from its pair by doubling the distance.
-const _: () = assert!(size_of::<Pair>() == 16 && size_of::<Site>() == 32);
+const _: () = assert!(size_of::<Pair>() == 16 && size_of::<Site>() == 24);

@@ -1,50 +1,35 @@
-//! The first-level TLB that emitted look-ups read: direct-mapped, one bank per privilege, only what the current address
-//! space maps. It is filled from the interpreter's, which is tagged by address space and thus the second level.
-// UNSAFETY: sites live in the arena and are reached through raw pointers.
+//! The first-level TLB that emitted look-ups read: direct-mapped, only what the current address space maps, with a table
+//! for loads and one for stores per privilege. It is filled from the interpreter's, which is tagged by address space and
+//! thus the second level. The tables lie in the context; what the engine has to know of their entries is here.
+// UNSAFETY: sites live in the arena, tables in the context; both are reached through raw pointers.
 #![allow(unsafe_code)]
-
-use std::mem::offset_of;
 
 use interp::core::{Flushes, Mapped, Mode};
 use memory::PageInfo;
 
-use super::site::{HEAD, NO_PAGE, NONE, PATIENCE, Pair, Site};
+use super::pages::nowhere;
+use super::site::{HEAD, NONE, Pair, Site};
 
-/// Entries per bank.
+/// Entries of a table.
 pub const ENTRIES: usize = 8192;
-/// Distance of the page bits that are added to make an index.
-pub const FOLD: u32 = 13;
+/// Page bits of an address, shifted right by eight, that are the offset in a table.
+pub const INDEX: u32 = (ENTRIES as u32 - 1) << 4;
 /// User, supervisor, supervisor with SMAP suspended.
-pub const BANKS: usize = 3;
-/// No page has this address.
-const NEVER: u64 = 1;
+const BANKS: usize = 3;
+/// Loads and stores of every bank.
+pub const TABLES: usize = 2 * BANKS;
 
-/// One page.
-#[derive(Debug, Clone, Copy)]
-#[repr(C)]
-pub struct Entry {
-    /// The page, if loads may go to the host.
-    read: u64,
-    /// The page, if stores may.
-    write: u64,
-    /// Host address minus linear address.
-    addend: u64,
+/// A table as emitted code sees it.
+pub type Table = [Pair; ENTRIES];
+
+/// What the engine knows of an entry.
+#[derive(Debug, Clone, Copy, Default)]
+struct Entry {
     /// First site on the list.
     first: u32,
     /// It is on the lists of filled entries: bit 0 lower half, bit 1 upper half.
     listed: u8,
 }
-
-const _: () = assert!(size_of::<Entry>() == 32);
-
-impl Entry {
-    /// Offsets for emitted code.
-    pub const READ: i32 = offset_of!(Self, read) as i32;
-    pub const WRITE: i32 = offset_of!(Self, write) as i32;
-    pub const ADDEND: i32 = offset_of!(Self, addend) as i32;
-}
-
-const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, first: NONE, listed: 0 };
 
 /// Sites by number; zero is none.
 pub struct Sites {
@@ -52,8 +37,9 @@ pub struct Sites {
     sites: *mut Site,
     used: u32,
     capacity: u32,
-    /// What empty sites name as their host page.
-    dummy: Box<[u64; 512]>,
+    /// What empty sites and entries hold: a page of no guest's, at an address that no guest can know.
+    none: Pair,
+    _dummy: Box<[u64; 512]>,
 }
 
 // SAFETY: the sites belong to the vCPU whose arena they are in.
@@ -66,12 +52,9 @@ impl Sites {
         // SAFETY: the pairs take the first third of the area.
         let sites = unsafe { base.add(capacity * size_of::<Pair>()) };
         let (pairs, sites) = (base.cast(), sites.cast());
-        Self { pairs, sites, used: 1, capacity: capacity as u32, dummy: Box::new([0; 512]) }
-    }
-
-    /// What emitted code adds to twice a pair's address to find the site.
-    pub fn bias(&self) -> u64 {
-        (self.sites as u64).wrapping_sub(2 * self.pairs as u64)
+        let dummy = Box::new([0u64; 512]);
+        let none = Pair { neg_page: nowhere().wrapping_neg(), host: dummy.as_ptr() as u64 };
+        Self { pairs, sites, used: 1, capacity: capacity as u32, none, _dummy: dummy }
     }
 
     /// True if there is no room for `count` more.
@@ -83,21 +66,8 @@ impl Sites {
     pub fn add(&mut self) -> u32 {
         let number = self.used.min(self.capacity - 1);
         self.used = number + 1;
-        let site = Site {
-            after: 0,
-            prev: NONE,
-            next: NONE,
-            missed: 0,
-            code: 0,
-            offset: 0,
-            len: 0,
-            count: 1,
-            size: 1,
-            store: false,
-            patience: 1,
-        };
-        self.set(number, |s| *s = site);
-        self.set_pair(number, NO_PAGE, self.dummy.as_ptr() as u64);
+        self.set(number, |s| *s = Site::default());
+        self.set_pair(number, self.none);
         number
     }
 
@@ -109,7 +79,8 @@ impl Sites {
     /// Says which instruction a site belongs to.
     pub fn describe(&mut self, number: u32, code: u32, insn: (u16, u8), access: (u8, bool)) {
         self.set(number, |s| {
-            (s.code, s.offset, s.len, s.size, s.store) = (code, insn.0, insn.1, access.0, access.1);
+            (s.code, s.offset, s.len) = (code, insn.0, insn.1);
+            s.size = if access.1 { -(access.0 as i8) } else { access.0 as i8 };
         });
     }
 
@@ -128,11 +99,6 @@ impl Sites {
         (pair.wrapping_sub(self.pairs as u64) / size_of::<Pair>() as u64) as u32
     }
 
-    /// Number of the site at an address that emitted code has given.
-    pub fn by_site(&self, site: u64) -> u32 {
-        (site.wrapping_sub(self.sites as u64) / size_of::<Site>() as u64) as u32
-    }
-
     /// A site's content.
     pub fn get(&self, number: u32) -> Site {
         // SAFETY: the number is kept within the data area.
@@ -144,87 +110,96 @@ impl Sites {
         change(unsafe { &mut *self.sites.add((number % self.capacity) as usize) });
     }
 
-    fn set_pair(&mut self, number: u32, neg_page: u64, host: u64) {
+    fn set_pair(&mut self, number: u32, pair: Pair) {
         // SAFETY: as above.
-        unsafe { *self.pairs.add((number % self.capacity) as usize) = Pair { neg_page, host } };
+        unsafe { *self.pairs.add((number % self.capacity) as usize) = pair };
     }
 }
 
 /// The TLB.
 pub struct Tlb {
-    banks: Box<[[Entry; ENTRIES]; BANKS]>,
+    /// `TABLES` tables.
+    pairs: *mut Pair,
+    entries: Box<[Entry]>,
     /// Numbers of filled entries, lower and upper half of the address space.
     filled: [Vec<u16>; 2],
 }
 
-/// Bank of a mode.
-pub fn bank(mode: Mode) -> usize {
-    if mode.user { 0 } else { 1 + usize::from(mode.user_pages) }
+// SAFETY: the tables belong to the vCPU whose context they are in.
+unsafe impl Send for Tlb {}
+
+/// The table for accesses of a mode.
+pub fn table(mode: Mode, store: bool) -> usize {
+    let bank = if mode.user { 0 } else { 1 + usize::from(mode.user_pages) };
+    2 * bank + usize::from(store)
 }
 
-fn index(lin: u64) -> usize {
-    let page = lin >> 12;
-    (page.wrapping_add(page >> FOLD)) as u32 as usize & (ENTRIES - 1)
-}
-
-impl Default for Tlb {
-    fn default() -> Self {
-        let banks = vec![[EMPTY; ENTRIES]; BANKS].into_boxed_slice();
-        let banks = banks.try_into().unwrap_or_else(|_| Box::new([[EMPTY; ENTRIES]; BANKS]));
-        Self { banks, filled: [Vec::new(), Vec::new()] }
-    }
+fn number(table: usize, lin: u64) -> u32 {
+    (table * ENTRIES + (lin >> 12) as usize % ENTRIES) as u32
 }
 
 impl Tlb {
-    /// Where emitted code looks.
-    pub fn address(&self, bank: usize) -> *const u8 {
-        self.banks[bank].as_ptr().cast()
+    /// An empty TLB in tables that live as long as the vCPU.
+    pub fn new(tables: &mut [Table; TABLES], sites: &Sites) -> Self {
+        let pairs = tables.as_mut_ptr().cast();
+        let mut tlb = Self {
+            pairs,
+            entries: vec![Entry::default(); TABLES * ENTRIES].into_boxed_slice(),
+            filled: [Vec::new(), Vec::new()],
+        };
+        (0..(TABLES * ENTRIES) as u32).for_each(|number| tlb.set(number, sites.none));
+        tlb
+    }
+
+    fn pair(&self, number: u32) -> Pair {
+        // SAFETY: kept within the tables.
+        unsafe { *self.pairs.add(number as usize % (TABLES * ENTRIES)) }
+    }
+
+    fn set(&mut self, number: u32, pair: Pair) {
+        // SAFETY: as above; emitted code of this thread only reads, and not now.
+        unsafe { *self.pairs.add(number as usize % (TABLES * ENTRIES)) = pair };
+    }
+
+    fn entry(&mut self, number: u32) -> &mut Entry {
+        let number = number as usize % self.entries.len();
+        &mut self.entries[number]
+    }
+
+    /// True if the page of `lin` is there.
+    pub fn has(&self, table: usize, lin: u64) -> bool {
+        self.pair(number(table, lin)).neg_page == (lin & !0xfff).wrapping_neg()
     }
 
     /// Remembers a page.
-    pub fn fill(&mut self, sites: &mut Sites, bank: usize, lin: u64, page: Mapped, store: bool) {
-        let number = (bank * ENTRIES + index(lin)) as u32;
+    pub fn fill(&mut self, sites: &mut Sites, table: usize, lin: u64, page: Mapped) {
+        let number = number(table, lin);
+        self.drop_sites(sites, number);
         let lin = lin & !0xfff;
-        let addend = (page.host as u64).wrapping_sub(lin);
-        let entry = self.entry(number);
-        let same = entry.addend == addend && (entry.read == lin || entry.write == lin);
-        if !same {
-            self.drop_entry(sites, number);
-            self.entry(number).addend = addend;
-        }
-        let entry = self.entry(number);
-        *(if store { &mut entry.write } else { &mut entry.read }) = lin;
+        self.set(number, Pair { neg_page: lin.wrapping_neg(), host: page.host as u64 });
         let half = 1 << (lin >> 63);
+        let entry = self.entry(number);
         if entry.listed & half == 0 {
             entry.listed |= half;
             self.filled[(lin >> 63) as usize].push(number as u16);
         }
     }
 
-    fn entry(&mut self, number: u32) -> &mut Entry {
-        let number = number as usize % (BANKS * ENTRIES);
-        &mut self.banks[number / ENTRIES][number % ENTRIES]
-    }
-
-    /// Lets a site name the page of `lin`, which has just been filled or found: its host address less the linear one.
-    pub fn promote(&mut self, sites: &mut Sites, bank: usize, lin: u64, site: u32) -> u64 {
-        let number = (bank * ENTRIES + index(lin)) as u32;
+    /// Lets a site name the page of `lin`, which is in the table: the host's page.
+    pub fn promote(&mut self, sites: &mut Sites, table: usize, lin: u64, site: u32) -> u64 {
+        let number = number(table, lin);
         self.unlink(sites, site);
-        let entry = self.entry(number);
-        let addend = entry.addend;
-        let host = addend.wrapping_add(lin & !0xfff);
-        let next = std::mem::replace(&mut entry.first, site);
-        sites.set_pair(site, (lin & !0xfff).wrapping_neg(), host);
+        let pair = self.pair(number);
+        let next = std::mem::replace(&mut self.entry(number).first, site);
+        sites.set_pair(site, pair);
         sites.set(site, |s| {
             s.prev = HEAD | number;
             s.next = next;
-            s.patience = s.patience.saturating_mul(2).min(PATIENCE);
-            s.count = s.patience;
         });
         if next != NONE {
             sites.set(next, |s| s.prev = site);
         }
-        addend
+        pair.host
     }
 
     fn unlink(&mut self, sites: &mut Sites, site: u32) {
@@ -241,28 +216,28 @@ impl Tlb {
 
     fn drop_sites(&mut self, sites: &mut Sites, number: u32) {
         let mut at = std::mem::replace(&mut self.entry(number).first, NONE);
-        let dummy = sites.dummy.as_ptr() as u64;
         while at != NONE {
             let next = sites.get(at).next;
-            sites.set_pair(at, NO_PAGE, dummy);
-            sites.set(at, |s| (s.prev, s.next, s.count) = (NONE, NONE, 1));
+            sites.set_pair(at, sites.none);
+            sites.set(at, |s| (s.prev, s.next) = (NONE, NONE));
             at = next;
         }
     }
 
     fn drop_entry(&mut self, sites: &mut Sites, number: u32) {
         self.drop_sites(sites, number);
-        let entry = self.entry(number);
-        (entry.read, entry.write) = (NEVER, NEVER);
+        self.set(number, sites.none);
     }
 
     fn drop_half(&mut self, sites: &mut Sites, half: usize) {
-        for number in std::mem::take(&mut self.filled[half]) {
+        let mut filled = std::mem::take(&mut self.filled[half]);
+        for number in filled.drain(..) {
             let number = u32::from(number);
             // It may hold a page of the other half by now, and be on both lists then: dropping that too does no harm.
             self.drop_entry(sites, number);
             self.entry(number).listed &= !(1 << half);
         }
+        self.filled[half] = filled;
     }
 
     /// Takes back what the interpreter's TLB has dropped.
@@ -274,11 +249,9 @@ impl Tlb {
             self.drop_half(sites, 1);
         }
         for &page in flushes.pages() {
-            for bank in 0..BANKS {
-                let number = (bank * ENTRIES + index(page)) as u32;
-                let entry = self.entry(number);
-                if entry.read == page || entry.write == page {
-                    self.drop_entry(sites, number);
+            for table in 0..TABLES {
+                if self.has(table, page) {
+                    self.drop_entry(sites, number(table, page));
                 }
             }
         }
@@ -289,10 +262,9 @@ impl Tlb {
         for half in 0..2 {
             for i in 0..self.filled[half].len() {
                 let number = u32::from(self.filled[half][i]);
-                let entry = self.entry(number);
-                if entry.write != NEVER && entry.addend.wrapping_add(entry.write) == host as u64 {
-                    entry.write = NEVER;
-                    self.drop_sites(sites, number);
+                let stores = number as usize / ENTRIES % 2 == 1;
+                if stores && self.pair(number).host == host as u64 {
+                    self.drop_entry(sites, number);
                 }
             }
         }

@@ -24,6 +24,8 @@ pub enum Mem {
     At { base: Option<u8>, index: Option<u8>, scale: u8, disp: i32 },
     /// A field of the context.
     Gs(u32),
+    /// A field of the context at an offset in a register.
+    GsAt(u8, u32),
     /// An absolute address within reach of the code.
     Data(u64),
 }
@@ -42,7 +44,7 @@ pub fn sum(base: u8, index: u8) -> Mem {
 #[allow(missing_docs)]
 pub mod cond {
     pub const ABOVE: u8 = 7;
-    pub const EQUAL: u8 = 4;
+    pub const SIGN: u8 = 8;
     pub const NOT_EQUAL: u8 = 5;
     pub const ABOVE_OR_EQUAL: u8 = 3;
     pub const BELOW_OR_EQUAL: u8 = 6;
@@ -209,7 +211,7 @@ impl Asm {
 
     /// ModRM, SIB and displacement for `reg` field and memory operand, with everything before it.
     fn memory(&mut self, opcode: &Opcode, reg: u8, mem: Mem, tail: usize) {
-        if let Mem::Gs(_) = mem {
+        if let Mem::Gs(_) | Mem::GsAt(..) = mem {
             self.byte(0x65);
         }
         if let Some(prefix) = opcode.prefix {
@@ -217,6 +219,7 @@ impl Asm {
         }
         let (base, index) = match mem {
             Mem::At { base, index, .. } => (base.unwrap_or(0), index.unwrap_or(0)),
+            Mem::GsAt(base, _) => (base, 0),
             _ => (0, 0),
         };
         let rex = 0x40 | u8::from(opcode.wide) << 3 | (reg >> 3) << 2 | (index >> 3) << 1 | base >> 3;
@@ -233,6 +236,10 @@ impl Asm {
         match mem {
             Mem::Gs(disp) => {
                 self.bytes(&[field | 4, 0x25]);
+                self.bytes(&disp.to_le_bytes());
+            }
+            Mem::GsAt(base, disp) => {
+                self.byte(0x80 | field | base & 7);
                 self.bytes(&disp.to_le_bytes());
             }
             Mem::Data(address) => {
@@ -337,6 +344,22 @@ impl Asm {
         self.memory(&op(&[0x03]), to, mem, 0);
     }
 
+    /// `sub to, [mem]`: clobbers flags.
+    pub fn sub(&mut self, to: u8, mem: Mem) {
+        self.memory(&op(&[0x2b]), to, mem, 0);
+    }
+
+    /// `dec dword [mem]`.
+    pub fn dec32(&mut self, mem: Mem) {
+        self.memory(&op32(&[0xff]), 1, mem, 0);
+    }
+
+    /// `shr reg, count`.
+    pub fn shr(&mut self, reg: u8, count: u8) {
+        self.registers(0xc1, 5, reg, true);
+        self.byte(count);
+    }
+
     /// `cmp reg, value`.
     pub fn cmp_imm(&mut self, reg: u8, value: i32) {
         self.bytes(&[0x48 | reg >> 3, 0x81, 0xf8 | reg & 7]);
@@ -413,24 +436,9 @@ impl Asm {
         self.memory(&op(&[0x3b]), reg, mem, 0);
     }
 
-    /// `cmp reg, [mem]` (32-bit).
-    pub fn cmp32(&mut self, reg: u8, mem: Mem) {
-        self.memory(&op32(&[0x3b]), reg, mem, 0);
-    }
-
-    /// `mov [mem], from` (32-bit).
-    pub fn store32(&mut self, mem: Mem, from: u8) {
-        self.memory(&op32(&[0x89]), from, mem, 0);
-    }
-
     /// `test reg, [mem]` (32-bit).
     pub fn test32(&mut self, reg: u8, mem: Mem) {
         self.memory(&op32(&[0x85]), reg, mem, 0);
-    }
-
-    /// `dec byte [mem]`.
-    pub fn dec8(&mut self, mem: Mem) {
-        self.memory(&op32(&[0xfe]), 1, mem, 0);
     }
 
     /// `test reg (low byte), value`.

@@ -8,6 +8,7 @@ use iced_x86::{Instruction, Register};
 use super::asm::{Mem, Section, Target, at, cond, reg, sum};
 use super::{Emitter, home, spilled};
 use crate::cache::site::Pair;
+use crate::cache::tlb::table;
 use crate::frontend::class::Access;
 use crate::runtime::context::field;
 use reg::{R9, R10, R11, RCX};
@@ -73,19 +74,18 @@ impl Emitter<'_> {
 
     /// Checks the access at R10. Behind it R9 plus R10 is the host address. Flags survive if they are live.
     pub fn check(&mut self, insn: &Instruction, access: Access) {
-        let size = access.size;
         let site = self.sites.add();
         self.describe(site, insn, access);
-        let address = self.sites.pair(site);
-        let field = |offset: i32| Mem::Data(address + offset as u64);
-        let kind = usize::from(self.live);
-        let stub = self.stubs.access[kind][usize::from(access.store)][size.trailing_zeros() as usize];
+        let pair = self.sites.pair(site);
+        let field = |offset: i32| Mem::Data(pair + offset as u64);
+        let table = table(self.kind, access.store);
+        let most = 4096 - i32::from(access.size);
         let asm = &mut *self.asm;
         let miss = if self.live {
             asm.mov(R9, RCX);
             asm.load(RCX, field(Pair::NEG_PAGE));
             asm.lea(R10, sum(R10, RCX));
-            asm.imm(RCX, -4096 | i32::from(size - 1));
+            asm.imm(RCX, -4096 | i32::from(access.size - 1));
             asm.pext(RCX, R10, RCX);
             let hit = asm.jrcxz();
             let miss = asm.jmp(Target::Fixed(0));
@@ -94,19 +94,20 @@ impl Emitter<'_> {
             miss
         } else {
             asm.add(R10, field(Pair::NEG_PAGE));
-            asm.cmp_imm(R10, 4096 - i32::from(size));
+            asm.cmp_imm(R10, most);
             asm.jcc(cond::ABOVE, Target::Fixed(0))
         };
         asm.load(R9, field(Pair::HOST));
-        let resume = asm.here();
+        let resume = Target::Here(asm.here());
         asm.switch(Section::Cold);
         asm.bind(miss);
         if self.live {
             asm.mov(RCX, R9);
         }
-        asm.lea(R9, Mem::Data(address));
+        asm.lea(R9, Mem::Data(pair));
+        let stub = self.stubs.access[usize::from(self.live)][table][access.size.trailing_zeros() as usize];
         let _ = asm.call(Target::Fixed(stub));
-        let _ = asm.jmp(Target::Here(resume));
+        let _ = asm.jmp(resume);
         asm.switch(Section::Hot);
     }
 

@@ -13,6 +13,7 @@ pub mod stack;
 pub mod system;
 
 use iced_x86::Instruction;
+use interp::core::Mode;
 
 use crate::cache::pages::Pages;
 use crate::cache::tlb::Sites;
@@ -62,6 +63,7 @@ pub struct Emitter<'a> {
     /// Number of the code page and of its mode.
     pub page: u32,
     pub mode: usize,
+    pub kind: Mode,
     /// Numbers that the lists below begin with.
     pub first_branch: u32,
     pub first_operation: u32,

@@ -6,6 +6,8 @@
 
 use std::mem::offset_of;
 
+use crate::cache::tlb::{TABLES, Table};
+
 /// Modes that have translations at the same time; each has a jump table and a return stack of its own.
 pub const MODES: usize = 8;
 /// Entries of a jump table.
@@ -23,14 +25,12 @@ pub enum Left {
     Link = 1,
     /// `argument` is an instruction to be executed by the interpreter.
     Operation = 2,
-    /// An access has missed all tables: `r9` is its site's pair, `r10` the linear address.
+    /// An access has missed the tables, or its site wants to be filled: `r9` is the site's pair, `r10` the linear address.
     Access = 3,
     /// The vCPU has signals: `argument` is the link by which to go on.
     Signalled = 4,
-    /// A site wants to be filled: `r9` is the site, `r10` the linear address.
-    Promote = 5,
     /// The second page of an instruction is another than it was: `argument` is a link to the instruction itself.
-    Stale = 6,
+    Stale = 5,
 }
 
 impl Left {
@@ -41,8 +41,7 @@ impl Left {
             1 => Self::Link,
             2 => Self::Operation,
             3 => Self::Access,
-            5 => Self::Promote,
-            6 => Self::Stale,
+            5 => Self::Stale,
             _ => Self::Signalled,
         }
     }
@@ -75,12 +74,10 @@ pub struct Context {
     pub signals: *const u32,
     /// The signals that matter now.
     pub attention: u64,
-    /// First-level TLB of the mode in force.
-    pub tlb: *const u8,
     /// Vector registers.
     pub vectors: *mut u8,
-    /// What leads from a site's pair to the site.
-    pub site_bias: u64,
+    /// Look-ups until a site is filled.
+    pub ticks: u64,
     /// Where to enter translated code.
     pub target: u64,
     /// Stack pointer of the return stack of the mode in force.
@@ -92,6 +89,8 @@ pub struct Context {
     pub argument: u32,
     pub mxcsr: u32,
     pub host_mxcsr: u32,
+    /// First-level TLB.
+    pub tables: [Table; TABLES],
     /// Targets of indirect branches, by mode.
     pub jumps: [[u64; JUMPS]; MODES],
 }
@@ -107,7 +106,7 @@ impl Context {
 /// Offsets in [`Context`].
 #[allow(missing_docs)]
 pub mod field {
-    use super::{Context, JUMPS, offset_of};
+    use super::{Context, JUMPS, Table, offset_of};
     pub const fn reg(n: u8) -> u32 {
         offset_of!(Context, regs) as u32 + n as u32 * 8
     }
@@ -123,9 +122,11 @@ pub mod field {
     pub const GS_BASE: u32 = offset_of!(Context, gs_base) as u32;
     pub const SIGNALS: u32 = offset_of!(Context, signals) as u32;
     pub const ATTENTION: u32 = offset_of!(Context, attention) as u32;
-    pub const TLB: u32 = offset_of!(Context, tlb) as u32;
+    pub const fn table(table: usize) -> u32 {
+        (offset_of!(Context, tables) + table * size_of::<Table>()) as u32
+    }
     pub const VECTORS: u32 = offset_of!(Context, vectors) as u32;
-    pub const SITE_BIAS: u32 = offset_of!(Context, site_bias) as u32;
+    pub const TICKS: u32 = offset_of!(Context, ticks) as u32;
     pub const TARGET: u32 = offset_of!(Context, target) as u32;
     pub const RETURNS: u32 = offset_of!(Context, returns) as u32;
     pub const STACK: u32 = offset_of!(Context, stack) as u32;

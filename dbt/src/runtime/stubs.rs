@@ -1,8 +1,8 @@
 //! The code around translated code: entry, exits, and the first-level TLB look-up behind the sites.
 
 use crate::cache::arena::Arena;
-use crate::cache::site::{Pair, Site};
-use crate::cache::tlb;
+use crate::cache::site::Pair;
+use crate::cache::tlb::{self, TABLES};
 use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, field};
 use reg::{R9, R10, R11, RAX, RSP};
@@ -18,15 +18,14 @@ pub struct Stubs {
     /// A single RET: entered with a return address on the return stack.
     pub ret: u64,
     /// One per [`Left`].
-    pub exits: [u64; 7],
-    /// By `[keeps flags][store][log2 of the size]`.
-    pub access: [[[u64; SIZES]; 2]; 2],
+    pub exits: [u64; 6],
+    /// Look-ups by `[keeps flags][table][log2 of the size]`.
+    pub access: [[[u64; SIZES]; TABLES]; 2],
     /// Bytes of all of them.
     pub len: usize,
 }
 
 const CALLEE_SAVED: [u8; 6] = [3, 5, 12, 13, 14, 15];
-const RDX: u8 = 2;
 
 impl Stubs {
     /// Writes the stubs to the beginning of an arena.
@@ -35,7 +34,7 @@ impl Stubs {
         let mut places = Vec::new();
         let common = common_exit(&mut asm, avx);
         let mut exits = Vec::new();
-        for left in 0..7 {
+        for left in 0..6 {
             exits.push(asm.here());
             asm.store_imm32(Mem::Gs(field::LEFT), left);
             let _ = asm.jmp(Target::Here(common));
@@ -45,10 +44,10 @@ impl Stubs {
         let ret = asm.here();
         asm.bytes(&[0xc3]);
         for live in [false, true] {
-            for store in [false, true] {
+            for table in 0..TABLES {
                 for size in 0..SIZES {
                     places.push(asm.here());
-                    look_up(&mut asm, live, store, 1 << size, &exits);
+                    look_up(&mut asm, live, field::table(table), 1 << size, exits[Left::Access as usize]);
                 }
             }
         }
@@ -129,67 +128,45 @@ fn entry(asm: &mut Asm, avx: bool) {
     asm.jmp_mem(Mem::Gs(field::TARGET));
 }
 
-/// Called from a site that has missed: R9 is the site, R10 the linear address less the site's page. Comes back with the
-/// host address as the sum of R9 and R10, or leaves.
-fn look_up(asm: &mut Asm, live: bool, store: bool, size: u32, exits: &[Place]) {
-    // The page is kept negated.
+/// Called from a site that has missed: R9 is the site's pair, R10 the linear address less the site's page. Comes back with
+/// the host address as the sum of R9 and R10, or leaves.
+fn look_up(asm: &mut Asm, live: bool, table: u32, size: u32, exit: Place) {
+    let most = 4096 - size as i32;
     asm.push(RAX);
     if live {
         asm.save_flags();
         asm.push(RAX);
-    }
-    asm.push(RDX);
-    if live && size > 1 {
         // The check that keeps flags lets only multiples of the size pass: it may be the site's page all the same.
-        asm.cmp_imm(R10, 4096 - size as i32);
+        asm.cmp_imm(R10, most);
         let other = asm.jcc(cond::ABOVE, Target::Fixed(0));
         asm.load(R9, at(R9, Pair::HOST));
         restore(asm, live);
         asm.bytes(&[0xc3]);
         asm.bind(other);
     }
-    asm.load(RAX, at(R9, Pair::NEG_PAGE));
-    asm.bytes(&[0x48, 0xf7, 0xd8]); // neg rax
-    asm.lea(R10, sum(R10, RAX));
-    // rax = entry: the index is taken from page bits, folded.
+    asm.sub(R10, at(R9, Pair::NEG_PAGE));
+    // Now and then the engine is asked to fill the site that comes along: those that stay on a page do come along, and the
+    // others are best served here.
+    asm.dec32(Mem::Gs(field::TICKS));
+    let spent = asm.jcc(cond::SIGN, Target::Fixed(0));
     asm.mov(RAX, R10);
-    asm.bytes(&[0x48, 0xc1, 0xe8, 12]); // shr rax, 12
-    asm.mov(RDX, RAX);
-    asm.bytes(&[0x48, 0xc1, 0xea, tlb::FOLD as u8]); // shr rdx, FOLD
-    asm.bytes(&[0x01, 0xd0]); // add eax, edx
-    asm.bytes(&[0x25]); // and eax, imm32
-    asm.bytes(&(tlb::ENTRIES as u32 - 1).to_le_bytes());
-    asm.bytes(&[0xc1, 0xe0, 5]); // shl eax, 5
-    asm.add(RAX, Mem::Gs(field::TLB));
-    asm.lea(RDX, at(R10, size as i32 - 1));
-    asm.bytes(&[0x48, 0x81, 0xe2, 0x00, 0xf0, 0xff, 0xff]); // and rdx, -4096
-    asm.cmp(RDX, at(RAX, if store { tlb::Entry::WRITE } else { tlb::Entry::READ }));
-    let miss = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
-    asm.load(RAX, at(RAX, tlb::Entry::ADDEND));
-    // Only a page that is missed twice in a row is worth filling the site with.
-    asm.lea(R9, sum(R9, R9));
-    asm.add(R9, Mem::Gs(field::SITE_BIAS));
-    asm.bytes(&[0x48, 0xc1, 0xea, 12]); // shr rdx, 12
-    asm.cmp32(RDX, at(R9, Site::MISSED));
-    asm.store32(at(R9, Site::MISSED), RDX);
-    let other = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
-    asm.dec8(at(R9, Site::COUNT));
-    let promote = asm.jcc(cond::EQUAL, Target::Fixed(0));
-    asm.bind(other);
-    asm.mov(R9, RAX);
+    asm.shr(RAX, 8);
+    asm.and_imm32(RAX, tlb::INDEX);
+    asm.add(R10, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
+    asm.cmp_imm(R10, most);
+    let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+    asm.load(R9, Mem::GsAt(RAX, table + Pair::HOST as u32));
     restore(asm, live);
     asm.bytes(&[0xc3]);
     asm.bind(miss);
+    asm.sub(R10, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
+    asm.bind(spent);
     restore(asm, live);
-    let _ = asm.jmp(Target::Here(exits[Left::Access as usize]));
-    asm.bind(promote);
-    restore(asm, live);
-    let _ = asm.jmp(Target::Here(exits[Left::Promote as usize]));
+    let _ = asm.jmp(Target::Here(exit));
 }
 
 /// The end of a look-up: the registers that it has used.
 fn restore(asm: &mut Asm, live: bool) {
-    asm.pop(RDX);
     if live {
         asm.pop(RAX);
         asm.restore_flags();

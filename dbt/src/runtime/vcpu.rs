@@ -9,7 +9,7 @@ use interp::core::{Core, End, Session};
 
 use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
 use super::returns::Returns;
-use crate::cache::tlb::{bank, store_is_free};
+use crate::cache::tlb::{store_is_free, table};
 use crate::peers::Peers;
 use crate::ticker::Ticket;
 use crate::translator::Translator;
@@ -43,6 +43,7 @@ struct Counters {
     lookups: u64,
     links: u64,
     operations: u64,
+    accesses: u64,
     fills: u64,
     promotions: u64,
     signals: u64,
@@ -82,13 +83,12 @@ impl DbtVcpu {
             ),
         };
         let own = peers.join(signals.clone());
-        let avx = std::arch::is_x86_feature_detected!("avx");
-        let translator = Translator::new(threshold, avx, peers.clone(), own.clone()).map_err(refused)?;
+        let mut context = Context::boxed();
+        let translator =
+            Translator::new(threshold, &mut context.tables, peers.clone(), own.clone()).map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(lookup).map_err(refused)?;
-        let mut context = Context::boxed();
         context.signals = signals.word();
-        context.site_bias = translator.sites.bias();
         context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
         let engine = Engine { context, translator, returns, generation: 0, counters: Counters::default() };
@@ -174,7 +174,6 @@ impl Engine {
         context.interrupts = u64::from(system & IF != 0);
         context.selectors = s.selectors();
         context.attention = u64::from(s.attention());
-        context.tlb = self.translator.tlb.address(bank(self.translator.mode_of(mode)));
     }
 
     fn store(&mut self, s: &mut Session, rip: u64) {
@@ -220,8 +219,7 @@ impl Engine {
             Left::Link => &mut self.counters.links,
             Left::Signalled | Left::Stale => &mut self.counters.signals,
             Left::Operation => &mut self.counters.operations,
-            Left::Access => &mut self.counters.fills,
-            Left::Promote => &mut self.counters.promotions,
+            Left::Access => &mut self.counters.accesses,
         };
         *counter += 1;
         match left {
@@ -260,13 +258,6 @@ impl Engine {
             }
             Left::Operation => self.operate(s, mode, argument),
             Left::Access => self.access(s, mode),
-            Left::Promote => {
-                let number = self.translator.sites.by_site(self.context.r9);
-                let bank = bank(self.translator.mode_of(mode));
-                let Translator { tlb, sites, .. } = &mut self.translator;
-                self.context.r9 = tlb.promote(sites, bank, self.context.r10, number);
-                Next::Enter(self.translator.stubs.ret)
-            }
         }
     }
 
@@ -354,19 +345,26 @@ impl Engine {
         let number = self.translator.sites.by_pair(self.context.r9);
         let lin = self.context.r10;
         let site = self.translator.sites.get(number);
-        let store = site.store;
-        let crosses = (lin & 0xfff) + u64::from(site.size) > 4096;
-        if !crosses
-            && let Some(page) = s.map(lin, store)
-            && (!store || store_is_free(page.info))
-        {
-            let bank = bank(self.translator.mode_of(mode));
+        let (store, size) = (site.size < 0, u64::from(site.size.unsigned_abs()));
+        if (lin & 0xfff) + size <= 4096 {
+            let table = table(self.translator.mode_of(mode), store);
             let Translator { tlb, sites, .. } = &mut self.translator;
-            tlb.fill(sites, bank, lin, page, store);
-            tlb.promote(sites, bank, lin, number);
-            // The stub's caller expects the host address in two parts.
-            self.context.r9 = (page.host as u64).wrapping_sub(lin & !0xfff);
-            return Next::Enter(self.translator.stubs.ret);
+            if !tlb.has(table, lin)
+                && let Some(page) = s.map(lin, store)
+                && (!store || store_is_free(page.info))
+            {
+                self.counters.fills += 1;
+                tlb.fill(sites, table, lin, page);
+            }
+            if tlb.has(table, lin) {
+                self.counters.promotions += 1;
+                // An odd number of changing size, so that no loop of the guest's always offers the same site.
+                self.context.ticks = 17 + (self.counters.promotions & 31) * 2;
+                // The site's code expects the host address in two parts.
+                let host = tlb.promote(sites, table, lin, number);
+                self.context.r9 = host.wrapping_sub(lin & !0xfff);
+                return Next::Enter(self.translator.stubs.ret);
+            }
         }
         self.counters.interpreted_accesses += 1;
         // Its return address is not needed.
