@@ -179,17 +179,21 @@ fn compare(
 
 /// Takes flags that need not agree out of the other engine's frame. Gives all that need not.
 fn settle_flags(block: &Block, (expected, memory): (&End, &[u8]), found: &End, other: &mut [u8]) -> u64 {
-    let rip = word(memory, FRAME_RIP);
-    if rip != word(other, FRAME_RIP) || vector(expected) != vector(found) {
+    // A triple fault leaves no frame.
+    let framed = expected.state.events.halted;
+    let rip = if framed { word(memory, FRAME_RIP) } else { expected.state.rip };
+    if framed && rip != word(other, FRAME_RIP) || expected.state.rip != found.state.rip {
         return 0;
     }
     let base = block.regs.rip;
-    // The code as it is at the end.
+    // The code as it was, and as it is at the end: the one may have made dead what is not in the other.
     let start = (base - crate::layout::CODE + crate::guest::phys::CODE) as usize;
-    let code = &memory[start..(crate::guest::phys::CODE + crate::layout::CODE_LEN) as usize];
-    let free = block.undefined(rip) | dead::dead(64, code, base, rip);
+    let after = &memory[start..(crate::guest::phys::CODE + crate::layout::CODE_LEN) as usize];
+    let dead = dead::dead(64, after, base, rip) | dead::dead(64, &block.code, base, rip);
+    // Where stores went astray into the code, nobody knows what is undefined.
+    let free = if block.is_intended(after) { block.undefined(rip) | dead } else { dead::ALL };
     let flags = word(memory, FRAME_FLAGS);
-    if (flags ^ word(other, FRAME_FLAGS)) & !free == 0 {
+    if framed && (flags ^ word(other, FRAME_FLAGS)) & !free == 0 {
         other[FRAME_FLAGS..FRAME_FLAGS + 8].copy_from_slice(&flags.to_le_bytes());
     }
     free

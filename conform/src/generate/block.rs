@@ -35,9 +35,17 @@ pub(crate) struct Block {
     pub smap: bool,
     /// Where instructions begin, and the flags that are undefined there.
     starts: Vec<(u64, u64)>,
+    /// Bytes of the code that it means to change.
+    places: Vec<usize>,
 }
 
 impl Block {
+    /// True if `code`, what became of the block's own, is as intended.
+    pub fn is_intended(&self, code: &[u8]) -> bool {
+        let mut changed = self.code.iter().zip(code).enumerate().filter(|(_, (old, new))| old != new);
+        changed.all(|(at, _)| self.places.contains(&at))
+    }
+
     /// Flags that are undefined before the instruction at `ip`.
     pub fn undefined(&self, ip: u64) -> u64 {
         self.starts.iter().find(|s| s.0 == ip).map_or(0, |s| s.1)
@@ -96,6 +104,7 @@ impl Generator {
             draft,
             code: Vec::new(),
             starts: Vec::new(),
+            places: Vec::new(),
             undefined: 0,
             kept,
             kernel,
@@ -109,12 +118,12 @@ impl Generator {
         maker.fence();
         maker.raw(&[INT3]);
         maker.functions();
-        let Maker { mut draft, mut code, starts, .. } = maker;
+        let Maker { mut draft, mut code, starts, places, .. } = maker;
         code.truncate((CODE + CODE_LEN - draft.regs.rip) as usize);
         if smap {
             draft.regs.rflags |= rflags::AC;
         }
-        Block { regs: draft.regs, fp: draft.fp, code, patches: draft.patches, kernel, smap, starts }
+        Block { regs: draft.regs, fp: draft.fp, code, patches: draft.patches, kernel, smap, starts, places }
     }
 }
 
@@ -124,6 +133,7 @@ struct Maker<'a, 'b> {
     draft: Draft<'b>,
     code: Vec<u8>,
     starts: Vec<(u64, u64)>,
+    places: Vec<usize>,
     /// Flags undefined here.
     undefined: u64,
     /// Registers that are mostly left alone: pointers and counters.
@@ -376,6 +386,7 @@ impl Maker<'_, '_> {
             self.draft.written |= 1 << gpr::RAX | 1 << gpr::RDX;
             self.code.len() - 1
         };
+        self.places.extend(place..place + if wide { 4 } else { 1 });
         let value = if alias {
             ALIAS.wrapping_add(self.draft.regs.rip - CODE + place as u64) as u32
         } else {
