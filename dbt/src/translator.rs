@@ -441,3 +441,6 @@ fn encoding(condition: u8) -> u8 {
     // iced counts o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g from 1.
     condition.wrapping_sub(1) & 15
 }
+
+#[cfg(test)]
+mod tests;

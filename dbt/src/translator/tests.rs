@@ -1,0 +1,336 @@
+//! The host code of a table of guest instructions, as a snapshot that is read when it changes. Addresses are replaced by
+//! what is there.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use cpu::x86::{CpuModel, cr0, cr4, efer};
+use cpu::{Clock, CpuIo, CpuState, Segment, Signals, VcpuExit, VmConfig};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, SymbolResolver, SymbolResult,
+};
+use interp::core::{Core, End, Session};
+use memory::GuestRam;
+
+use super::Translator;
+use crate::cache::pages::Pages;
+use crate::cache::site::Pair;
+use crate::peers::Peers;
+use crate::runtime::context::{Context, Left, field};
+
+/// Where the instructions are.
+const CODE: u64 = 0x10_0000;
+/// What is behind the instruction: ADC EAX, EAX, which reads a flag, or CMP EAX, EAX, before which all are dead; HLT.
+const LIVE: &[u8] = &[0x11, 0xc0, 0xf4];
+const DEAD: &[u8] = &[0x39, 0xc0, 0xf4];
+
+/// Guest instructions.
+const TABLE: &[&[u8]] = &[
+    // Registers that are where they belong, and others.
+    &[0x48, 0x01, 0xd8],
+    &[0x4d, 0x01, 0xda],
+    &[0x49, 0x01, 0xc3],
+    &[0x4c, 0x01, 0xd4],
+    &[0x48, 0x89, 0xe5],
+    &[0x48, 0x83, 0xec, 0x28],
+    &[0x41, 0xb9, 1, 0, 0, 0],
+    &[0x49, 0xba, 8, 7, 6, 5, 4, 3, 2, 1],
+    &[0x88, 0xe0],
+    &[0x44, 0x88, 0xd1],
+    &[0x66, 0x41, 0xff, 0xc3],
+    &[0x4d, 0x0f, 0xaf, 0xca],
+    &[0x48, 0x0f, 0x44, 0xc4],
+    &[0x41, 0x0f, 0x92, 0xc1],
+    &[0x49, 0xd3, 0xe3],
+    &[0x49, 0xf7, 0xe2],
+    &[0xc4, 0x42, 0xb0, 0xf2, 0xd3],
+    // LEA.
+    &[0x48, 0x8d, 0x04, 0x8b],
+    &[0x4e, 0x8d, 0x4c, 0x94, 0x10],
+    &[0x44, 0x8d, 0x5f, 0xff],
+    &[0x48, 0x8d, 0x05, 0x10, 0, 0, 0],
+    // Loads and stores, flags dead and live.
+    &[0x48, 0x8b, 0x03],
+    &[0x48, 0x8b, 0x04, 0x24],
+    &[0x4e, 0x8b, 0x54, 0xcb, 0x08],
+    &[0x48, 0x8b, 0x05, 0x20, 0, 0, 0],
+    &[0x65, 0x48, 0x8b, 0x04, 0x25, 0x28, 0, 0, 0],
+    &[0x64, 0x8b, 0x00],
+    &[0x67, 0x8b, 0x03],
+    &[0x8a, 0x23],
+    &[0x0f, 0xb6, 0x07],
+    &[0x88, 0x07],
+    &[0x88, 0x27],
+    &[0x66, 0x89, 0x47, 0x02],
+    &[0x4c, 0x89, 0x4d, 0xf8],
+    &[0xc7, 0x45, 0xfc, 1, 0, 0, 0],
+    &[0x48, 0x83, 0x03, 0x01],
+    &[0xf0, 0x0f, 0xc1, 0x03],
+    &[0xf0, 0x4d, 0x0f, 0xb1, 0x13],
+    &[0x87, 0x03],
+    &[0x48, 0x3b, 0x47, 0x08],
+    &[0x0f, 0xba, 0x2b, 0x03],
+    // Vectors.
+    &[0x0f, 0x28, 0xc1],
+    &[0x66, 0x0f, 0x6f, 0x03],
+    &[0x66, 0x0f, 0xef, 0x03],
+    &[0xf3, 0x0f, 0x7f, 0x07],
+    &[0xc5, 0xfd, 0x6f, 0x03],
+    &[0xc5, 0xfe, 0x7f, 0x07],
+    &[0xf2, 0x4c, 0x0f, 0x2a, 0xca],
+    &[0x66, 0x49, 0x0f, 0x7e, 0xc1],
+    // The stack.
+    &[0x55],
+    &[0x41, 0x52],
+    &[0x6a, 0xff],
+    &[0x5d],
+    &[0x41, 0x5b],
+    &[0x5c],
+    &[0xc9],
+    &[0x9c],
+    // Divisions, system instructions.
+    &[0x48, 0xf7, 0xf3],
+    &[0xf7, 0x3b],
+    &[0xfa],
+    &[0xfb],
+    &[0x8c, 0xd0],
+    &[0xf3, 0x90],
+    &[0x0f, 0xa2],
+    &[0xdd, 0x03],
+    &[0xf3, 0xa4],
+    // Branches.
+    &[0x74, 0x10],
+    &[0x74, 0xfe],
+    &[0xeb, 0x10],
+    &[0xeb, 0xfe],
+    &[0xe9, 0, 0x10, 0, 0],
+    &[0xe8, 0x10, 0, 0, 0],
+    &[0xff, 0xe0],
+    &[0xff, 0x24, 0xc7],
+    &[0x41, 0xff, 0xd1],
+    &[0xc3],
+    &[0xc2, 0x08, 0],
+];
+
+#[test]
+fn host_code_of_guest_instructions() {
+    let mut bench = Bench::new();
+    let mut text = String::new();
+    for insn in TABLE {
+        let guest = Decoder::with_ip(64, insn, 0, DecoderOptions::NONE).decode();
+        let mut name = String::new();
+        GasFormatter::new().format(&guest, &mut name);
+        // Where flags make no difference to the code, once is enough.
+        let [live, dead] = [LIVE, DEAD].map(|behind| bench.code(insn, behind));
+        if live == dead {
+            let _ = writeln!(text, "{name}\n{live}");
+        } else {
+            let _ = writeln!(text, "{name}  (flags live)\n{live}\n{name}  (flags dead)\n{dead}");
+        }
+    }
+    insta::assert_snapshot!("host_code", text);
+}
+
+/// A translator and what it needs, in 64-bit mode at CPL 0.
+struct Bench {
+    core: Core,
+    ram: Arc<GuestRam>,
+    peers: Arc<Peers>,
+    signals: Arc<Signals>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let ram = Arc::new(GuestRam::new(2 << 20).unwrap());
+        for (at, entry) in [(0x1000, 0x2007u64), (0x2000, 0x3007), (0x3000, 0xe7)] {
+            ram.write(at, &entry.to_le_bytes()).unwrap();
+        }
+        let model = Arc::new(CpuModel::named(Some("x86-64-v3")).unwrap());
+        let config = VmConfig { ram: ram.clone(), clock: Arc::new(Clock::new()), model, vcpus: 1 };
+        let signals = Arc::new(Signals::new());
+        let mut core = Core::new(&config, 0, signals.clone());
+        core.set_state(&state()).unwrap();
+        Self { core, ram, peers: Arc::default(), signals }
+    }
+
+    /// The host code of `insn` with `behind` behind it, without what belongs to `behind`.
+    fn code(&mut self, insn: &[u8], behind: &[u8]) -> String {
+        let own = self.peers.join(self.signals.clone());
+        let mut context = Context::boxed();
+        let mut translator = Translator::new(0, &mut context.tables, self.peers.clone(), own).unwrap();
+        let mut text = String::new();
+        let ram = self.ram.clone();
+        let outcome = self.core.session(&NoDevices, |mut session| {
+            let mut length = |code: &[u8]| {
+                translator.clear();
+                ram.write(CODE, &[code, &[0x90; 16]].concat()).unwrap();
+                let bases = translator.arena.next();
+                let entry = translate(&mut translator, &mut session);
+                let hot = translator.asm.finish(bases)[0].len();
+                (entry, bases, hot - (entry.entry - entry.checked) as usize)
+            };
+            let tail = if ends(insn) { 0 } else { length(behind).2 };
+            let (entry, bases, len) = length(&[insn, behind].concat());
+            text = listing(&mut translator, entry, bases, len - tail.min(len));
+            End::Exit(VcpuExit::Kicked)
+        });
+        assert!(matches!(outcome, Ok(VcpuExit::Kicked)));
+        text
+    }
+}
+
+/// Nothing behind the instruction belongs to its block.
+fn ends(insn: &[u8]) -> bool {
+    let insn = Decoder::with_ip(64, insn, 0, DecoderOptions::NONE).decode();
+    match insn.flow_control() {
+        FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return => true,
+        FlowControl::ConditionalBranch => insn.near_branch_target() == 0,
+        _ => false,
+    }
+}
+
+fn translate(translator: &mut Translator, session: &mut Session) -> super::Entry {
+    translator.sync(session);
+    let mode = session.mode().unwrap();
+    let mode = translator.mode(mode);
+    translator.find(session, CODE, mode).unwrap()
+}
+
+/// Both sections, the hot one without the check of the block's address and for `len` bytes.
+fn listing(translator: &mut Translator, entry: super::Entry, bases: [u64; 2], len: usize) -> String {
+    let names = Names::new(translator, [entry.entry, bases[1]]);
+    let skip = (entry.entry - entry.checked) as usize;
+    let [hot, cold] = translator.asm.finish(bases).map(<[u8]>::to_vec);
+    let mut formatter = GasFormatter::with_options(Some(Box::new(names)), None);
+    formatter.options_mut().set_rip_relative_addresses(false);
+    let mut text = String::new();
+    for (code, at, indent) in [(&hot[skip..skip + len], entry.entry, "    "), (&cold, bases[1], "  cold  ")] {
+        let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
+        while decoder.can_decode() {
+            let insn = decoder.decode();
+            let offset = insn.ip() - at;
+            let _ = write!(text, "{indent}{offset:3x}  ");
+            formatter.format(&insn, &mut text);
+            text.push('\n');
+        }
+    }
+    text
+}
+
+/// What addresses mean.
+struct Names {
+    known: HashMap<u64, String>,
+    words: std::ops::Range<u64>,
+    sites: std::ops::Range<u64>,
+    /// First bytes of the sections.
+    sections: [u64; 2],
+}
+
+impl Names {
+    fn new(translator: &Translator, sections: [u64; 2]) -> Self {
+        let stubs = &translator.stubs;
+        let mut known = HashMap::new();
+        let lefts = [Left::Lookup, Left::Link, Left::Operation, Left::Access, Left::Signalled, Left::Stale];
+        for left in lefts {
+            known.insert(stubs.exits[left as usize], format!("exit_{left:?}").to_lowercase());
+        }
+        for (live, tables) in stubs.access.iter().enumerate() {
+            for (table, sizes) in tables.iter().enumerate() {
+                for (size, &stub) in sizes.iter().enumerate() {
+                    let flags = if live == 1 { "_keeping_flags" } else { "" };
+                    known.insert(stub, format!("table{table}_{}bits{flags}", 8 << size));
+                }
+            }
+        }
+        let fields = [
+            (field::ARGUMENT, "argument"),
+            (field::SIGNALS, "signals"),
+            (field::ATTENTION, "attention"),
+            (field::FS_BASE, "fs_base"),
+            (field::GS_BASE, "gs_base"),
+            (field::INTERRUPTS, "interrupts"),
+            (field::SYSTEM_FLAGS, "system_flags"),
+            (field::CALLED, "called"),
+            (field::OVERWRITTEN, "overwritten"),
+            (field::SELECTORS + 8, "ss"),
+            (field::reg(9), "r9"),
+            (field::reg(10), "r10"),
+            (field::reg(11), "r11"),
+            (field::jumps(0), "jumps"),
+        ];
+        known.extend(fields.map(|(offset, name)| (u64::from(offset), format!("guest_{name}"))));
+        let data = translator.arena.data() as u64;
+        let sites = data + Pages::BYTES as u64;
+        Self { known, words: data..sites, sites: sites..sites + (1 << 20), sections }
+    }
+}
+
+impl SymbolResolver for Names {
+    fn symbol(
+        &mut self,
+        _: &Instruction,
+        _: u32,
+        _: Option<u32>,
+        address: u64,
+        _: u32,
+    ) -> Option<SymbolResult<'_>> {
+        let name = if let Some(name) = self.known.get(&address) {
+            name.clone()
+        } else if self.words.contains(&address) {
+            if (address - self.words.start) % 16 == 0 { "page" } else { "minus_page" }.to_owned()
+        } else if self.sites.contains(&address) {
+            let at = (address - self.sites.start) as usize;
+            let (number, field) = (at / size_of::<Pair>(), (at % size_of::<Pair>()) as i32);
+            let name = match field {
+                Pair::NEG_PAGE => "minus_page",
+                Pair::HOST => "host",
+                _ => "end",
+            };
+            format!("site{number}_{name}")
+        } else if let Some(section) = self.sections.iter().position(|s| (*s..s + 0x1000).contains(&address)) {
+            format!("{}{:x}", ["", "cold_"][section], address - self.sections[section])
+        } else {
+            return None;
+        };
+        Some(SymbolResult::with_string(address, name))
+    }
+}
+
+fn state() -> CpuState {
+    let mut state = CpuState::reset();
+    state.cr0 = cr0::PE | cr0::PG | cr0::MP | cr0::NE | cr0::ET | cr0::WP;
+    state.cr3 = 0x1000;
+    state.cr4 = cr4::PAE | cr4::OSFXSR | cr4::OSXSAVE | cr4::OSXMMEXCPT;
+    state.efer = efer::LME | efer::LMA;
+    state.xcr0 = 7;
+    state.rip = CODE;
+    for (i, segment) in state.segments.iter_mut().enumerate() {
+        let attr = if i == 1 { 0xa09b } else { 0xc093 };
+        *segment = Segment { selector: if i == 1 { 8 } else { 16 }, base: 0, limit: u32::MAX, attr };
+    }
+    state
+}
+
+struct NoDevices;
+
+impl CpuIo for NoDevices {
+    fn port_read(&self, _: u16, _: &mut [u8]) {}
+    fn port_write(&self, _: u16, _: &[u8]) {}
+    fn mmio_read(&self, _: u64, _: &mut [u8]) {}
+    fn mmio_write(&self, _: u64, _: &[u8]) {}
+    fn take_interrupt(&self) -> Option<u8> {
+        None
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _: u8) {}
+    fn apic_msr_read(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn apic_msr_write(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn poll(&self) {}
+}
