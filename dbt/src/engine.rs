@@ -51,14 +51,19 @@ impl Engine for Dbt {
             engine: "dbt",
             reason: format!("no thread can be started ({e}): raise the limit of processes"),
         })?;
-        Ok(Box::new(DbtVm { config, threshold: self.threshold, ticker, peers: Arc::default() }))
+        Ok(Box::new(DbtVm {
+            config,
+            threshold: self.threshold,
+            ticker: Arc::new(ticker),
+            peers: Arc::default(),
+        }))
     }
 }
 
 struct DbtVm {
     config: VmConfig,
     threshold: u8,
-    ticker: Ticker,
+    ticker: Arc<Ticker>,
     peers: Arc<Peers>,
 }
 

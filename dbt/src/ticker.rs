@@ -25,9 +25,9 @@ pub struct Ticker {
     shared: Arc<Shared>,
 }
 
-/// A vCPU's part in it.
+/// A vCPU's part in it; the thread lives as long as any.
 pub struct Ticket {
-    shared: Arc<Shared>,
+    ticker: Arc<Ticker>,
     running: Arc<AtomicBool>,
 }
 
@@ -47,12 +47,12 @@ impl Ticker {
     }
 
     /// Takes a vCPU on.
-    pub fn ticket(&self, signals: Arc<Signals>) -> Ticket {
+    pub fn ticket(self: &Arc<Self>, signals: Arc<Signals>) -> Ticket {
         let running = Arc::new(AtomicBool::new(false));
         let mut vcpus = self.shared.vcpus.lock();
         vcpus.retain(|(flag, _)| Arc::strong_count(flag) > 1);
         vcpus.push((running.clone(), signals));
-        Ticket { shared: self.shared.clone(), running }
+        Ticket { ticker: self.clone(), running }
     }
 }
 
@@ -68,9 +68,10 @@ impl Ticket {
     /// The vCPU runs from now on.
     pub fn running(&self) -> Running<'_> {
         self.running.store(true, Ordering::Release);
-        if self.shared.running.fetch_add(1, Ordering::AcqRel) == 0 {
-            let _idle = self.shared.idle.lock();
-            self.shared.wake.notify_one();
+        let shared = &self.ticker.shared;
+        if shared.running.fetch_add(1, Ordering::AcqRel) == 0 {
+            let _idle = shared.idle.lock();
+            shared.wake.notify_one();
         }
         Running(self)
     }
@@ -79,7 +80,7 @@ impl Ticket {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.store(false, Ordering::Release);
-        self.0.shared.running.fetch_sub(1, Ordering::AcqRel);
+        self.0.ticker.shared.running.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
