@@ -109,13 +109,14 @@ fn blocks(options: &Options, json: bool, progress: &(dyn Fn(u64) + Sync)) -> Res
     } else {
         summary.samples.iter().for_each(|sample| println!("{sample}"));
         println!(
-            "{} blocks (cpu model {}, seed {}), {} of them faults ({} with other dead flags), {} do not end, in {:.1} s: {} differ",
+            "{} blocks (cpu model {}, seed {}), {} of them faults ({} with other dead flags), {} do not end, {} overwrite themselves, in {:.1} s: {} differ",
             summary.cases,
             options.model.name(),
             options.seed,
             summary.faulted,
             summary.dead_flags,
             summary.endless,
+            summary.astray,
             start.elapsed().as_secs_f64(),
             summary.differ
         );

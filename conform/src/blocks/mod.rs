@@ -13,7 +13,8 @@ use serde_json::Value;
 
 use crate::dead;
 use crate::generate::{Block, Generator};
-use crate::layout::PAGE;
+use crate::guest::phys;
+use crate::layout::{self, PAGE};
 use crate::run::{Options, RunError};
 use world::{End, FRAME_FLAGS, FRAME_RIP, World};
 
@@ -51,6 +52,8 @@ pub struct BlockSummary {
     pub cases: u64,
     /// Blocks that were not, since they do not end.
     pub endless: u64,
+    /// Blocks that were not, since stores went astray into their code: nobody knows what is undefined in what they made.
+    pub astray: u64,
     /// Blocks that ended with an exception other than that of INT3.
     pub faulted: u64,
     /// Blocks that differ in dead flags of the last exception's frame, and in nothing else.
@@ -65,6 +68,7 @@ impl BlockSummary {
     fn merge(&mut self, other: Self) {
         self.cases += other.cases;
         self.endless += other.endless;
+        self.astray += other.astray;
         self.faulted += other.faulted;
         self.dead_flags += other.dead_flags;
         self.differ += other.differ;
@@ -141,6 +145,10 @@ fn compare(
         summary.endless += 1;
         return Ok(first.reset()?);
     }
+    if !block.is_intended(code(&first.after, block)) {
+        summary.astray += 1;
+        return Ok(first.reset()?);
+    }
     let found = other.run(block)?;
     let mut differences = Vec::new();
     let place = format!("exception {} at {:#x}", vector(&expected), word(&first.after, FRAME_RIP));
@@ -187,16 +195,20 @@ fn settle_flags(block: &Block, (expected, memory): (&End, &[u8]), found: &End, o
     }
     let base = block.regs.rip;
     // The code as it was, and as it is at the end: the one may have made dead what is not in the other.
-    let start = (base - crate::layout::CODE + crate::guest::phys::CODE) as usize;
-    let after = &memory[start..(crate::guest::phys::CODE + crate::layout::CODE_LEN) as usize];
-    let dead = dead::dead(64, after, base, rip) | dead::dead(64, &block.code, base, rip);
-    // Where stores went astray into the code, nobody knows what is undefined.
-    let free = if block.is_intended(after) { block.undefined(rip) | dead } else { dead::ALL };
+    let after = code(memory, block);
+    let free =
+        block.undefined(rip) | dead::dead(64, after, base, rip) | dead::dead(64, &block.code, base, rip);
     let flags = word(memory, FRAME_FLAGS);
     if framed && (flags ^ word(other, FRAME_FLAGS)) & !free == 0 {
         other[FRAME_FLAGS..FRAME_FLAGS + 8].copy_from_slice(&flags.to_le_bytes());
     }
     free
+}
+
+/// What is where the block began, to the end of the code pages.
+fn code<'a>(memory: &'a [u8], block: &Block) -> &'a [u8] {
+    let start = (block.regs.rip - layout::CODE + phys::CODE) as usize;
+    &memory[start..(phys::CODE + layout::CODE_LEN) as usize]
 }
 
 /// The exception, by the handler that halted.

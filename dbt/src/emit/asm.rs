@@ -354,6 +354,12 @@ impl Asm {
         self.memory(&op32(&[0xff]), 1, mem, 0);
     }
 
+    /// `shr reg, count` (32-bit).
+    pub fn shr32(&mut self, reg: u8, count: u8) {
+        self.registers(0xc1, 5, reg, false);
+        self.byte(count);
+    }
+
     /// `shr reg, count`.
     pub fn shr(&mut self, reg: u8, count: u8) {
         self.registers(0xc1, 5, reg, true);

@@ -3,14 +3,14 @@
 //! The check compares with the page that the site touched last. Where flags are dead that is an addition and a
 //! comparison; where they are live, address and page are subtracted and masked by instructions that leave flags alone.
 
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, OpKind, Register};
 
 use super::asm::{Mem, Section, Target, at, cond, reg, sum};
 use super::{Emitter, home, spilled};
 use crate::cache::site::Pair;
-use crate::cache::tlb::table;
+use crate::cache::tlb::{INDEX, table};
 use crate::frontend::class::Access;
-use crate::runtime::context::field;
+use crate::runtime::context::{Left, field};
 use reg::{R9, R10, R11, RCX};
 
 /// The checked operand.
@@ -77,9 +77,12 @@ impl Emitter<'_> {
         let site = self.sites.add();
         self.describe(site, insn, access);
         let pair = self.sites.pair(site);
-        let field = |offset: i32| Mem::Data(pair + offset as u64);
         let table = table(self.kind, access.store);
         let most = 4096 - i32::from(access.size);
+        if !self.live && !steady(insn) {
+            return self.check_by_table(pair, table, most);
+        }
+        let field = |offset: i32| Mem::Data(pair + offset as u64);
         let asm = &mut *self.asm;
         let miss = if self.live {
             asm.mov(R9, RCX);
@@ -107,6 +110,28 @@ impl Emitter<'_> {
         asm.lea(R9, Mem::Data(pair));
         let stub = self.stubs.access[usize::from(self.live)][table][access.size.trailing_zeros() as usize];
         let _ = asm.call(Target::Fixed(stub));
+        let _ = asm.jmp(resume);
+        asm.switch(Section::Hot);
+    }
+
+    /// The same by the first-level TLB itself: for addresses that go from page to page it is cheaper than a site, and it is
+    /// in the caches where the sites of a large program are not.
+    fn check_by_table(&mut self, pair: u64, table: usize, most: i32) {
+        let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
+        let asm = &mut *self.asm;
+        asm.mov32(R9, R10);
+        asm.shr32(R9, 8);
+        asm.and_imm32(R9, INDEX);
+        asm.add(R10, entry(Pair::NEG_PAGE));
+        asm.cmp_imm(R10, most);
+        let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+        asm.load(R9, entry(Pair::HOST));
+        let resume = Target::Here(asm.here());
+        asm.switch(Section::Cold);
+        asm.bind(miss);
+        asm.sub(R10, entry(Pair::NEG_PAGE));
+        asm.lea(R9, Mem::Data(pair));
+        let _ = asm.call(Target::Fixed(self.stubs.exits[Left::Access as usize]));
         let _ = asm.jmp(resume);
         asm.switch(Section::Hot);
     }
@@ -162,4 +187,14 @@ impl Emitter<'_> {
     pub fn move_stack(&mut self, change: i32) {
         self.asm.lea(R11, at(R11, change));
     }
+}
+
+/// The address stays on its page from one execution to the next, most likely: the stack's top, and addresses that the
+/// instruction itself names.
+fn steady(insn: &Instruction) -> bool {
+    let explicit = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
+    let base = insn.memory_base();
+    !explicit
+        || insn.memory_index() == Register::None
+            && matches!(base, Register::RSP | Register::RIP | Register::None)
 }
