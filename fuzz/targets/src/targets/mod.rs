@@ -24,6 +24,7 @@ pub const TARGETS: &[Target] = &[
     guest::LINE,
     execute::EXECUTE,
     execute::STEP,
+    execute::TRANSLATE,
     state::CPU_STATE,
     device::BOARD,
     device::UART16550,

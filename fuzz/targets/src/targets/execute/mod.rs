@@ -7,6 +7,7 @@ mod scenario;
 mod seeds;
 mod step;
 mod tables;
+mod translate;
 mod world;
 
 use std::sync::{Arc, OnceLock};
@@ -51,6 +52,15 @@ pub const STEP: Target = Target {
     run: step::run,
 };
 
+/// Translated, the same code does the same.
+pub const TRANSLATE: Target = Target {
+    name: "translate",
+    about: "64-bit code on any tables, at the edge of RAM, rewriting itself: the translator against the interpreter",
+    seeds: translate::seeds,
+    words: &[],
+    run: translate::run,
+};
+
 /// Bytes of RAM of the guests here.
 const RAM: u64 = 2 << 20;
 
@@ -62,12 +72,16 @@ struct Machine {
 
 impl Machine {
     fn new(ram: &Arc<GuestRam>, model: u8) -> Self {
+        Self::on(&Interp::new(), ram, model)
+    }
+
+    fn on(engine: &dyn Engine, ram: &Arc<GuestRam>, model: u8) -> Self {
         let signals = Arc::new(Signals::new());
         let config = VmConfig { ram: ram.clone(), clock: clock(), model: self::model(model), vcpus: 1 };
-        let vcpu = Interp::new().create_vm(config).and_then(|vm| vm.create_vcpu(0, signals.clone()));
+        let vcpu = engine.create_vm(config).and_then(|vm| vm.create_vcpu(0, signals.clone()));
         match vcpu {
             Ok(vcpu) => Self { vcpu, signals },
-            Err(error) => panic!("the interpreter runs everywhere: {error}"),
+            Err(error) => panic!("{} does not run here: {error}", engine.name()),
         }
     }
 

@@ -15,10 +15,10 @@ const LENGTH: u64 = 60;
 
 /// What came of a run.
 #[derive(PartialEq)]
-struct Outcome {
-    exit: Option<VcpuExit>,
-    state: CpuState,
-    memory: Vec<u64>,
+pub(super) struct Outcome {
+    pub exit: Option<VcpuExit>,
+    pub state: CpuState,
+    pub memory: Vec<u64>,
 }
 
 pub fn run(data: &[u8]) {
@@ -44,7 +44,7 @@ pub fn run(data: &[u8]) {
 }
 
 /// The guest has changed its own page tables or left them: what the TLB remembers is then its own affair.
-fn remapped(scenario: &Scenario, outcomes: [&Outcome; 2]) -> bool {
+pub(super) fn remapped(scenario: &Scenario, outcomes: [&Outcome; 2]) -> bool {
     let (start, ram) = (scenario.state(), scenario.ram());
     let marks = 0x60_0000_0060; // accessed and dirty, of one entry or two
     let tables = tables::PAGE_TABLES.step_by(8).filter_map(|at| Some((at, ram.load_u64(at)?)));
@@ -57,7 +57,7 @@ fn remapped(scenario: &Scenario, outcomes: [&Outcome; 2]) -> bool {
 }
 
 /// The fields of the states that differ, and the first word of memory.
-fn difference(a: &Outcome, b: &Outcome) -> String {
+pub(super) fn difference(a: &Outcome, b: &Outcome) -> String {
     let mut found = differences(&a.state, &b.state);
     if let Some(i) = a.memory.iter().zip(&b.memory).position(|(a, b)| a != b) {
         found += &format!("memory at {:#x}: {:#x} and {:#x}", i * 8, a.memory[i], b.memory[i]);
@@ -100,7 +100,7 @@ fn in_steps(scenario: &Scenario) -> Outcome {
     outcome(&machine, &ram, exit)
 }
 
-fn outcome(machine: &Machine, ram: &Arc<GuestRam>, exit: Option<VcpuExit>) -> Outcome {
+pub(super) fn outcome(machine: &Machine, ram: &Arc<GuestRam>, exit: Option<VcpuExit>) -> Outcome {
     let memory = (0..0x8_0000.min(RAM)).step_by(8).filter_map(|at| ram.load_u64(at)).collect();
     Outcome { exit, state: machine.vcpu.state(), memory }
 }

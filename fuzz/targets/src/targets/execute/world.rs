@@ -11,6 +11,8 @@ pub struct World {
     signals: RefCell<Arc<Signals>>,
     count: Cell<u32>,
     polls: Cell<u32>,
+    signalled: Cell<bool>,
+    steady: bool,
     priority: Cell<u8>,
 }
 
@@ -24,8 +26,15 @@ impl World {
             signals: RefCell::new(signals),
             count: Cell::new(0),
             polls: Cell::new(0),
+            signalled: Cell::new(false),
+            steady: false,
             priority: Cell::new(0),
         }
+    }
+
+    /// What is read depends on the address alone: engines need not fetch the same code as often.
+    pub fn steady(self) -> Self {
+        Self { steady: true, ..self }
     }
 
     /// The vCPU is another one now.
@@ -33,7 +42,13 @@ impl World {
         self.signals.replace(signals);
     }
 
+    /// An interrupt or a kick came from here.
+    pub fn has_signalled(&self) -> bool {
+        self.signalled.get()
+    }
+
     fn set(&self, bits: u32) {
+        self.signalled.set(true);
         self.signals.borrow().set(bits);
     }
 
@@ -43,8 +58,11 @@ impl World {
         self.outside[count as usize % 8] ^ (count as u8).wrapping_mul(29)
     }
 
-    fn fill(&self, data: &mut [u8]) {
+    fn fill(&self, at: u64, data: &mut [u8]) {
         assert!(matches!(data.len(), 1 | 2 | 4 | 8), "an access of {} bytes", data.len());
+        if self.steady {
+            self.count.set(at as u32);
+        }
         data.fill_with(|| self.next());
     }
 
@@ -62,9 +80,9 @@ impl World {
 }
 
 impl CpuIo for World {
-    fn port_read(&self, _: u16, data: &mut [u8]) {
+    fn port_read(&self, port: u16, data: &mut [u8]) {
         assert!(data.len() <= 4, "a port access of {} bytes", data.len());
-        self.fill(data);
+        self.fill(port.into(), data);
     }
 
     fn port_write(&self, _: u16, data: &[u8]) {
@@ -72,8 +90,8 @@ impl CpuIo for World {
         self.stir(data);
     }
 
-    fn mmio_read(&self, _: u64, data: &mut [u8]) {
-        self.fill(data);
+    fn mmio_read(&self, at: u64, data: &mut [u8]) {
+        self.fill(at, data);
     }
 
     fn mmio_write(&self, _: u64, data: &[u8]) {
