@@ -13,11 +13,11 @@ fn guesthouse(arguments: &[&str]) -> (i32, String) {
 fn doctor_says_what_auto_takes() {
     let (status, text) = guesthouse(&["doctor"]);
     assert_eq!(status, 0);
-    assert!(text.contains("auto      interp: "), "{text}");
+    assert!(text.contains("auto      dbt: "), "{text}");
     let (status, json) = guesthouse(&["doctor", "--json"]);
     assert_eq!(status, 0);
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(report["auto"]["engine"], "interp");
+    assert_eq!(report["auto"]["engine"], "dbt");
     assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20);
     assert!(report["kvm"]["present"].is_boolean());
 }

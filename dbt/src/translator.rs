@@ -14,6 +14,7 @@ use crate::cache::arena::{Arena, DATA};
 use crate::cache::pages::{Block as Entry, Pages};
 use crate::cache::tlb::{Sites, TABLES, Table, Tlb};
 use crate::emit::asm::{Asm, Mem, Target, at, reg, sum};
+use crate::emit::instruction::Edge;
 use crate::emit::{Emitter, Handed};
 use crate::frontend::block::Block;
 use crate::frontend::class::{Class, class};
@@ -360,39 +361,9 @@ impl Translator {
                 Ok(target) if target < 4096 => crate::analysis::flags::live_at(&bytes[target..]) != 0,
                 _ => true,
             };
-            let done = match class {
-                Class::Nothing => Some(()),
-                Class::Native(access) => e.native(insn, raw, access),
-                Class::Lea => e.lea(insn),
-                Class::Push => Some(e.push(insn)),
-                Class::Pop => Some(e.pop(insn)),
-                Class::Leave => Some(e.leave(insn)),
-                Class::Jcc => {
-                    let condition = insn.condition_code() as u8;
-                    Some(e.jcc(encoding(condition), target, ahead(target), backward))
-                }
-                Class::Jmp => {
-                    open = false;
-                    Some(e.jump(target, ahead(target), backward))
-                }
-                Class::Call => Some(e.call(insn, target)),
-                Class::JmpIndirect => {
-                    let done = e.jump_indirect(insn);
-                    open &= done.is_none();
-                    done
-                }
-                Class::CallIndirect => e.call_indirect(insn),
-                Class::Ret => {
-                    open = false;
-                    Some(e.ret(insn))
-                }
-                Class::Divide => e.divide(insn),
-                Class::Cli => Some(e.cli()),
-                Class::Sti => Some(e.sti(insn)),
-                Class::Pushf => e.pushf(insn),
-                Class::Selector => Some(e.selector(insn)),
-                Class::Operation => None,
-            };
+            let edge = Edge { target, backward, live: ahead(target) };
+            let done = e.instruction(insn, class, raw, edge);
+            open &= !(done.is_some() && class.leaves());
             if done.is_none() {
                 let ends = s.lower(insn, insn.ip() as u16).ends;
                 e.operation(insn, ends);
@@ -434,12 +405,6 @@ impl Translator {
         self.pages.insert(page, block);
         block
     }
-}
-
-/// Number of a condition as instructions encode it, from iced's.
-fn encoding(condition: u8) -> u8 {
-    // iced counts o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g from 1.
-    condition.wrapping_sub(1) & 15
 }
 
 #[cfg(test)]

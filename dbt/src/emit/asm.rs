@@ -437,11 +437,6 @@ impl Asm {
         self.byte(value);
     }
 
-    /// `cmp reg, [mem]`.
-    pub fn cmp(&mut self, reg: u8, mem: Mem) {
-        self.memory(&op(&[0x3b]), reg, mem, 0);
-    }
-
     /// `test reg, [mem]` (32-bit).
     pub fn test32(&mut self, reg: u8, mem: Mem) {
         self.memory(&op32(&[0x85]), reg, mem, 0);

@@ -29,7 +29,7 @@ impl Emitter<'_> {
 
     /// The instruction at `offset` goes on in another code page: leaves if that is not mapped behind this one.
     pub fn expect_second(&mut self, second: u32, offset: u16) {
-        let number = self.branch(i64::from(offset), true);
+        let number = self.branch(i64::from(offset));
         let (lin, neg) = (self.lin_word(), Mem::Data(self.pages.neg_word(second)));
         let asm = &mut *self.asm;
         asm.load(R10, lin);
@@ -90,9 +90,9 @@ impl Emitter<'_> {
     }
 
     /// Registers a direct branch: its number.
-    fn branch(&mut self, target: i64, live: bool) -> u32 {
+    fn branch(&mut self, target: i64) -> u32 {
         let field = self.asm.here();
-        self.branches.push(Branch { target, field, live, redirect: false });
+        self.branches.push(Branch { target, field, redirect: false });
         self.first_branch + self.branches.len() as u32 - 1
     }
 
@@ -117,7 +117,7 @@ impl Emitter<'_> {
 
     /// Goes on at a target, given from the first byte of the page. `backward`: the guest may be in a loop.
     pub fn jump(&mut self, target: i64, live: bool, backward: bool) {
-        let number = self.branch(target, live);
+        let number = self.branch(target);
         if backward {
             self.poll(live, |e| e.exit(Left::Signalled, number));
         }
@@ -132,7 +132,7 @@ impl Emitter<'_> {
             self.jump(target, live, true);
             self.asm.bind(over);
         } else {
-            let number = self.branch(target, live);
+            let number = self.branch(target);
             let jump = self.asm.jcc(condition, Target::Fixed(0));
             self.lead(jump, number, target);
         }
@@ -158,7 +158,7 @@ impl Emitter<'_> {
     pub fn call(&mut self, insn: &Instruction, target: i64) {
         let offset = insn.next_ip() as i32;
         self.push_return(insn, offset, false);
-        let number = self.branch(target, true);
+        let number = self.branch(target);
         self.check_depth(|e| e.exit(Left::Signalled, number));
         if target <= insn.ip() as i64 {
             self.poll(true, |e| e.exit(Left::Signalled, number));

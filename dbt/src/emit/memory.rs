@@ -173,16 +173,6 @@ impl Emitter<'_> {
         }
     }
 
-    /// Loads a spilled register into a scratch register, or gives its home.
-    pub fn value(&mut self, register: u8, scratch: u8) -> u8 {
-        if spilled(register) {
-            self.asm.load(scratch, Mem::Gs(field::reg(register)));
-            scratch
-        } else {
-            home(register)
-        }
-    }
-
     /// `lea rsp, [rsp + change]` of the guest.
     pub fn move_stack(&mut self, change: i32) {
         self.asm.lea(R11, at(R11, change));

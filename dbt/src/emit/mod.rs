@@ -7,6 +7,7 @@
 pub mod asm;
 pub mod branch;
 pub mod divide;
+pub mod instruction;
 pub mod memory;
 pub mod native;
 pub mod stack;
@@ -39,8 +40,6 @@ pub struct Branch {
     /// The reference to redirect, if there is one.
     pub field: Place,
     pub redirect: bool,
-    /// Flags live behind it.
-    pub live: bool,
 }
 
 /// An instruction left to the interpreter.

@@ -36,6 +36,13 @@ pub enum Class {
     Operation,
 }
 
+impl Class {
+    /// Control never goes on behind it.
+    pub fn leaves(self) -> bool {
+        matches!(self, Self::Jmp | Self::JmpIndirect | Self::Ret)
+    }
+}
+
 /// The memory operand of a native instruction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Access {

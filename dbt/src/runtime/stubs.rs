@@ -3,7 +3,7 @@
 use crate::cache::arena::Arena;
 use crate::cache::site::Pair;
 use crate::cache::tlb::{self, TABLES};
-use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg, sum};
+use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg};
 use crate::runtime::context::{Left, field};
 use reg::{R9, R10, R11, RAX, RSP};
 

@@ -155,7 +155,7 @@ impl Engine {
         Some((mode, block.entry))
     }
 
-    fn load(&mut self, s: &mut Session, mode: usize) {
+    fn load(&mut self, s: &mut Session) {
         if self.generation != self.translator.generation {
             self.generation = self.translator.generation;
             let lookup = self.translator.stubs.exits[Left::Lookup as usize];
@@ -186,7 +186,7 @@ impl Engine {
 
     /// Runs translated code until something else has to run. State is the session's before and afterwards.
     fn translated(&mut self, s: &mut Session, mode: usize, entry: u64) -> Option<End> {
-        self.load(s, mode);
+        self.load(s);
         let mut target = entry;
         loop {
             self.context.target = target;
@@ -285,12 +285,11 @@ impl Engine {
         }
         if !self.signalled()
             && let Some(block) = self.translator.find(s, rip, mode)
+            && self.generation == self.translator.generation
         {
-            if self.generation == self.translator.generation {
-                let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
-                self.context.jumps[mode][index as usize] = block.checked;
-                return Next::Enter(block.entry);
-            }
+            let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
+            self.context.jumps[mode][index as usize] = block.checked;
+            return Next::Enter(block.entry);
         }
         self.store(s, rip);
         Next::Around
@@ -327,7 +326,7 @@ impl Engine {
             && same()
             && self.translator.pages.lin(page) == s.rip() & !0xfff
         {
-            self.load(s, mode);
+            self.load(s);
             return Next::Enter(after);
         }
         Next::Around

@@ -278,7 +278,7 @@ impl SymbolResolver for Names {
         let name = if let Some(name) = self.known.get(&address) {
             name.clone()
         } else if self.words.contains(&address) {
-            if (address - self.words.start) % 16 == 0 { "page" } else { "minus_page" }.to_owned()
+            if (address - self.words.start).is_multiple_of(16) { "page" } else { "minus_page" }.to_owned()
         } else if self.sites.contains(&address) {
             let at = (address - self.sites.start) as usize;
             let (number, field) = (at / size_of::<Pair>(), (at % size_of::<Pair>()) as i32);

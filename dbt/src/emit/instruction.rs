@@ -1,0 +1,53 @@
+//! One instruction, by its class.
+
+use iced_x86::Instruction;
+
+use super::Emitter;
+use crate::frontend::class::Class;
+
+/// Where a direct branch leads.
+#[derive(Debug, Clone, Copy)]
+pub struct Edge {
+    /// From the first byte of the page.
+    pub target: i64,
+    /// Not forward: it may close a loop.
+    pub backward: bool,
+    /// Flags are live there.
+    pub live: bool,
+}
+
+impl Emitter<'_> {
+    /// Emits an instruction; `None` if the interpreter has to do it.
+    pub fn instruction(&mut self, insn: &Instruction, class: Class, bytes: &[u8], edge: Edge) -> Option<()> {
+        match class {
+            Class::Operation => return None,
+            Class::Nothing => {}
+            Class::Native(access) => self.native(insn, bytes, access)?,
+            Class::Lea => self.lea(insn)?,
+            Class::Push => self.push(insn),
+            Class::Pop => self.pop(insn),
+            Class::Leave => self.leave(insn),
+            Class::Jcc => {
+                let condition = encoding(insn.condition_code() as u8);
+                self.jcc(condition, edge.target, edge.live, edge.backward);
+            }
+            Class::Jmp => self.jump(edge.target, edge.live, edge.backward),
+            Class::Call => self.call(insn, edge.target),
+            Class::JmpIndirect => self.jump_indirect(insn)?,
+            Class::CallIndirect => self.call_indirect(insn)?,
+            Class::Ret => self.ret(insn),
+            Class::Divide => self.divide(insn)?,
+            Class::Cli => self.cli(),
+            Class::Sti => self.sti(insn),
+            Class::Pushf => self.pushf(insn)?,
+            Class::Selector => self.selector(insn),
+        }
+        Some(())
+    }
+}
+
+/// Number of a condition as instructions encode it, from iced's.
+fn encoding(condition: u8) -> u8 {
+    // iced counts o, no, b, ae, e, ne, be, a, s, ns, p, np, l, ge, le, g from 1.
+    condition.wrapping_sub(1) & 15
+}
