@@ -221,7 +221,8 @@ impl Translator {
         if let Some(block) = self.pages.get(page).block(offset) {
             return Some(block);
         }
-        let heat = &mut self.heat[(self.pages.get(page).phys >> 1 ^ lin) as usize & (HEATS - 1)];
+        let identity = self.pages.get(page).identity(offset).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let heat = &mut self.heat[(identity >> 40) as usize & (HEATS - 1)];
         if *heat < self.threshold {
             *heat += 1;
             return None;
@@ -322,6 +323,7 @@ impl Translator {
         }
         self.block.decode_crossing(bytes, usize::from(offset));
         self.second = Some(second);
+        self.pages.pin(second);
         (self.pages.is_current(second) && next.info.is_marked(0, LONGEST as u16)).then_some(())
     }
 

@@ -51,6 +51,8 @@ pub struct CodePage {
     lin: Option<u64>,
     /// It is on the lists of mapped pages: bit 0 lower half, bit 1 upper half.
     listed: u8,
+    /// Translations depend on its bytes.
+    used: bool,
     blocks: Vec<Block>,
 }
 
@@ -61,6 +63,11 @@ impl CodePage {
     fn current(&self) -> bool {
         // SAFETY: see above.
         unsafe { (*self.info).generation() == self.generation }
+    }
+
+    /// A number for the code at an offset, of these bytes: overwritten code is other code.
+    pub fn identity(&self, offset: u16) -> u64 {
+        (self.phys | u64::from(offset)).wrapping_add(u64::from(self.generation) << 44)
     }
 
     /// The translation that begins at an offset.
@@ -157,6 +164,12 @@ impl Pages {
         let key = phys | u64::from(mode);
         let page = match self.by_phys.get(&key) {
             Some(&page) if self.list[page as usize].current() => page,
+            // Nothing was made of its old bytes: it takes the new ones.
+            Some(&page) if !self.list[page as usize].used => {
+                self.unmap(page);
+                self.list[page as usize].generation = info.generation();
+                page
+            }
             old => {
                 let old = old.copied();
                 if self.list.len() >= MAX {
@@ -174,6 +187,7 @@ impl Pages {
                     generation,
                     lin: None,
                     listed: 0,
+                    used: false,
                     blocks: Vec::new(),
                 });
                 self.write_word(page);
@@ -197,8 +211,14 @@ impl Pages {
         Some(page)
     }
 
+    /// A translation depends on the page's bytes from now on.
+    pub fn pin(&mut self, page: u32) {
+        self.list[page as usize].used = true;
+    }
+
     /// Adds a translation.
     pub fn insert(&mut self, page: u32, block: Block) {
+        self.pin(page);
         let blocks = &mut self.list[page as usize].blocks;
         match blocks.binary_search_by_key(&block.offset, |b| b.offset) {
             Ok(i) => blocks[i] = block,
