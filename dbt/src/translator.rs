@@ -15,6 +15,7 @@ use crate::cache::pages::{Block as Entry, Pages};
 use crate::cache::tlb::{Sites, TABLES, Table, Tlb};
 use crate::emit::asm::{Asm, Mem, Target, at, reg, sum};
 use crate::emit::instruction::Edge;
+use crate::emit::x87::{Note, Unit};
 use crate::emit::{Emitter, Handed};
 use crate::frontend::block::Block;
 use crate::frontend::class::{Class, class};
@@ -66,6 +67,8 @@ pub struct Translator {
     pub pages: Pages,
     pub operations: Vec<Operation>,
     pub links: Vec<Link>,
+    /// x87 instructions with their code pages.
+    pub notes: Vec<(u32, Note)>,
     modes: Vec<Mode>,
     heat: Box<[u8]>,
     threshold: u8,
@@ -108,6 +111,7 @@ impl Translator {
             pages: Pages::new(data),
             operations: Vec::new(),
             links: Vec::new(),
+            notes: Vec::new(),
             modes: Vec::new(),
             heat: vec![0; HEATS].into_boxed_slice(),
             threshold,
@@ -195,6 +199,7 @@ impl Translator {
         self.sites.clear();
         self.operations.clear();
         self.links.clear();
+        self.notes.clear();
         self.modes.clear();
         self.arena.truncate(self.stubs.len);
         self.generation += 1;
@@ -345,6 +350,7 @@ impl Translator {
             made: Vec::new(),
             live: true,
             live_behind: true,
+            unit: Unit { first: self.notes.len() as u32, ..Unit::default() },
         };
         e.expect_target(i32::from(offset));
         let entry = e.asm.here();
@@ -376,9 +382,11 @@ impl Translator {
             }
         }
         if open {
+            e.settle_x87();
             e.jump(self.block.end as i64, true, false);
         }
-        let Emitter { branches, operations, made, .. } = e;
+        let Emitter { branches, operations, made, unit, .. } = e;
+        self.notes.extend(unit.notes.into_iter().map(|note| (page, note)));
         let bases = self.arena.next();
         self.arena.add(self.asm.finish(bases));
         let address = |place| self.asm.address(place, bases);

@@ -1,7 +1,10 @@
 //! What a faster engine builds on: one vCPU's state and the interpreter's steps, a block or an instruction at a time.
 //!
 //! The engine runs guest code its own way as long as it can and hands everything else to a [`Session`]: system
-//! instructions, devices, faults, interrupts, code that is not worth translating. State is kept in one place only, here.
+//! instructions, devices, faults, interrupts, code that is not worth translating. State is kept in one place only, here,
+//! but for the x87 registers, which the engine may borrow.
+
+pub mod x87;
 
 use std::sync::Arc;
 
@@ -49,6 +52,8 @@ pub struct Mode {
     pub sse: bool,
     /// VEX-encoded ones do.
     pub avx: bool,
+    /// x87 and MMX instructions run, with all exceptions masked.
+    pub x87: bool,
 }
 
 /// An instruction in the interpreter's form.
@@ -91,10 +96,13 @@ impl Core {
         io: &dyn CpuIo,
         body: impl FnOnce(Session) -> End,
     ) -> Result<VcpuExit, CpuFault> {
-        self.runner.session(io, u64::MAX, |run| match body(Session { run }) {
+        let outcome = self.runner.session(io, u64::MAX, |run| match body(Session { run }) {
             End::Exit(exit) => Leave::Exit(exit),
             End::Unimplemented => Leave::Unimplemented,
-        })
+        });
+        // The next session may be another thread's.
+        self.runner.cpu.host.reclaim_x87();
+        outcome
     }
 
     /// The interpreter alone, for at most `limit` instructions.
@@ -228,7 +236,8 @@ impl Session<'_, '_> {
         let sse = masked && cpu.cr0 & cr0::EM == 0 && cpu.cr4 & cr4::OSFXSR != 0;
         let state = xcr0::SSE | xcr0::AVX;
         let avx = masked && cpu.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0 & state == state;
-        Some(Mode { user, user_pages: !user && cpu.cr4 & cr4::SMAP != 0 && ac, sse, avx })
+        let x87 = cpu.cr0 & (cr0::EM | cr0::TS | cr0::NE) == cr0::NE && cpu.host.x87_is_quiet();
+        Some(Mode { user, user_pages: !user && cpu.cr4 & cr4::SMAP != 0 && ac, sse, avx, x87 })
     }
 
     /// Between two blocks: requests of the machine, timers, interrupts.

@@ -13,6 +13,7 @@ mod segments;
 mod syscall;
 mod tasks;
 mod v8086;
+mod x87;
 
 use crate::Case;
 
@@ -32,6 +33,7 @@ pub(crate) fn all() -> Vec<Case> {
         modes::CASES,
         real::CASES,
         v8086::CASES,
+        x87::CASES,
     ]
     .concat()
 }

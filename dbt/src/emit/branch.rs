@@ -15,6 +15,8 @@ impl Emitter<'_> {
     /// Compares the target in R10 with an offset in this page; goes to the engine if it is another.
     pub fn expect_target(&mut self, offset: i32) {
         let neg = self.neg_word();
+        // Whoever comes from elsewhere brings what they have.
+        self.unit.present = false;
         let lookup = Target::Fixed(self.stubs.exits[Left::Lookup as usize]);
         let asm = &mut *self.asm;
         asm.mov(R9, RCX);

@@ -19,6 +19,9 @@ pub struct Edge {
 impl Emitter<'_> {
     /// Emits an instruction; `None` if the interpreter has to do it.
     pub fn instruction(&mut self, insn: &Instruction, class: Class, bytes: &[u8], edge: Edge) -> Option<()> {
+        if !matches!(class, Class::X87 { noted: true, .. } | Class::Nothing) {
+            self.settle_x87();
+        }
         match class {
             Class::Operation => return None,
             Class::Nothing => {}
@@ -41,6 +44,8 @@ impl Emitter<'_> {
             Class::Sti => self.sti(insn),
             Class::Pushf => self.pushf(insn)?,
             Class::Selector => self.selector(insn),
+            Class::X87 { access, noted } => self.x87(insn, bytes, access, noted)?,
+            Class::LoadControl => self.load_control(insn)?,
         }
         Some(())
     }

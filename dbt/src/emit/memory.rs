@@ -107,6 +107,8 @@ impl Emitter<'_> {
         if self.live {
             asm.mov(RCX, R9);
         }
+        self.note_x87_aside();
+        let asm = &mut *self.asm;
         asm.lea(R9, Mem::Data(pair));
         let stub = self.stubs.access[usize::from(self.live)][table][access.size.trailing_zeros() as usize];
         let _ = asm.call(Target::Fixed(stub));
@@ -130,6 +132,8 @@ impl Emitter<'_> {
         asm.switch(Section::Cold);
         asm.bind(miss);
         asm.sub(R10, entry(Pair::NEG_PAGE));
+        self.note_x87_aside();
+        let asm = &mut *self.asm;
         asm.lea(R9, Mem::Data(pair));
         let _ = asm.call(Target::Fixed(self.stubs.exits[Left::Access as usize]));
         let _ = asm.jmp(resume);

@@ -12,6 +12,7 @@ pub mod memory;
 pub mod native;
 pub mod stack;
 pub mod system;
+pub mod x87;
 
 use iced_x86::Instruction;
 use interp::core::Mode;
@@ -74,6 +75,7 @@ pub struct Emitter<'a> {
     pub live: bool,
     /// Flags are live behind it.
     pub live_behind: bool,
+    pub unit: x87::Unit,
 }
 
 impl Emitter<'_> {
@@ -85,9 +87,11 @@ impl Emitter<'_> {
 
     /// Leaves the instruction to the interpreter; code goes on behind it.
     pub fn operation(&mut self, insn: &Instruction, ends: bool) {
+        self.settle_x87();
         let number = self.first_operation + self.operations.len() as u32;
         self.exit(Left::Operation, number);
         let after = (!ends).then(|| self.asm.here());
+        self.unit.present = false;
         self.operations.push(Handed { insn: *insn, after, popped: 0 });
     }
 

@@ -32,6 +32,13 @@ pub enum Class {
     Sti,
     Pushf,
     Selector,
+    /// x87 and MMX instructions themselves; `noted`: they become the x87 unit's last instruction.
+    X87 {
+        access: Option<Access>,
+        noted: bool,
+    },
+    /// FLDCW.
+    LoadControl,
     /// The interpreter's operation.
     Operation,
 }
@@ -57,6 +64,9 @@ pub struct Access {
 /// Chooses.
 pub fn class(insn: &Instruction, mode: Mode) -> Class {
     use Mnemonic as M;
+    if let Some(class) = super::x87::class(insn, mode) {
+        return class;
+    }
     let register = |n: u32| insn.op_kind(n) == OpKind::Register;
     let memory = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
     match insn.mnemonic() {
@@ -233,8 +243,6 @@ fn vector(insn: &Instruction, mode: Mode) -> bool {
             | M::Stmxcsr
             | M::Vstmxcsr
             | M::Clflush
-            | M::Fisttp
-            | M::Emms
             | M::Pause
     ) || insn.is_vsib()
         || (0..insn.op_count())
@@ -243,7 +251,19 @@ fn vector(insn: &Instruction, mode: Mode) -> bool {
             .all(|i| matches!(insn.op_kind(i), OpKind::Register | OpKind::Memory | OpKind::Immediate8))
         || !(0..insn.op_count())
             .any(|i| insn.op_kind(i) == OpKind::Register && insn.op_register(i).is_vector_register())
-            && !matches!(insn.mnemonic(), M::Vzeroupper | M::Vzeroall)
+            && !matches!(
+                insn.mnemonic(),
+                M::Vzeroupper
+                    | M::Vzeroall
+                    | M::Cvtsd2si
+                    | M::Cvtss2si
+                    | M::Cvttsd2si
+                    | M::Cvttss2si
+                    | M::Vcvtsd2si
+                    | M::Vcvtss2si
+                    | M::Vcvttsd2si
+                    | M::Vcvttss2si
+            )
     {
         return false;
     }
@@ -281,7 +301,7 @@ fn other_file(register: Register) -> bool {
 }
 
 /// The memory operand, if code can check it.
-fn access(insn: &Instruction, operand: u32) -> Option<Access> {
+pub fn access(insn: &Instruction, operand: u32) -> Option<Access> {
     use Mnemonic as M;
     let size = insn.memory_size().size();
     if !size.is_power_of_two() || size > 32 {

@@ -3,3 +3,4 @@
 pub mod block;
 pub mod class;
 pub mod parts;
+pub mod x87;

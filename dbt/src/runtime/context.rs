@@ -31,6 +31,8 @@ pub enum Left {
     Signalled = 4,
     /// The second page of an instruction is another than it was: `argument` is a link to the instruction itself.
     Stale = 5,
+    /// Called: the guest's x87 state is wanted in the host's registers.
+    X87 = 6,
 }
 
 impl Left {
@@ -42,6 +44,7 @@ impl Left {
             2 => Self::Operation,
             3 => Self::Access,
             5 => Self::Stale,
+            6 => Self::X87,
             _ => Self::Signalled,
         }
     }
@@ -93,6 +96,15 @@ pub struct Context {
     pub tables: [Table; TABLES],
     /// Targets of indirect branches, by mode.
     pub jumps: [[u64; JUMPS]; MODES],
+    /// The guest's x87 state is not in the host's registers.
+    pub x87_away: u32,
+    /// Number, from 1, of the last x87 instruction since they were asked for; see `emit::x87`.
+    pub x87_note: u32,
+    /// The last memory operand since then: number of its segment, from 1, and below its offset.
+    pub x87_segment: u32,
+    /// A control word on its way.
+    pub x87_word: u32,
+    pub x87_operand: u64,
 }
 
 impl Context {
@@ -134,6 +146,11 @@ pub mod field {
     pub const ARGUMENT: u32 = offset_of!(Context, argument) as u32;
     pub const MXCSR: u32 = offset_of!(Context, mxcsr) as u32;
     pub const HOST_MXCSR: u32 = offset_of!(Context, host_mxcsr) as u32;
+    pub const X87_AWAY: u32 = offset_of!(Context, x87_away) as u32;
+    pub const X87_NOTE: u32 = offset_of!(Context, x87_note) as u32;
+    pub const X87_SEGMENT: u32 = offset_of!(Context, x87_segment) as u32;
+    pub const X87_WORD: u32 = offset_of!(Context, x87_word) as u32;
+    pub const X87_OPERAND: u32 = offset_of!(Context, x87_operand) as u32;
     pub const fn jumps(mode: usize) -> u32 {
         (offset_of!(Context, jumps) + mode * JUMPS * 8) as u32
     }

@@ -4,3 +4,4 @@ pub mod context;
 pub mod returns;
 pub mod stubs;
 pub mod vcpu;
+pub mod x87;

@@ -18,7 +18,7 @@ pub struct Stubs {
     /// A single RET: entered with a return address on the return stack.
     pub ret: u64,
     /// One per [`Left`].
-    pub exits: [u64; 6],
+    pub exits: [u64; 7],
     /// Look-ups by `[keeps flags][table][log2 of the size]`.
     pub access: [[[u64; SIZES]; TABLES]; 2],
     /// Bytes of all of them.
@@ -34,7 +34,7 @@ impl Stubs {
         let mut places = Vec::new();
         let common = common_exit(&mut asm, avx);
         let mut exits = Vec::new();
-        for left in 0..6 {
+        for left in 0..7 {
             exits.push(asm.here());
             asm.store_imm32(Mem::Gs(field::LEFT), left);
             let _ = asm.jmp(Target::Here(common));

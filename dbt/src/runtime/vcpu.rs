@@ -9,6 +9,7 @@ use interp::core::{Core, End, Session};
 
 use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
 use super::returns::Returns;
+use super::x87;
 use crate::cache::tlb::{store_is_free, table};
 use crate::peers::Peers;
 use crate::ticker::Ticket;
@@ -47,6 +48,8 @@ struct Counters {
     fills: u64,
     promotions: u64,
     signals: u64,
+    /// x87 states put into the host's registers.
+    lent: u64,
     /// Accesses interpreted: devices, page crossings, code pages, faults.
     interpreted_accesses: u64,
     /// Blocks interpreted.
@@ -174,6 +177,7 @@ impl Engine {
         context.interrupts = u64::from(system & IF != 0);
         context.selectors = s.selectors();
         context.attention = u64::from(s.attention());
+        x87::load(context, s);
     }
 
     fn store(&mut self, s: &mut Session, rip: u64) {
@@ -202,6 +206,7 @@ impl Engine {
                 enter();
             }
             self.translator.leave();
+            x87::take_pointers(&mut self.context, &self.translator, s);
             self.returns.set(mode, self.context.returns);
             match self.left(s, mode) {
                 Next::Enter(next) => target = next,
@@ -220,6 +225,7 @@ impl Engine {
             Left::Signalled | Left::Stale => &mut self.counters.signals,
             Left::Operation => &mut self.counters.operations,
             Left::Access => &mut self.counters.accesses,
+            Left::X87 => &mut self.counters.lent,
         };
         *counter += 1;
         match left {
@@ -258,6 +264,10 @@ impl Engine {
             }
             Left::Operation => self.operate(s, mode, argument),
             Left::Access => self.access(s, mode),
+            Left::X87 => {
+                x87::lend(&mut self.context, s);
+                Next::Enter(self.translator.stubs.ret)
+            }
         }
     }
 
@@ -370,8 +380,15 @@ impl Engine {
         self.returns.set(mode, self.context.returns.wrapping_add(8));
         let rip = self.translator.pages.lin(site.code).wrapping_add(u64::from(site.offset));
         self.store(s, rip);
+        let lent = s.x87_lent();
         match s.step(u64::from(site.len)) {
-            Ok(complete) => self.go_on(s, mode, site.code, complete, site.after),
+            Ok(complete) => {
+                if lent && complete {
+                    // If it was an x87 instruction, code goes on with others.
+                    s.lend_x87();
+                }
+                self.go_on(s, mode, site.code, complete, site.after)
+            }
             Err(end) => Next::End(end),
         }
     }

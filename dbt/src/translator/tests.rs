@@ -80,6 +80,15 @@ const TABLE: &[&[u8]] = &[
     &[0xc5, 0xfe, 0x7f, 0x07],
     &[0xf2, 0x4c, 0x0f, 0x2a, 0xca],
     &[0x66, 0x49, 0x0f, 0x7e, 0xc1],
+    // The x87 unit and MMX.
+    &[0xdd, 0x03],
+    &[0xd8, 0xc1],
+    &[0xdb, 0x3f],
+    &[0xd9, 0x2f],
+    &[0xdf, 0xe0],
+    &[0xd9, 0x37],
+    &[0x0f, 0x6f, 0x03],
+    &[0x0f, 0xfd, 0xc1],
     // The stack.
     &[0x55],
     &[0x41, 0x52],
@@ -97,7 +106,6 @@ const TABLE: &[&[u8]] = &[
     &[0x8c, 0xd0],
     &[0xf3, 0x90],
     &[0x0f, 0xa2],
-    &[0xdd, 0x03],
     &[0xf3, 0xa4],
     // Branches.
     &[0x74, 0x10],
@@ -231,7 +239,15 @@ impl Names {
     fn new(translator: &Translator, sections: [u64; 2]) -> Self {
         let stubs = &translator.stubs;
         let mut known = HashMap::new();
-        let lefts = [Left::Lookup, Left::Link, Left::Operation, Left::Access, Left::Signalled, Left::Stale];
+        let lefts = [
+            Left::Lookup,
+            Left::Link,
+            Left::Operation,
+            Left::Access,
+            Left::Signalled,
+            Left::Stale,
+            Left::X87,
+        ];
         for left in lefts {
             known.insert(stubs.exits[left as usize], format!("exit_{left:?}").to_lowercase());
         }
@@ -253,6 +269,11 @@ impl Names {
             (field::SYSTEM_FLAGS, "system_flags"),
             (field::CALLED, "called"),
             (field::OVERWRITTEN, "overwritten"),
+            (field::X87_AWAY, "x87_away"),
+            (field::X87_NOTE, "x87_note"),
+            (field::X87_SEGMENT, "x87_segment"),
+            (field::X87_OPERAND, "x87_operand"),
+            (field::X87_WORD, "x87_word"),
             (field::SELECTORS + 8, "ss"),
             (field::reg(9), "r9"),
             (field::reg(10), "r10"),

@@ -246,7 +246,7 @@ const XMM0: i32 = offset_of!(HostState, ymm) as i32;
 const _: () = assert!(offset_of!(Ymm, lo) == 0);
 
 /// The low 11 bits of an x87 opcode, as FOP has them.
-pub(super) fn x87_opcode(insn: &Instruction) -> u16 {
+pub(crate) fn x87_opcode(insn: &Instruction) -> u16 {
     let mut encoder = iced_x86::Encoder::new(match insn.code_size() {
         iced_x86::CodeSize::Code16 => 16,
         iced_x86::CodeSize::Code32 => 32,

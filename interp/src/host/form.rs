@@ -252,7 +252,8 @@ fn kind(register: Register) -> Kind {
     }
 }
 
-pub(super) fn x87(insn: &Instruction) -> bool {
+/// An x87 instruction.
+pub(crate) fn x87(insn: &Instruction) -> bool {
     use iced_x86::CpuidFeature as C;
     insn.code()
         .cpuid_features()

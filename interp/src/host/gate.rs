@@ -81,6 +81,7 @@ impl Cpu {
         if self.cr0 & (cr0::EM | cr0::TS) != 0 {
             return Err(self.raise(Exception::new(vector::NM)));
         }
+        self.host.reclaim_x87();
         Ok(())
     }
 
@@ -95,6 +96,7 @@ impl Cpu {
     /// #MF if an x87 exception is pending. With CR0.NE clear a PC would signal IRQ 13 through FERR#, which no
     /// machine of this project wires up: the exception stays pending and execution goes on.
     pub(super) fn pending_x87(&mut self) -> Result<(), Stop> {
+        self.host.reclaim_x87();
         if self.host.x87().pending() && self.cr0 & cr0::NE != 0 {
             return Err(self.raise(Exception::new(vector::MF)));
         }

@@ -15,6 +15,7 @@ mod environment;
 mod form;
 mod gate;
 mod integer;
+mod lend;
 mod masked;
 mod memory;
 mod moves;
@@ -26,7 +27,9 @@ mod xsave;
 
 use iced_x86::{CpuidFeature, Instruction, Mnemonic, OpKind};
 
-pub(crate) use state::HostState;
+pub(crate) use emit::x87_opcode;
+pub(crate) use form::x87 as is_x87;
+pub(crate) use state::{HostState, Pointers};
 
 use crate::cpu::Cpu;
 use crate::decode::Lowering;

@@ -53,6 +53,7 @@ impl Cpu {
         if self.cr0 & (cr0::EM | cr0::TS) != 0 {
             return Err(self.raise(Exception::new(vector::NM)));
         }
+        self.host.reclaim_x87();
         Ok(())
     }
 
@@ -60,7 +61,9 @@ impl Cpu {
         if self.cr4 & cr4::OSXSAVE == 0 {
             return Err(self.raise(Exception::ud()));
         }
-        self.task_switched()
+        self.task_switched()?;
+        self.host.reclaim_x87();
+        Ok(())
     }
 
     /// EDX:EAX, limited to what XCR0 enables (RFBM).

@@ -122,6 +122,8 @@ pub(crate) struct HostState {
     /// Index of the current image.
     pub current: usize,
     pub pointers: Pointers,
+    /// The x87 state is in the registers of the host's FPU, and the current image is out of date (`lend`).
+    pub lent: bool,
 }
 
 impl Default for HostState {
@@ -137,6 +139,7 @@ impl Default for HostState {
             mxcsr: MXCSR_INIT,
             current: 0,
             pointers: Pointers::default(),
+            lent: false,
         }
     }
 }
@@ -144,10 +147,12 @@ impl Default for HostState {
 impl HostState {
     /// The current x87 image.
     pub fn x87(&self) -> &FxImage {
+        debug_assert!(!self.lent, "whoever looks at the x87 state reclaims it first");
         &self.fx[self.current & 1]
     }
 
     pub fn x87_mut(&mut self) -> &mut FxImage {
+        debug_assert!(!self.lent, "whoever changes the x87 state reclaims it first");
         &mut self.fx[self.current & 1]
     }
 
