@@ -4,6 +4,7 @@
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use iced_x86::Code;
@@ -296,13 +297,20 @@ impl Translator {
             if self.block.insns.is_empty() {
                 self.read_crossing(s, page, offset, bytes)?;
             }
-            let end = self.block.end.min(PAGE);
-            let len = (end - usize::from(offset)).max(1) as u16;
-            s.claim(&memory, offset, len);
-            let words = usize::from(offset) / 8..end.div_ceil(8);
-            if words.into_iter().all(|i| bytes[i * 8..i * 8 + 8] == word(i).to_le_bytes())
-                && memory.info.is_marked(offset, len)
-            {
+            // What was looked at beside the block counts as its code: other flags may matter when that changes.
+            let own = usize::from(offset)..self.block.end.max(usize::from(offset) + 1);
+            let ranges = || std::iter::once(&own).chain(&self.block.seen).filter(|r| r.start < PAGE);
+            let place = |r: &Range<usize>| (r.start as u16, (r.end.min(PAGE) - r.start) as u16);
+            for (at, len) in ranges().map(place) {
+                s.claim(&memory, at, len);
+            }
+            let same = |r: &Range<usize>| {
+                let mut words = r.start / 8..r.end.min(PAGE).div_ceil(8);
+                let (at, len) = place(r);
+                words.all(|i| bytes[i * 8..i * 8 + 8] == word(i).to_le_bytes())
+                    && memory.info.is_marked(at, len)
+            };
+            if ranges().all(same) {
                 return self.pages.is_current(page).then_some(());
             }
         }
@@ -365,11 +373,7 @@ impl Translator {
             let raw = &bytes[insn.ip() as usize..insn.next_ip() as usize];
             let target = insn.near_branch_target() as i64;
             let backward = target <= insn.ip() as i64;
-            let ahead = |target: i64| match usize::try_from(target) {
-                Ok(target) if target < 4096 => crate::analysis::flags::live_at(&bytes[target..]) != 0,
-                _ => true,
-            };
-            let edge = Edge { target, backward, live: ahead(target) };
+            let edge = Edge { target, backward, live: self.block.live_ahead[i] };
             let done = e.instruction(insn, class, raw, edge);
             open &= !(done.is_some() && class.leaves());
             if done.is_none() {

@@ -105,14 +105,6 @@ impl Core {
         outcome
     }
 
-    /// The interpreter alone, for at most `limit` instructions.
-    ///
-    /// # Errors
-    /// As [`session`](Self::session).
-    pub fn interpret(&mut self, io: &dyn CpuIo, limit: u64) -> Result<VcpuExit, CpuFault> {
-        self.runner.run(io, limit)
-    }
-
     /// The architectural state.
     pub fn state(&self) -> CpuState {
         self.runner.cpu.save_state()
@@ -126,11 +118,6 @@ impl Core {
         self.runner.cpu.check_state(state)?;
         self.runner.cpu.load_state(state);
         Ok(())
-    }
-
-    /// Instructions interpreted so far.
-    pub fn interpreted(&self) -> u64 {
-        self.runner.retired
     }
 }
 

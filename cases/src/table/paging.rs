@@ -429,6 +429,30 @@ pub(super) const CASES: &[Case] = &[
         expect: &[Expect::Reg(RBX, 1)],
     },
     Case {
+        name: "code is rewritten whose old bytes made flags worthless",
+        mode: Mode::Long,
+        build: |g| {
+            let (mut target, mut template) = (g.asm.create_label(), g.asm.create_label());
+            g.asm.lea(rdi, ptr(target))?;
+            g.asm.lea(rsi, ptr(template))?;
+            g.asm.mov(ecx, 3)?;
+            g.asm.stc()?;
+            g.asm.rep().movsb()?;
+            g.asm.mov(rax, qword_ptr(rbx))?; // an access before which flags seemed dead
+            g.asm.jmp(target)?;
+            g.asm.set_label(&mut template)?;
+            g.asm.sbb(edx, edx)?;
+            g.asm.hlt()?;
+            g.asm.db(&[0x90; 128])?;
+            g.asm.set_label(&mut target)?;
+            g.asm.xor(edx, edx)?;
+            g.asm.hlt()?;
+            g.state.gpr[RBX] = layout::DATA;
+            Ok(())
+        },
+        expect: &[Expect::Reg(RDX, 0xffff_ffff)],
+    },
+    Case {
         name: "code on a page that is mapped anew is the new code",
         mode: Mode::Long,
         build: |g| {

@@ -38,11 +38,11 @@ pub fn before(insn: &Instruction, behind: u32) -> u32 {
     behind & !overwritten(insn) | insn.rflags_read() & ALL
 }
 
-/// Flags live where `bytes` are executed: a look ahead of a few instructions.
-pub fn live_at(bytes: &[u8]) -> u32 {
+/// Flags live where `bytes` are executed, by a look ahead of a few instructions, and how many bytes that answer depends on.
+pub fn live_at(bytes: &[u8]) -> (u32, usize) {
     let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
     let mut insn = Instruction::default();
-    let mut unknown = ALL;
+    let (mut unknown, mut seen) = (ALL, 0);
     for _ in 0..8 {
         decoder.decode_out(&mut insn);
         if insn.is_invalid() {
@@ -56,9 +56,11 @@ pub fn live_at(bytes: &[u8]) -> u32 {
             break;
         }
         unknown &= !overwritten(&insn);
+        seen = decoder.position();
         if unknown == 0 {
-            return 0;
+            break;
         }
     }
-    unknown
+    // Nothing depends on bytes that all flags survive.
+    (unknown, if unknown == ALL { 0 } else { seen })
 }

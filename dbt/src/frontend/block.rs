@@ -1,5 +1,7 @@
 //! Which instructions make a block.
 
+use std::ops::Range;
+
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 
 use crate::analysis::flags;
@@ -13,6 +15,10 @@ pub struct Block {
     pub insns: Vec<Instruction>,
     /// Flags live before each instruction.
     pub live: Vec<u32>,
+    /// Flags are live at each instruction's branch target.
+    pub live_ahead: Vec<bool>,
+    /// Bytes beside the block that this depends on.
+    pub seen: Vec<Range<usize>>,
     /// Offset behind the last instruction; within the page, or just behind it.
     pub end: usize,
 }
@@ -57,22 +63,39 @@ impl Block {
     }
 
     fn find_live(&mut self, page: &[u8]) {
-        let ahead = |target: u64| match usize::try_from(target) {
-            Ok(target) if target < page.len() => flags::live_at(&page[target..]),
+        let mut seen = std::mem::take(&mut self.seen);
+        seen.clear();
+        let mut ahead = |target: u64| match usize::try_from(target) {
+            Ok(target) if target < page.len() => {
+                let (live, len) = flags::live_at(&page[target..]);
+                if len > 0 {
+                    seen.push(target..target + len);
+                }
+                live
+            }
             _ => flags::ALL,
         };
         let mut live = ahead(self.end as u64);
         self.live.resize(self.insns.len(), 0);
-        for (insn, slot) in self.insns.iter().zip(&mut self.live).rev() {
+        self.live_ahead.clear();
+        self.live_ahead.resize(self.insns.len(), true);
+        for (i, insn) in self.insns.iter().enumerate().rev() {
             live = match insn.flow_control() {
                 FlowControl::Next => flags::before(insn, live),
                 FlowControl::ConditionalBranch if insn.is_jcc_short_or_near() => {
-                    flags::before(insn, live | ahead(insn.near_branch_target()))
+                    let there = ahead(insn.near_branch_target());
+                    self.live_ahead[i] = there != 0;
+                    flags::before(insn, live | there)
                 }
-                FlowControl::UnconditionalBranch => ahead(insn.near_branch_target()),
+                FlowControl::UnconditionalBranch => {
+                    let there = ahead(insn.near_branch_target());
+                    self.live_ahead[i] = there != 0;
+                    there
+                }
                 _ => flags::ALL,
             };
-            *slot = live;
+            self.live[i] = live;
         }
+        self.seen = seen;
     }
 }

@@ -13,7 +13,7 @@ use super::x87;
 use crate::cache::tlb::{store_is_free, table};
 use crate::peers::Peers;
 use crate::ticker::Ticket;
-use crate::translator::Translator;
+use crate::translator::{Link, Translator};
 
 /// The interrupt flag in RFLAGS.
 const IF: u64 = 1 << 9;
@@ -231,8 +231,7 @@ impl Engine {
         match left {
             Left::Lookup => self.look_up(s, mode, argument),
             Left::Link => {
-                let Some(&link) = self.translator.links.get(argument as usize) else { return Next::Around };
-                let rip = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+                let Some((_, rip)) = self.link(argument) else { return Next::Around };
                 let generation = self.translator.generation;
                 match self.translator.find(s, rip, mode) {
                     Some(block) if generation == self.translator.generation => {
@@ -249,15 +248,13 @@ impl Engine {
                 }
             }
             Left::Signalled => {
-                if let Some(&link) = self.translator.links.get(argument as usize) {
-                    let rip = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+                if let Some((_, rip)) = self.link(argument) {
                     self.store(s, rip);
                 }
                 Next::Around
             }
             Left::Stale => {
-                let Some(&link) = self.translator.links.get(argument as usize) else { return Next::Around };
-                let rip = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+                let Some((link, rip)) = self.link(argument) else { return Next::Around };
                 self.translator.pages.remove(link.page, link.target as u16);
                 self.store(s, rip);
                 s.block().map_or(Next::Around, Next::End)
@@ -269,6 +266,12 @@ impl Engine {
                 Next::Enter(self.translator.stubs.ret)
             }
         }
+    }
+
+    /// A link that emitted code has named, and where it leads.
+    fn link(&self, number: u32) -> Option<(Link, u64)> {
+        let link = *self.translator.links.get(number as usize)?;
+        Some((link, self.translator.pages.lin(link.page).wrapping_add(link.target as u64)))
     }
 
     /// An indirect branch, or a return that did not go where the host's stack says.
