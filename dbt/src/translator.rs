@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use iced_x86::Code;
 use interp::core::{Lowered, Mode, Session};
+use memory::Overwrites;
 use rustix::io::Errno;
 
 use crate::cache::arena::{Arena, DATA};
@@ -81,8 +82,7 @@ pub struct Translator {
     second: Option<u32>,
     /// Changes when all translations are forgotten.
     pub generation: u64,
-    /// [`memory::code_epoch`] when pages were compared last.
-    epoch: u64,
+    overwrites: Overwrites,
     peers: Arc<Peers>,
     own: Arc<Peer>,
 }
@@ -121,7 +121,7 @@ impl Translator {
             bytes: Vec::new(),
             second: None,
             generation: 0,
-            epoch: 0,
+            overwrites: Overwrites::default(),
             peers,
             own,
             arena,
@@ -153,10 +153,11 @@ impl Translator {
             self.tlb.flush(&mut self.sites, &flushes);
             self.pages.flush(&flushes);
         }
-        let epoch = memory::code_epoch();
-        if epoch != self.epoch {
-            self.epoch = epoch;
-            self.pages.drop_stale();
+        if self.overwrites.any() {
+            let Self { overwrites, pages, .. } = self;
+            if !overwrites.take(|page| pages.drop_if_stale(page)) {
+                pages.drop_stale();
+            }
             // It may have been this vCPU: the others have to know before they see anything that it does next.
             if s.vcpus() > 1 {
                 self.peers.code_changed(&self.own);

@@ -5,11 +5,13 @@
 //! [`PageRef`] and then use its host pointer.
 
 mod error;
+mod overwrites;
 mod page;
 mod ram;
 
 pub use error::MemoryError;
-pub use page::{PageInfo, PageRef, code_epoch};
+pub use overwrites::{Overwrites, code_epoch};
+pub use page::{PageInfo, PageRef};
 pub use ram::{GuestRam, RamRange};
 
 /// Size of a guest page in bytes; the unit of every per-page table.

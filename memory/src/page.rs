@@ -15,16 +15,6 @@
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-/// Counts overwrites of decoded code anywhere in the process: while it stands still, no generation has moved.
-static CODE_EPOCH: AtomicU64 = AtomicU64::new(1);
-
-/// A number, never zero, that changes whenever decoded code was overwritten. Engines that find it unchanged need not look at
-/// generations.
-#[inline(always)]
-pub fn code_epoch() -> u64 {
-    CODE_EPOCH.load(Ordering::Acquire)
-}
-
 /// State of one page of guest RAM.
 #[derive(Debug, Default)]
 pub struct PageInfo {
@@ -89,7 +79,7 @@ impl PageInfo {
         // old generation, so its code is invalid at the next check.
         self.code.store(0, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
-        CODE_EPOCH.fetch_add(1, Ordering::SeqCst);
+        crate::overwrites::note(self);
         true
     }
 }

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use interp::core::Flushes;
 use memory::PageInfo;
 
+use crate::runtime::context::MODES;
+
 /// Code pages at most.
 pub const MAX: usize = 32768;
 const SLOTS: usize = 2048;
@@ -95,7 +97,8 @@ impl Hasher for Mix {
 pub struct Pages {
     words: *mut Word,
     list: Vec<CodePage>,
-    by_phys: HashMap<u64, u32, BuildHasherDefault<Mix>>,
+    /// By address of what is known of the page, with the mode in its low bits.
+    by_info: HashMap<u64, u32, BuildHasherDefault<Mix>>,
     /// Mapped pages, lower and upper half.
     mapped: [Vec<u32>; 2],
     /// Linear page with the mode in its low bits, and the code page.
@@ -109,6 +112,12 @@ fn slot(key: u64) -> usize {
     (key ^ key >> 12 ^ key >> 23) as usize & (SLOTS - 1)
 }
 
+/// Low bits of the address are free for the mode.
+fn key(info: *const PageInfo, mode: u8) -> u64 {
+    const { assert!(align_of::<PageInfo>() >= MODES) };
+    info as u64 | u64::from(mode)
+}
+
 impl Pages {
     /// Bytes for the words.
     pub const BYTES: usize = MAX * size_of::<Word>();
@@ -118,7 +127,7 @@ impl Pages {
         Self {
             words: base.cast(),
             list: Vec::new(),
-            by_phys: HashMap::default(),
+            by_info: HashMap::default(),
             mapped: [Vec::new(), Vec::new()],
             by_lin: vec![(u64::MAX, 0); SLOTS].into_boxed_slice(),
         }
@@ -161,8 +170,8 @@ impl Pages {
     /// The code page of a physical page that is executable at `lin` now. `None` if there is no room for another.
     pub fn map(&mut self, lin: u64, phys: u64, mode: u8, info: &PageInfo) -> Option<u32> {
         let (lin, phys) = (lin & !0xfff, phys & !0xfff);
-        let key = phys | u64::from(mode);
-        let page = match self.by_phys.get(&key) {
+        let key = key(info, mode);
+        let page = match self.by_info.get(&key) {
             Some(&page) if self.list[page as usize].current() => page,
             // Nothing was made of its old bytes: it takes the new ones.
             Some(&page) if !self.list[page as usize].used => {
@@ -191,7 +200,7 @@ impl Pages {
                     blocks: Vec::new(),
                 });
                 self.write_word(page);
-                self.by_phys.insert(key, page);
+                self.by_info.insert(key, page);
                 page
             }
         };
@@ -269,7 +278,7 @@ impl Pages {
         }
         for &lin in flushes.pages() {
             // One page may be mapped under several modes.
-            for mode in 0..crate::runtime::context::MODES as u8 {
+            for mode in 0..MODES as u8 {
                 while let Some(page) = self.mapped_at(lin, mode) {
                     self.unmap(page);
                 }
@@ -280,6 +289,17 @@ impl Pages {
                 if self.list[page as usize].lin == Some(lin) {
                     self.unmap(page);
                 }
+            }
+        }
+    }
+
+    /// Cuts off a page, if it is mapped and its bytes have changed.
+    pub fn drop_if_stale(&mut self, info: *const PageInfo) {
+        for mode in 0..MODES as u8 {
+            if let Some(&page) = self.by_info.get(&key(info, mode))
+                && !self.list[page as usize].current()
+            {
+                self.unmap(page);
             }
         }
     }
@@ -307,7 +327,7 @@ impl Pages {
             self.unmap(page);
         }
         self.list.clear();
-        self.by_phys.clear();
+        self.by_info.clear();
         self.mapped = [Vec::new(), Vec::new()];
         self.by_lin.fill((u64::MAX, 0));
     }
