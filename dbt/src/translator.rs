@@ -12,17 +12,18 @@ use interp::core::{Lowered, Mode, Session};
 use memory::Overwrites;
 use rustix::io::Errno;
 
+use crate::analysis::stack::{self, Slot};
 use crate::cache::arena::{Arena, DATA};
 use crate::cache::pages::{Block as Entry, Pages};
 use crate::cache::tlb::{Sites, TABLES, Table, Tlb};
-use crate::emit::asm::{Asm, Mem, Target, at, reg, sum};
+use crate::emit::asm::{Asm, Mem, Target, reg};
 use crate::emit::instruction::Edge;
 use crate::emit::x87::{Note, Unit};
-use crate::emit::{Emitter, Handed};
+use crate::emit::{self, Emitter, Handed};
 use crate::frontend::block::Block;
 use crate::frontend::class::{Class, class};
 use crate::peers::{Peer, Peers};
-use crate::runtime::context::{Left, MODES, field};
+use crate::runtime::context::{Left, MODES};
 use crate::runtime::stubs::Stubs;
 
 /// Room that a block has to find.
@@ -45,6 +46,10 @@ pub struct Operation {
     /// Where code goes on; zero if it does not.
     pub after: u64,
     pub popped: i32,
+    /// Code goes on with the stack's window as it was.
+    pub windowed: bool,
+    /// Flags are put aside.
+    pub parked: bool,
     /// What it is, and how often it was executed, for reports.
     code: Code,
     pub count: u64,
@@ -60,6 +65,21 @@ pub struct Link {
     field: u64,
 }
 
+/// Instructions that rely on one check of the stack's window.
+pub struct Segment {
+    pub page: u32,
+    /// Of the first of them.
+    pub offset: u16,
+    /// The bytes, as seen from RSP.
+    pub range: Range<i32>,
+    /// Where the check is.
+    pub check: u64,
+    /// The reference to redirect to code that does without.
+    instead: u64,
+    /// How often the bytes were not in a page that may be accessed directly.
+    pub refused: u32,
+}
+
 /// See the module.
 pub struct Translator {
     arena: Arena,
@@ -69,6 +89,7 @@ pub struct Translator {
     pub pages: Pages,
     pub operations: Vec<Operation>,
     pub links: Vec<Link>,
+    pub segments: Vec<Segment>,
     /// x87 instructions with their code pages.
     pub notes: Vec<(u32, Note)>,
     modes: Vec<Mode>,
@@ -112,6 +133,7 @@ impl Translator {
             pages: Pages::new(data),
             operations: Vec::new(),
             links: Vec::new(),
+            segments: Vec::new(),
             notes: Vec::new(),
             modes: Vec::new(),
             heat: vec![0; HEATS].into_boxed_slice(),
@@ -165,14 +187,18 @@ impl Translator {
         }
     }
 
-    /// Enters translated code as far as the other vCPUs are concerned.
+    /// Enters translated code as far as the other vCPUs are concerned. True if stores to the page at `window` have to be
+    /// looked at from now on.
     #[inline]
-    pub fn enter(&mut self) {
+    pub fn enter(&mut self, window: u64) -> bool {
+        let mut revoked = false;
         while !self.own.enter() {
             for host in self.own.take_requests() {
                 self.tlb.protect(&mut self.sites, host as *const u8);
+                revoked |= host as u64 == window;
             }
         }
+        revoked
     }
 
     /// Translated code was left.
@@ -201,6 +227,7 @@ impl Translator {
         self.sites.clear();
         self.operations.clear();
         self.links.clear();
+        self.segments.clear();
         self.notes.clear();
         self.modes.clear();
         self.arena.truncate(self.stubs.len);
@@ -250,21 +277,70 @@ impl Translator {
         let asm = &mut self.asm;
         asm.clear();
         use reg::{R9, R10, RCX};
-        asm.load(R10, Mem::Data(self.pages.lin_word(page)));
-        asm.lea(R10, at(R10, (target & !0xfff) as i32));
+        // Flags survive, since another page may be there and make something of them.
         asm.mov(R9, RCX);
+        asm.load(R10, Mem::Data(self.pages.lin_word(page)));
         asm.load(RCX, Mem::Data(self.pages.neg_word(target_page)));
-        asm.lea(RCX, sum(RCX, R10));
+        let disp = (target & !0xfff) as i32;
+        asm.lea(RCX, Mem::At { base: Some(RCX), index: Some(R10), scale: 0, disp });
         let same = asm.jrcxz();
         asm.mov(RCX, R9);
-        asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
-        let _ = asm.jmp(Target::Fixed(self.stubs.exits[Left::Link as usize]));
+        asm.call_with(self.stubs.leave[Left::Link as usize], number);
         asm.bind_short(same);
         asm.mov(RCX, R9);
         let _ = asm.jmp(Target::Fixed(block.entry));
         let bases = self.arena.next();
         self.arena.add(asm.finish(bases));
         self.arena.redirect(field, bases[0]);
+    }
+
+    /// An entry to a translation for those who have a target in R10: made when it is first wanted. `None`: no room.
+    pub fn checked(&mut self, page: u32, block: Entry) -> Option<u64> {
+        if block.checked != 0 {
+            return Some(block.checked);
+        }
+        if self.arena.is_full(256) {
+            return None;
+        }
+        self.asm.clear();
+        let kind = self.modes[usize::from(self.pages.get(page).mode)];
+        let mut e = self.emitter(page, kind);
+        e.expect_target(i32::from(block.offset));
+        let _ = e.asm.jmp(Target::Fixed(block.entry));
+        let bases = self.arena.next();
+        self.arena.add(self.asm.finish(bases));
+        self.pages.insert(page, Entry { checked: bases[0], ..block });
+        Some(bases[0])
+    }
+
+    /// Translates what begins with a segment for when its bytes are not in the stack's window. `None`: no room, or the
+    /// code is another by now.
+    pub fn without_window(&mut self, s: &mut Session, number: u32, mode: usize) -> Option<u64> {
+        let segment = self.segments.get(number as usize)?;
+        let (page, offset, instead) = (segment.page, segment.offset, segment.instead);
+        if self.arena.is_full(BLOCK_CODE) || self.sites.is_full(BLOCK_SITES) {
+            self.clear();
+            return None;
+        }
+        let entry = self.make(s, page, offset, mode, false)?.entry;
+        self.arena.redirect(instead, entry);
+        Some(entry)
+    }
+
+    /// The call whose call instruction is at `address`: its number.
+    pub fn call_at(&self, address: u64) -> Option<u32> {
+        self.links.iter().position(|l| l.field == address.wrapping_add(1)).map(|n| n as u32)
+    }
+
+    /// Where the code is, for whoever looks at addresses in it.
+    pub fn code(&self) -> Range<u64> {
+        self.arena.code()
+    }
+
+    /// Where the stubs are.
+    pub fn stubs(&self) -> Range<u64> {
+        let start = self.arena.code().start;
+        start..start + self.stubs.len as u64
     }
 
     #[cold]
@@ -274,9 +350,15 @@ impl Translator {
             self.clear();
             return None;
         }
+        let block = self.make(s, page, offset, mode, true)?;
+        self.pages.insert(page, block);
+        Some(block)
+    }
+
+    fn make(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize, windows: bool) -> Option<Entry> {
         let mut bytes = std::mem::take(&mut self.bytes);
         let found = self.read(s, page, offset, &mut bytes).filter(|()| !self.block.insns.is_empty());
-        let block = found.map(|()| self.emit(s, page, offset, mode, &bytes));
+        let block = found.map(|()| self.emit(s, page, offset, mode, windows, &bytes));
         self.bytes = bytes;
         block
     }
@@ -341,42 +423,71 @@ impl Translator {
         (self.pages.is_current(second) && next.info.is_marked(0, LONGEST as u16)).then_some(())
     }
 
-    fn emit(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize, bytes: &[u8]) -> Entry {
-        let kind = self.modes[mode];
-        self.asm.clear();
-        let mut e = Emitter {
+    fn emitter(&mut self, page: u32, kind: Mode) -> Emitter<'_> {
+        Emitter {
             asm: &mut self.asm,
             sites: &mut self.sites,
             pages: &self.pages,
             stubs: &self.stubs,
             page,
-            mode,
+            mode: usize::from(self.pages.get(page).mode),
             kind,
             first_branch: self.links.len() as u32,
             first_operation: self.operations.len() as u32,
+            first_segment: self.segments.len() as u32,
             branches: Vec::new(),
             operations: Vec::new(),
+            segments: Vec::new(),
             made: Vec::new(),
             live: true,
             live_behind: true,
+            parked: false,
+            slot: Slot::default(),
+            windowed: false,
             unit: Unit { first: self.notes.len() as u32, ..Unit::default() },
-        };
-        e.expect_target(i32::from(offset));
+        }
+    }
+
+    /// Emits the block that was read. `windows`: stack accesses may go through the window.
+    fn emit(
+        &mut self,
+        s: &mut Session,
+        page: u32,
+        offset: u16,
+        mode: usize,
+        windows: bool,
+        bytes: &[u8],
+    ) -> Entry {
+        let kind = self.modes[mode];
+        self.asm.clear();
+        let block = std::mem::take(&mut self.block);
+        let classes: Vec<Class> = block
+            .insns
+            .iter()
+            .map(|insn| if s.allows(insn.code()) { class(insn, kind) } else { Class::Operation })
+            .collect();
+        let slots = if windows { stack::slots(&block.insns, &classes, &block.live) } else { Vec::new() };
+        let second = self.second;
+        let mut e = self.emitter(page, kind);
         let entry = e.asm.here();
-        if let Some(second) = self.second {
+        if let Some(second) = second {
             e.expect_second(second, offset);
         }
         let mut open = true;
-        for (i, insn) in self.block.insns.iter().enumerate() {
-            e.live = self.block.live[i] != 0;
-            e.live_behind = self.block.live.get(i + 1).is_none_or(|&live| live != 0);
-            let class = if s.allows(insn.code()) { class(insn, kind) } else { Class::Operation };
+        for (i, insn) in block.insns.iter().enumerate() {
+            e.live = block.live[i] != 0;
+            e.live_behind = block.live.get(i + 1).map_or(block.live_end, |&live| live != 0);
+            e.slot = slots.get(i).cloned().unwrap_or_default();
+            e.windowed = slots.get(i + 1).is_some_and(|slot| slot.inside && slot.check.is_none());
+            if let Some(range) = e.slot.check.clone() {
+                e.check_window(&range, insn.ip() as u16);
+            }
             let raw = &bytes[insn.ip() as usize..insn.next_ip() as usize];
             let target = insn.near_branch_target() as i64;
             let backward = target <= insn.ip() as i64;
-            let edge = Edge { target, backward, live: self.block.live_ahead[i] };
-            let done = e.instruction(insn, class, raw, edge);
-            open &= !(done.is_some() && class.leaves());
+            let edge = Edge { target, backward, live: block.live_ahead[i] };
+            let done = e.instruction(insn, classes[i], raw, edge);
+            open &= !(done.is_some() && classes[i].leaves());
             if done.is_none() {
                 let ends = s.lower(insn, insn.ip() as u16).ends;
                 e.operation(insn, ends);
@@ -388,9 +499,10 @@ impl Translator {
         }
         if open {
             e.settle_x87();
-            e.jump(self.block.end as i64, true, false);
+            e.jump(block.end as i64, block.live_end, false);
         }
-        let Emitter { branches, operations, made, unit, .. } = e;
+        let Emitter { branches, operations, segments, made, unit, .. } = e;
+        self.block = block;
         self.notes.extend(unit.notes.into_iter().map(|note| (page, note)));
         let bases = self.arena.next();
         self.arena.add(self.asm.finish(bases));
@@ -402,7 +514,11 @@ impl Translator {
         for (site, after) in made {
             self.sites.continue_at(site, after.map_or(0, address));
         }
-        for Handed { insn, after, popped } in operations {
+        for emit::Segment { offset, range, here, instead } in segments {
+            let (check, instead) = (address(here), address(instead));
+            self.segments.push(Segment { page, offset, range, check, instead, refused: 0 });
+        }
+        for Handed { insn, after, popped, windowed, parked } in operations {
             let offset = insn.ip() as u16;
             let lowered = s.lower(&insn, offset);
             let after = after.map_or(0, address);
@@ -412,13 +528,13 @@ impl Translator {
                 offset,
                 after,
                 popped,
+                windowed,
+                parked,
                 code: insn.code(),
                 count: 0,
             });
         }
-        let block = Entry { offset, entry: address(entry), checked: bases[0] };
-        self.pages.insert(page, block);
-        block
+        Entry { offset, entry: address(entry), checked: 0 }
     }
 }
 

@@ -306,20 +306,26 @@ impl Session<'_, '_> {
     /// The RAM page behind a linear address, if a load (or store) by the guest's current code may go there directly.
     /// Sets accessed and dirty bits as that access would; raises nothing.
     pub fn map(&mut self, lin: u64, write: bool) -> Option<Mapped> {
-        let cpu = &mut *self.run.cpu;
         for _ in 0..2 {
-            let entry = if write { cpu.tlb.writable(lin, 1) } else { cpu.tlb.readable(lin, 1) };
-            if let Some(entry) = entry {
-                let host = entry.addend.wrapping_add((lin & !0xfff) as usize) as *mut u8;
-                return Some(Mapped { host, info: entry.info });
+            if let Some(mapped) = self.mapped(lin, write) {
+                return Some(mapped);
             }
             if !Cpu::canonical(lin) {
                 return None;
             }
+            let cpu = &mut *self.run.cpu;
             let access = if write { Access::Write } else { Access::Read };
             cpu.page(lin, access, cpu.privilege()).ok()?;
         }
         None
+    }
+
+    /// The same if that is known already: nothing is walked or changed.
+    pub fn mapped(&self, lin: u64, write: bool) -> Option<Mapped> {
+        let tlb = &self.cpu().tlb;
+        let entry = if write { tlb.writable(lin, 1) } else { tlb.readable(lin, 1) }?;
+        let host = entry.addend.wrapping_add((lin & !0xfff) as usize) as *mut u8;
+        Some(Mapped { host, info: entry.info })
     }
 
     /// Makes code of bytes of a page: from here on stores to them are noticed.

@@ -1,3 +1,5 @@
-//! What the emitter has to know of an instruction beside its operands: which flags matter behind it.
+//! What the emitter has to know of an instruction beside its operands: which flags matter behind it, and which of its
+//! accesses lie at a known distance from the top of the stack.
 
 pub mod flags;
+pub mod stack;

@@ -87,6 +87,11 @@ impl Arena {
         }
     }
 
+    /// Addresses at which code is executed.
+    pub fn code(&self) -> std::ops::Range<u64> {
+        self.exec as u64..self.exec as u64 + CODE as u64
+    }
+
     /// Address of the data.
     pub fn data(&self) -> *mut u8 {
         // SAFETY: the mapping has `CODE + DATA` bytes.

@@ -37,7 +37,7 @@ pub struct Block {
     pub offset: u16,
     /// For those who know that the page is mapped where they are.
     pub entry: u64,
-    /// For those who have a target in R10.
+    /// For those who have a target in R10; zero if nobody has asked for it yet.
     pub checked: u64,
 }
 

@@ -32,6 +32,9 @@ pub struct Site {
     pub size: i8,
 }
 
+/// Marks [`Site::len`]: flags are put aside there.
+pub const PARKED: u8 = 0x80;
+
 /// Marks [`Site::prev`] as the number of a TLB entry.
 pub const HEAD: u32 = 1 << 31;
 

@@ -8,7 +8,7 @@ use interp::core::{Flushes, Mapped, Mode};
 use memory::PageInfo;
 
 use super::pages::nowhere;
-use super::site::{HEAD, NONE, Pair, Site};
+use super::site::{HEAD, NONE, PARKED, Pair, Site};
 
 /// Entries of a table.
 pub const ENTRIES: usize = 8192;
@@ -77,9 +77,9 @@ impl Sites {
     }
 
     /// Says which instruction a site belongs to.
-    pub fn describe(&mut self, number: u32, code: u32, insn: (u16, u8), access: (u8, bool)) {
+    pub fn describe(&mut self, number: u32, code: u32, insn: (u16, u8), access: (u8, bool), parked: bool) {
         self.set(number, |s| {
-            (s.code, s.offset, s.len) = (code, insn.0, insn.1);
+            (s.code, s.offset, s.len) = (code, insn.0, insn.1 | if parked { PARKED } else { 0 });
             s.size = if access.1 { -(access.0 as i8) } else { access.0 as i8 };
         });
     }
@@ -169,6 +169,12 @@ impl Tlb {
     /// True if the page of `lin` is there.
     pub fn has(&self, table: usize, lin: u64) -> bool {
         self.pair(number(table, lin)).neg_page == (lin & !0xfff).wrapping_neg()
+    }
+
+    /// The host's page of `lin`, if it is there.
+    pub fn page(&self, table: usize, lin: u64) -> Option<u64> {
+        let pair = self.pair(number(table, lin));
+        (pair.neg_page == (lin & !0xfff).wrapping_neg()).then_some(pair.host)
     }
 
     /// Remembers a page.

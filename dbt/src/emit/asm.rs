@@ -13,7 +13,7 @@ pub mod reg {
     pub const R9: u8 = 9;
     /// Scratch: linear address, then offset in its page.
     pub const R10: u8 = 10;
-    /// The guest's RSP.
+    /// The guest's RSP plus the addend of the stack's window.
     pub const R11: u8 = 11;
 }
 
@@ -299,6 +299,11 @@ impl Asm {
         self.memory(&op(&[0x89]), from, mem, 0);
     }
 
+    /// `mov [mem], from` (32-bit).
+    pub fn store32(&mut self, mem: Mem, from: u8) {
+        self.memory(&op32(&[0x89]), from, mem, 0);
+    }
+
     /// `mov word [mem], from`.
     pub fn store16(&mut self, mem: Mem, from: u8) {
         self.memory(&Opcode { prefix: Some(0x66), wide: false, bytes: &[0x89] }, from, mem, 0);
@@ -360,12 +365,6 @@ impl Asm {
         self.byte(count);
     }
 
-    /// `shr reg, count`.
-    pub fn shr(&mut self, reg: u8, count: u8) {
-        self.registers(0xc1, 5, reg, true);
-        self.byte(count);
-    }
-
     /// `cmp reg, value`.
     pub fn cmp_imm(&mut self, reg: u8, value: i32) {
         self.bytes(&[0x48 | reg >> 3, 0x81, 0xf8 | reg & 7]);
@@ -385,6 +384,22 @@ impl Asm {
     /// `cmp a, b`.
     pub fn cmp_reg(&mut self, a: u8, b: u8, wide: bool) {
         self.registers(0x3b, a, b, wide);
+    }
+
+    /// `neg reg`.
+    pub fn neg(&mut self, reg: u8) {
+        self.registers(0xf7, 3, reg, true);
+    }
+
+    /// `not reg` (32-bit).
+    pub fn not32(&mut self, reg: u8) {
+        self.registers(0xf7, 2, reg, false);
+    }
+
+    /// `and reg, value`, sign-extended.
+    pub fn and_imm(&mut self, reg: u8, value: i32) {
+        self.registers(0x81, 4, reg, true);
+        self.bytes(&value.to_le_bytes());
     }
 
     /// `sar reg, count`.
@@ -424,6 +439,11 @@ impl Asm {
     /// `or to, [mem]`: clobbers flags.
     pub fn or(&mut self, to: u8, mem: Mem) {
         self.memory(&op(&[0x0b]), to, mem, 0);
+    }
+
+    /// `movzx to, word [mem]`.
+    pub fn load_zx16(&mut self, to: u8, mem: Mem) {
+        self.memory(&op32(&[0x0f, 0xb7]), to, mem, 0);
     }
 
     /// `movzx to, byte [mem]`.
@@ -521,6 +541,12 @@ impl Asm {
     pub fn call(&mut self, target: Target) -> Forward {
         self.byte(0xe8);
         Forward(self.reference(0, target))
+    }
+
+    /// `call` of something that takes the four bytes behind the call.
+    pub fn call_with(&mut self, address: u64, argument: u32) {
+        let _ = self.call(Target::Fixed(address));
+        self.bytes(&argument.to_le_bytes());
     }
 
     /// `jcc`, four bytes of reach.

@@ -3,16 +3,15 @@
 
 use iced_x86::{Instruction, OpKind};
 
-use super::asm::{Forward, Mem, Section, Target, at, cond, reg, sum};
-use super::memory::OPERAND;
+use super::asm::{Forward, Mem, Target, at, cond, reg, sum};
 use super::stack::word;
-use super::{Branch, Emitter, Handed, home, spilled};
+use super::{Branch, Emitter, spilled};
 use crate::runtime::context::{JUMP_MASK, Left, field};
-use crate::runtime::returns;
-use reg::{R9, R10, RCX, RSP};
+use reg::{R9, R10, RCX};
 
 impl Emitter<'_> {
-    /// Compares the target in R10 with an offset in this page; goes to the engine if it is another.
+    /// Compares the target in R10 with an offset in this page; goes to the engine if it is another. Flags survive: it is
+    /// not known what that other place makes of them.
     pub fn expect_target(&mut self, offset: i32) {
         let neg = self.neg_word();
         // Whoever comes from elsewhere brings what they have.
@@ -70,29 +69,8 @@ impl Emitter<'_> {
         self.aside(jump, out);
     }
 
-    fn aside(&mut self, jump: Forward, out: impl FnOnce(&mut Self)) {
-        self.asm.switch(Section::Cold);
-        self.asm.bind(jump);
-        out(self);
-        self.asm.switch(Section::Hot);
-    }
-
-    /// Leaves if the return stack is used up.
-    fn check_depth(&mut self, out: impl FnOnce(&mut Self)) {
-        let asm = &mut *self.asm;
-        asm.mov(R9, RCX);
-        asm.imm(RCX, returns::EXHAUSTED);
-        asm.pext(RCX, RSP, RCX);
-        let fine = asm.jrcxz();
-        asm.mov(RCX, R9);
-        let jump = asm.jmp(Target::Fixed(0));
-        asm.bind_short(fine);
-        asm.mov(RCX, R9);
-        self.aside(jump, out);
-    }
-
     /// Registers a direct branch: its number.
-    fn branch(&mut self, target: i64) -> u32 {
+    pub fn branch(&mut self, target: i64) -> u32 {
         let field = self.asm.here();
         self.branches.push(Branch { target, field, redirect: false });
         self.first_branch + self.branches.len() as u32 - 1
@@ -106,19 +84,21 @@ impl Emitter<'_> {
 
     /// Lets `jump` lead to a branch's target, by way of the engine the first time.
     fn lead(&mut self, jump: Forward, number: u32, target: i64) {
+        let field = self.asm.field(jump);
+        let branch = &mut self.branches[(number - self.first_branch) as usize];
+        (branch.field, branch.redirect) = (field, true);
         match self.known(target) {
             Some(entry) => self.asm.aim(jump, entry),
-            None => {
-                let field = self.asm.field(jump);
-                let branch = &mut self.branches[(number - self.first_branch) as usize];
-                (branch.field, branch.redirect) = (field, true);
-                self.aside(jump, |e| e.exit(Left::Link, number));
-            }
+            None => self.aside(jump, |e| e.exit(Left::Link, number)),
         }
     }
 
     /// Goes on at a target, given from the first byte of the page. `backward`: the guest may be in a loop.
     pub fn jump(&mut self, target: i64, live: bool, backward: bool) {
+        if live {
+            self.unpark();
+        }
+        self.parked = false;
         let number = self.branch(target);
         if backward {
             self.poll(live, |e| e.exit(Left::Signalled, number));
@@ -140,31 +120,28 @@ impl Emitter<'_> {
         }
     }
 
-    /// Pushes the address `offset` of this page on the guest's stack. `undo`: what was there before is kept.
+    /// Pushes the address `offset` of this page on the guest's stack. Clobbers R10 if the slot has to be checked.
     fn push_return(&mut self, insn: &Instruction, offset: i32, undo: bool) {
-        self.asm.lea(R10, at(reg::R11, -8));
-        self.check(insn, word(true));
-        self.asm.lea(R10, sum(R10, R9));
+        let slot = self.on_stack(insn, -8, word(true));
+        let slot = self.without_r9(slot);
         if undo {
-            self.asm.load(R9, at(R10, 0));
+            self.asm.load(R9, slot);
             self.asm.store(Mem::Gs(field::OVERWRITTEN), R9);
         }
         let lin = self.lin_word();
         self.asm.load(R9, lin);
         self.asm.lea(R9, at(R9, offset));
-        self.asm.store(at(R10, 0), R9);
+        self.asm.store(slot, R9);
         self.move_stack(-8);
     }
 
-    /// A direct call.
+    /// A direct call. Calls do not poll: without jumps and returns, which do, they soon
+    /// use up the return stack.
     pub fn call(&mut self, insn: &Instruction, target: i64) {
         let offset = insn.next_ip() as i32;
         self.push_return(insn, offset, false);
+        self.unpark();
         let number = self.branch(target);
-        self.check_depth(|e| e.exit(Left::Signalled, number));
-        if target <= insn.ip() as i64 {
-            self.poll(true, |e| e.exit(Left::Signalled, number));
-        }
         let call = self.asm.call(Target::Fixed(0));
         self.lead(call, number, target);
         self.expect_target(offset);
@@ -176,15 +153,14 @@ impl Emitter<'_> {
             OpKind::Register => {
                 let number = insn.op0_register().full_register().number() as u8;
                 if spilled(number) {
-                    self.asm.load(R10, Mem::Gs(field::reg(number)));
+                    self.load_register(R10, number);
                 } else {
-                    self.asm.mov(R10, home(number));
+                    self.asm.mov(R10, number);
                 }
             }
             _ => {
-                self.address(insn)?;
-                self.check(insn, word(false));
-                self.asm.load(R10, OPERAND);
+                let operand = self.operand(insn, word(false))?;
+                self.asm.load(R10, operand);
             }
         }
         Some(())
@@ -193,7 +169,7 @@ impl Emitter<'_> {
     /// What has to be undone, by the interpreter, if the target in R10 is no address at all.
     fn note_origin(&mut self, insn: &Instruction, popped: i32) {
         let number = self.first_operation + self.operations.len() as u32;
-        self.operations.push(Handed { insn: *insn, after: None, popped });
+        self.hand(insn, None, popped);
         self.asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
     }
 
@@ -206,6 +182,7 @@ impl Emitter<'_> {
     /// An indirect jump.
     pub fn jump_indirect(&mut self, insn: &Instruction) -> Option<()> {
         self.indirect_target(insn)?;
+        self.unpark();
         self.note_origin(insn, 0);
         let lookup = self.stubs.exits[Left::Lookup as usize];
         self.poll(true, |e| {
@@ -220,18 +197,16 @@ impl Emitter<'_> {
     pub fn call_indirect(&mut self, insn: &Instruction) -> Option<()> {
         let offset = insn.next_ip() as i32;
         self.indirect_target(insn)?;
-        self.asm.store(Mem::Gs(field::CALLED), R10);
+        let keeps = self.slot.inside;
+        if !keeps {
+            self.asm.store(Mem::Gs(field::CALLED), R10);
+        }
         self.push_return(insn, offset, true);
+        if !keeps {
+            self.asm.load(R10, Mem::Gs(field::CALLED));
+        }
+        self.unpark();
         self.note_origin(insn, -8);
-        let lookup = self.stubs.exits[Left::Lookup as usize];
-        self.check_depth(|e| {
-            e.asm.load(R10, Mem::Gs(field::CALLED));
-            let _ = e.asm.jmp(Target::Fixed(lookup));
-        });
-        self.asm.load(R10, Mem::Gs(field::CALLED));
-        self.poll(true, |e| {
-            let _ = e.asm.jmp(Target::Fixed(lookup));
-        });
         self.index();
         self.asm.call_table(R9, field::jumps(self.mode));
         self.expect_target(offset);
@@ -240,11 +215,11 @@ impl Emitter<'_> {
 
     /// A near return.
     pub fn ret(&mut self, insn: &Instruction) {
-        self.asm.mov(R10, reg::R11);
-        self.check(insn, word(false));
-        self.asm.load(R10, OPERAND);
+        let slot = self.on_stack(insn, 0, word(false));
+        self.asm.load(R10, slot);
         let popped = 8 + if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
         self.move_stack(popped);
+        self.unpark();
         self.note_origin(insn, popped);
         self.asm.bytes(&[0xc3]);
     }

@@ -2,11 +2,9 @@
 
 use iced_x86::{Code, Instruction, OpKind};
 
-use super::asm::{Mem, Target, at, cond, reg};
-use super::memory::OPERAND;
-use super::{Emitter, home, spilled};
+use super::asm::{Target, at, cond, reg};
+use super::{Emitter, spilled};
 use crate::frontend::class::Access;
-use crate::runtime::context::field;
 use reg::{R9, R10, RAX};
 
 const RDX: u8 = 2;
@@ -17,25 +15,24 @@ impl Emitter<'_> {
         let wide = matches!(insn.code(), Code::Div_rm64 | Code::Idiv_rm64);
         let signed = matches!(insn.code(), Code::Idiv_rm32 | Code::Idiv_rm64);
         let first = self.made.len();
-        self.live = false;
+        (self.live, self.parked) = (false, false);
         if insn.op_kind(0) == OpKind::Register {
             let number = insn.op0_register().full_register().number() as u8;
             if spilled(number) {
-                self.asm.load(R9, Mem::Gs(field::reg(number)));
+                self.load_register(R9, number);
             } else {
-                self.asm.mov(R9, home(number));
+                self.asm.mov(R9, number);
             }
             if !wide {
                 self.asm.mov32(R9, R9);
             }
         } else {
-            self.address(insn)?;
             let size = if wide { 8 } else { 4 };
-            self.check(insn, Access { size, store: false, aligned: false });
+            let operand = self.operand(insn, Access { size, store: false, aligned: false })?;
             if wide {
-                self.asm.load(R9, OPERAND);
+                self.asm.load(R9, operand);
             } else {
-                self.asm.load32(R9, OPERAND);
+                self.asm.load32(R9, operand);
             }
         }
         let mut operations = Vec::new();

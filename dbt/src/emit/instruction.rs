@@ -22,6 +22,29 @@ impl Emitter<'_> {
         if !matches!(class, Class::X87 { noted: true, .. } | Class::Nothing) {
             self.settle_x87();
         }
+        if self.parked && !self.live {
+            self.parked = false;
+        }
+        // These ask for flags themselves, where they need them.
+        let keeps = matches!(
+            class,
+            Class::Native(_)
+                | Class::X87 { .. }
+                | Class::Lea
+                | Class::Push
+                | Class::Pop
+                | Class::Leave
+                | Class::Nothing
+                | Class::Jmp
+                | Class::Divide
+                | Class::Call
+                | Class::CallIndirect
+                | Class::JmpIndirect
+                | Class::Ret
+        );
+        if !keeps {
+            self.unpark();
+        }
         match class {
             Class::Operation => return None,
             Class::Nothing => {}

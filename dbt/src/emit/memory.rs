@@ -1,22 +1,60 @@
 //! Memory operands: the linear address, the check of its page, and what happens on a miss.
 //!
-//! The check compares with the page that the site touched last. Where flags are dead that is an addition and a
-//! comparison; where they are live, address and page are subtracted and masked by instructions that leave flags alone.
+//! Stack accesses at a known distance from RSP go through the stack's window, which is checked once for many of them.
+//! Addresses that an instruction itself names stay on their page: the check compares with the page that the site touched
+//! last. All others look the page up in the first-level TLB. Checks clobber flags; those that are live are put aside.
 
-use iced_x86::{Instruction, OpKind, Register};
+use std::ops::Range;
 
-use super::asm::{Mem, Section, Target, at, cond, reg, sum};
-use super::{Emitter, home, spilled};
+use iced_x86::{Instruction, Register};
+
+use super::asm::{Forward, Mem, Section, Target, at, cond, reg, sum};
+use super::{Emitter, Segment, spilled};
+use crate::analysis::stack;
 use crate::cache::site::Pair;
 use crate::cache::tlb::{INDEX, table};
 use crate::frontend::class::Access;
 use crate::runtime::context::{Left, field};
-use reg::{R9, R10, R11, RCX};
+use reg::{R9, R10, R11, RSP};
 
-/// The checked operand.
-pub const OPERAND: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
+/// An operand behind a check.
+const CHECKED: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
 
 impl Emitter<'_> {
+    /// The checked memory operand. Clobbers R9 and R10. `None` if the form is too rare to care.
+    pub fn operand(&mut self, insn: &Instruction, access: Access) -> Option<Mem> {
+        if self.slot.inside
+            && let Some(distance) = stack::distance(insn)
+        {
+            return Some(at(R11, distance));
+        }
+        self.address(insn)?;
+        self.check(insn, access);
+        Some(CHECKED)
+    }
+
+    /// The same for what an instruction keeps on the stack, at a distance from RSP.
+    pub fn on_stack(&mut self, insn: &Instruction, distance: i32, access: Access) -> Mem {
+        if self.slot.inside {
+            return at(R11, distance);
+        }
+        self.asm.load(R10, Mem::Gs(field::STACK_NEG));
+        self.asm.lea(R10, Mem::At { base: Some(R10), index: Some(R11), scale: 0, disp: distance });
+        self.check(insn, access);
+        CHECKED
+    }
+
+    /// The same operand in one register, R10, so that R9 is free; or as it is, if it does not need R9.
+    pub fn without_r9(&mut self, operand: Mem) -> Mem {
+        match operand {
+            Mem::At { index: Some(R9), .. } => {
+                self.asm.lea(R10, sum(R10, R9));
+                at(R10, 0)
+            }
+            other => other,
+        }
+    }
+
     /// R10 becomes the linear address of the memory operand; R9 is clobbered. `None` if the form is too rare to care.
     pub fn address(&mut self, insn: &Instruction) -> Option<()> {
         self.effective(insn)?;
@@ -30,7 +68,7 @@ impl Emitter<'_> {
         Some(())
     }
 
-    /// R10 becomes the effective address.
+    /// R10 becomes the effective address; R9 may be clobbered.
     pub fn effective(&mut self, insn: &Instruction) -> Option<()> {
         let (base, index) = (insn.memory_base(), insn.memory_index());
         if insn.is_ip_rel_memory_operand() {
@@ -54,10 +92,10 @@ impl Emitter<'_> {
             }
             let number = register.full_register().number() as u8;
             Some(Some(if spilled(number) {
-                self.asm.load(scratch, Mem::Gs(field::reg(number)));
+                self.load_register(scratch, number);
                 scratch
             } else {
-                home(number)
+                number
             }))
         };
         let base = locate(base, R10)?;
@@ -72,100 +110,111 @@ impl Emitter<'_> {
         Some(())
     }
 
-    /// Checks the access at R10. Behind it R9 plus R10 is the host address. Flags survive if they are live.
+    /// `to` becomes a guest register that has no home.
+    pub fn load_register(&mut self, to: u8, number: u8) {
+        if number == RSP {
+            self.asm.load(to, Mem::Gs(field::STACK_NEG));
+            self.asm.lea(to, sum(to, R11));
+        } else {
+            self.asm.load(to, Mem::Gs(field::reg(number)));
+        }
+    }
+
+    /// The reverse.
+    pub fn store_register(&mut self, number: u8, from: u8) {
+        if number == RSP {
+            self.asm.load(R11, Mem::Gs(field::STACK_ADDEND));
+            self.asm.lea(R11, sum(R11, from));
+        } else {
+            self.asm.store(Mem::Gs(field::reg(number)), from);
+        }
+    }
+
+    /// Checks the access at R10. Behind it R9 plus R10 is the host address.
     pub fn check(&mut self, insn: &Instruction, access: Access) {
+        self.park();
         let site = self.sites.add();
         self.describe(site, insn, access);
-        let pair = self.sites.pair(site);
         let table = table(self.kind, access.store);
         let most = 4096 - i32::from(access.size);
-        if !self.live && !steady(insn) {
-            return self.check_by_table(pair, table, most);
-        }
-        let field = |offset: i32| Mem::Data(pair + offset as u64);
         let asm = &mut *self.asm;
-        let miss = if self.live {
-            asm.mov(R9, RCX);
-            asm.load(RCX, field(Pair::NEG_PAGE));
-            asm.lea(R10, sum(R10, RCX));
-            asm.imm(RCX, -4096 | i32::from(access.size - 1));
-            asm.pext(RCX, R10, RCX);
-            let hit = asm.jrcxz();
-            let miss = asm.jmp(Target::Fixed(0));
-            asm.bind_short(hit);
-            asm.mov(RCX, R9);
-            miss
-        } else {
-            asm.add(R10, field(Pair::NEG_PAGE));
+        if !steady(insn) {
+            let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
+            asm.mov32(R9, R10);
+            asm.shr32(R9, 8);
+            asm.and_imm32(R9, INDEX);
+            asm.add(R10, entry(Pair::NEG_PAGE));
             asm.cmp_imm(R10, most);
-            asm.jcc(cond::ABOVE, Target::Fixed(0))
-        };
-        asm.load(R9, field(Pair::HOST));
-        let resume = Target::Here(asm.here());
-        asm.switch(Section::Cold);
-        asm.bind(miss);
-        if self.live {
-            asm.mov(RCX, R9);
+            let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+            asm.load(R9, entry(Pair::HOST));
+            let resume = Target::Here(asm.here());
+            self.aside(miss, |e| {
+                e.asm.call_with(e.stubs.miss[table], site);
+                let _ = e.asm.jmp(resume);
+            });
+            return;
         }
-        self.note_x87_aside();
-        let asm = &mut *self.asm;
-        asm.lea(R9, Mem::Data(pair));
-        let stub = self.stubs.access[usize::from(self.live)][table][access.size.trailing_zeros() as usize];
-        let _ = asm.call(Target::Fixed(stub));
-        let _ = asm.jmp(resume);
-        asm.switch(Section::Hot);
-    }
-
-    /// The same by the first-level TLB itself: for addresses that go from page to page it is cheaper than a site, and it is
-    /// in the caches where the sites of a large program are not.
-    fn check_by_table(&mut self, pair: u64, table: usize, most: i32) {
-        let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
-        let asm = &mut *self.asm;
-        asm.mov32(R9, R10);
-        asm.shr32(R9, 8);
-        asm.and_imm32(R9, INDEX);
-        asm.add(R10, entry(Pair::NEG_PAGE));
+        let pair = self.sites.pair(site);
+        let field = |offset: i32| Mem::Data(pair + offset as u64);
+        asm.add(R10, field(Pair::NEG_PAGE));
         asm.cmp_imm(R10, most);
         let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
-        asm.load(R9, entry(Pair::HOST));
+        asm.load(R9, field(Pair::HOST));
         let resume = Target::Here(asm.here());
-        asm.switch(Section::Cold);
-        asm.bind(miss);
-        asm.sub(R10, entry(Pair::NEG_PAGE));
-        self.note_x87_aside();
-        let asm = &mut *self.asm;
-        asm.lea(R9, Mem::Data(pair));
-        let _ = asm.call(Target::Fixed(self.stubs.exits[Left::Access as usize]));
-        let _ = asm.jmp(resume);
-        asm.switch(Section::Hot);
+        self.aside(miss, |e| {
+            e.asm.lea(R9, Mem::Data(pair));
+            let stub = e.stubs.access[table][access.size.trailing_zeros() as usize];
+            let _ = e.asm.call(Target::Fixed(stub));
+            let _ = e.asm.jmp(resume);
+        });
     }
 
-    /// The instruction wants an address that is a multiple of its operand's size; R9 and R10 are as `check` left them.
-    /// Gives the operation that raises the fault.
-    pub fn check_alignment(&mut self, insn: &Instruction, size: u8) -> usize {
-        if self.live {
-            // R9 plus R10 is wanted afterwards, and RCX has to be kept too.
-            let asm = &mut *self.asm;
-            asm.lea(R10, sum(R10, R9));
-            asm.mov(R9, RCX);
-            asm.imm(RCX, i32::from(size - 1));
-            asm.pext(RCX, R10, RCX);
-            let fine = asm.jrcxz();
-            let wrong = asm.jmp(Target::Fixed(0));
-            asm.bind_short(fine);
-            asm.mov(RCX, R9);
-            asm.imm(R9, 0);
-            self.cold_operation(insn, true, wrong)
-        } else {
-            self.asm.test8(R10, size - 1);
-            let wrong = self.asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
-            self.cold_operation(insn, false, wrong)
+    /// Checks that bytes of the stack, as seen from RSP, are in the window; moves it there if they can be. `offset`: of the
+    /// first instruction that relies on it.
+    pub fn check_window(&mut self, range: &Range<i32>, offset: u16) {
+        self.park();
+        let most = 4096 - (range.end - range.start);
+        let here = self.asm.here();
+        let asm = &mut *self.asm;
+        asm.lea(R9, at(R11, range.start));
+        asm.sub(R9, Mem::Gs(field::STACK_HOST));
+        asm.cmp_imm(R9, most);
+        let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+        let resume = Target::Here(asm.here());
+        let window = self.stubs.window[table(self.kind, true)];
+        let number = self.first_segment + self.segments.len() as u32;
+        self.asm.switch(Section::Cold);
+        self.asm.bind(miss);
+        self.note_x87_aside();
+        self.asm.lea(R10, at(R11, range.start));
+        self.asm.imm(R9, most);
+        let _ = self.asm.call(Target::Fixed(window));
+        let _ = self.asm.jcc(cond::BELOW_OR_EQUAL, resume);
+        self.unpark_aside();
+        let jump = self.asm.jmp(Target::Fixed(0));
+        self.asm.bind(jump);
+        self.asm.call_with(self.stubs.leave[Left::Straddle as usize], number);
+        self.asm.switch(Section::Hot);
+        let instead = self.asm.field(jump);
+        self.segments.push(Segment { offset, range: range.clone(), here, instead });
+    }
+
+    /// The instruction wants an address that is a multiple of its operand's size. Gives the operation that raises the
+    /// fault.
+    pub fn check_alignment(&mut self, insn: &Instruction, operand: Mem, size: u8) -> usize {
+        self.park();
+        // Behind a check R10 is the offset in the page.
+        if !matches!(operand, Mem::At { index: Some(R9), .. }) {
+            self.asm.lea(R10, operand);
         }
+        self.asm.test8(R10, size - 1);
+        let wrong = self.asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+        self.cold_operation(insn, false, wrong)
     }
 
     fn describe(&mut self, site: u32, insn: &Instruction, access: Access) {
         let place = (insn.ip() as u16, insn.len() as u8);
-        self.sites.describe(site, self.page, place, (access.size, access.store));
+        self.sites.describe(site, self.page, place, (access.size, access.store), self.parked);
         self.made.push((site, None));
     }
 
@@ -177,18 +226,19 @@ impl Emitter<'_> {
         }
     }
 
-    /// `lea rsp, [rsp + change]` of the guest.
-    pub fn move_stack(&mut self, change: i32) {
-        self.asm.lea(R11, at(R11, change));
+    /// `out` is emitted in the cold section, where `jump` leads, with the x87 unit's pointers noted.
+    pub fn aside(&mut self, jump: Forward, out: impl FnOnce(&mut Self)) {
+        self.asm.switch(Section::Cold);
+        self.asm.bind(jump);
+        self.note_x87_aside();
+        out(self);
+        self.asm.switch(Section::Hot);
     }
 }
 
-/// The address stays on its page from one execution to the next, most likely: the stack's top, and addresses that the
-/// instruction itself names.
+/// The address stays on its page from one execution to the next, most likely: the instruction itself names it.
 fn steady(insn: &Instruction) -> bool {
-    let explicit = (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory);
-    let base = insn.memory_base();
-    !explicit
-        || insn.memory_index() == Register::None
-            && matches!(base, Register::RSP | Register::RIP | Register::None)
+    stack::has_operand(insn)
+        && insn.memory_index() == Register::None
+        && matches!(insn.memory_base(), Register::RIP | Register::None)
 }

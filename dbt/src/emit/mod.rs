@@ -1,8 +1,9 @@
 //! From instructions to host code, a block at a time.
 //!
 //! Inside translated code guest registers are in the host registers of the same names, but for R9, R10 and R11, which
-//! are in the context, and RSP, which is in R11; host R9 and R10 are scratch, host RSP is the return stack. Arithmetic
-//! flags are in the host's. No value is kept in a scratch register from one instruction to the next.
+//! are in the context, and RSP, of which R11 holds the host address; host R9 and R10 are scratch, host RSP is the return
+//! stack. Arithmetic flags are in the host's, or put aside in the context while code of ours clobbers them. No value is
+//! kept in a scratch register from one instruction to the next.
 
 pub mod asm;
 pub mod branch;
@@ -14,23 +15,23 @@ pub mod stack;
 pub mod system;
 pub mod x87;
 
+use std::ops::Range;
+
 use iced_x86::Instruction;
 use interp::core::Mode;
 
+use crate::analysis::flags;
+use crate::analysis::stack::Slot;
 use crate::cache::pages::Pages;
 use crate::cache::tlb::Sites;
 use crate::runtime::context::{Left, field};
 use crate::runtime::stubs::Stubs;
-use asm::{Asm, Forward, Mem, Place, Section, Target};
+use asm::reg::RAX;
+use asm::{Asm, Forward, Mem, Place};
 
-/// Registers that live in the context.
+/// Registers whose value is in no host register.
 pub fn spilled(register: u8) -> bool {
-    matches!(register, 9..=11)
-}
-
-/// Where a guest register is in translated code, if it is in a register.
-pub fn home(register: u8) -> u8 {
-    if register == asm::reg::RSP { asm::reg::R11 } else { register }
+    matches!(register, asm::reg::RSP | 9..=11)
 }
 
 /// A direct branch, to be linked when it is first taken.
@@ -52,6 +53,23 @@ pub struct Handed {
     pub after: Option<Place>,
     /// Bytes that the instruction has taken from the stack before it may leave for a bad target.
     pub popped: i32,
+    /// What follows relies on the stack's window.
+    pub windowed: bool,
+    /// Flags are put aside here.
+    pub parked: bool,
+}
+
+/// Instructions that rely on one check of the stack's window.
+#[derive(Debug, Clone)]
+pub struct Segment {
+    /// Of the first of them.
+    pub offset: u16,
+    /// The bytes, as seen from RSP there.
+    pub range: Range<i32>,
+    /// The check.
+    pub here: Place,
+    /// The reference that leads to code for when the bytes are in two pages.
+    pub instead: Place,
 }
 
 /// The state of emitting one block.
@@ -67,53 +85,103 @@ pub struct Emitter<'a> {
     /// Numbers that the lists below begin with.
     pub first_branch: u32,
     pub first_operation: u32,
+    pub first_segment: u32,
     pub branches: Vec<Branch>,
     pub operations: Vec<Handed>,
+    pub segments: Vec<Segment>,
     /// Sites made, with the place behind their instruction where code goes on there.
     pub made: Vec<(u32, Option<Place>)>,
     /// Flags are live before the instruction being emitted.
     pub live: bool,
     /// Flags are live behind it.
     pub live_behind: bool,
+    /// Flags are put aside: what is live is in the context.
+    pub parked: bool,
+    /// The stack as the instruction finds it.
+    pub slot: Slot,
+    /// What follows the instruction relies on the stack's window.
+    pub windowed: bool,
     pub unit: x87::Unit,
 }
 
 impl Emitter<'_> {
-    /// A jump to the stub for `left` with its argument, in the section in force.
+    /// Leaves for the engine with an argument, from the section in force.
     pub fn exit(&mut self, left: Left, argument: u32) {
-        self.asm.store_imm32(Mem::Gs(field::ARGUMENT), argument);
-        let _ = self.asm.jmp(Target::Fixed(self.stubs.exits[left as usize]));
+        self.asm.call_with(self.stubs.leave[left as usize], argument);
     }
 
     /// Leaves the instruction to the interpreter; code goes on behind it.
     pub fn operation(&mut self, insn: &Instruction, ends: bool) {
         self.settle_x87();
+        self.unpark();
         let number = self.first_operation + self.operations.len() as u32;
         self.exit(Left::Operation, number);
         let after = (!ends).then(|| self.asm.here());
         self.unit.present = false;
-        self.operations.push(Handed { insn: *insn, after, popped: 0 });
+        self.hand(insn, after, 0);
     }
 
     /// The same in the cold section, for an instruction that is usually done here: `jump` leads there. Gives the number
     /// of the operation; its continuation is set by [`continue_at`](Self::continue_at).
     pub fn cold_operation(&mut self, insn: &Instruction, restore_rcx: bool, jump: Forward) -> usize {
-        self.asm.switch(Section::Cold);
-        self.asm.bind(jump);
-        if restore_rcx {
-            self.asm.mov(asm::reg::RCX, asm::reg::R9);
-        }
         let index = self.operations.len();
-        self.exit(Left::Operation, self.first_operation + index as u32);
-        self.operations.push(Handed { insn: *insn, after: None, popped: 0 });
-        self.asm.switch(Section::Hot);
+        let number = self.first_operation + index as u32;
+        self.aside(jump, |e| {
+            if restore_rcx {
+                e.asm.mov(asm::reg::RCX, asm::reg::R9);
+            }
+            e.exit(Left::Operation, number);
+        });
+        self.hand(insn, None, 0);
         index
+    }
+
+    /// Notes an instruction for the interpreter.
+    pub fn hand(&mut self, insn: &Instruction, after: Option<Place>, popped: i32) {
+        let (windowed, parked) = (self.windowed, self.parked);
+        self.operations.push(Handed { insn: *insn, after, popped, windowed, parked });
     }
 
     /// Code goes on here after an operation.
     pub fn continue_at(&mut self, operation: usize) {
         let here = self.asm.here();
         self.operations[operation].after = Some(here);
+    }
+
+    /// Before code that clobbers flags: puts them aside if they are live.
+    pub fn park(&mut self) {
+        if self.live && !self.parked {
+            self.parked = true;
+            self.asm.push(RAX);
+            self.asm.save_flags();
+            self.asm.store32(Mem::Gs(field::PARKED), RAX);
+            self.asm.pop(RAX);
+        }
+    }
+
+    /// Before code that uses flags: gets them back.
+    pub fn unpark(&mut self) {
+        self.unpark_aside();
+        self.parked = false;
+    }
+
+    /// The same for a way out that is seldom taken.
+    pub fn unpark_aside(&mut self) {
+        if self.parked {
+            self.asm.push(RAX);
+            self.asm.load32(RAX, Mem::Gs(field::PARKED));
+            self.asm.restore_flags();
+            self.asm.pop(RAX);
+        }
+    }
+
+    /// Before the guest's instruction itself: gets flags back if it reads them or leaves some of them as they are.
+    pub fn unpark_for(&mut self, insn: &Instruction) {
+        if flags::before(insn, flags::ALL) == 0 {
+            self.parked = false;
+        } else if insn.rflags_read() != 0 || insn.rflags_modified() != 0 {
+            self.unpark();
+        }
     }
 
     /// The page's linear address.

@@ -1,18 +1,19 @@
 //! Instructions that run as they are, with registers and address replaced.
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::asm::{Mem, Section, reg, sum};
-use super::memory::OPERAND;
-use super::{Emitter, home, spilled};
+use super::asm::{Section, reg};
+use super::{Emitter, spilled};
 use crate::frontend::class::Access;
 use crate::frontend::parts::Parts;
-use crate::runtime::context::field;
 use reg::{R9, R10};
 
 impl Emitter<'_> {
     /// Emits the instruction; `None` if it has to be left to the interpreter, with nothing emitted.
     pub fn native(&mut self, insn: &Instruction, bytes: &[u8], access: Option<Access>) -> Option<()> {
+        if self.stack_pointer(insn).is_some() {
+            return Some(());
+        }
         let parts = Parts::new(bytes, insn)?;
         let mut scratch = [None; 2];
         for register in parts.fields.registers().filter(|&r| spilled(r)) {
@@ -22,25 +23,26 @@ impl Emitter<'_> {
             *scratch.iter_mut().find(|s| s.is_none())? = Some(register);
         }
         match access {
-            None => self.registers_only(&parts, scratch),
+            None => self.registers_only(insn, &parts, scratch),
             Some(access) => self.with_memory(insn, &parts, access, scratch),
         }
     }
 
-    fn registers_only(&mut self, parts: &Parts, scratch: [Option<u8>; 2]) -> Option<()> {
+    fn registers_only(&mut self, insn: &Instruction, parts: &Parts, scratch: [Option<u8>; 2]) -> Option<()> {
         let pairs = [(scratch[0], R9), (scratch[1], R10)];
+        let map = |register: u8| pairs.iter().find(|p| p.0 == Some(register)).map_or(register, |p| p.1);
+        self.unpark_for(insn);
         for (register, host) in pairs {
             if let Some(register) = register {
-                self.asm.load(host, Mem::Gs(field::reg(register)));
+                self.load_register(host, register);
             }
         }
-        let map = |register: u8| {
-            pairs.iter().find(|p| p.0 == Some(register)).map_or_else(|| home(register), |p| p.1)
-        };
         parts.encode(self.asm, map, None)?;
         for (register, host) in pairs {
-            if let Some(register) = register {
-                self.asm.store(Mem::Gs(field::reg(register)), host);
+            if let Some(register) = register
+                && changes(insn, register)
+            {
+                self.store_register(register, host);
             }
         }
         Some(())
@@ -56,20 +58,22 @@ impl Emitter<'_> {
         if scratch[1].is_some() || !parts.takes_memory() {
             return None;
         }
-        self.address(insn)?;
         let first = self.made.len();
-        self.check(insn, access);
-        let misaligned = access.aligned.then(|| self.check_alignment(insn, access.size));
-        match scratch[0] {
-            None => parts.encode(self.asm, home, Some(OPERAND))?,
-            Some(register) => {
-                self.asm.lea(R10, sum(R10, R9));
-                self.asm.load(R9, Mem::Gs(field::reg(register)));
-                let map = |n: u8| if n == register { R9 } else { home(n) };
-                let operand = Mem::At { base: Some(R10), index: None, scale: 0, disp: 0 };
-                parts.encode(self.asm, map, Some(operand))?;
-                self.asm.store(Mem::Gs(field::reg(register)), R9);
-            }
+        let mut operand = self.operand(insn, access)?;
+        let misaligned = access.aligned.then(|| self.check_alignment(insn, operand, access.size));
+        if scratch[0].is_some() {
+            operand = self.without_r9(operand);
+        }
+        self.unpark_for(insn);
+        let map = |n: u8| if Some(n) == scratch[0] { R9 } else { n };
+        if let Some(register) = scratch[0] {
+            self.load_register(R9, register);
+        }
+        parts.encode(self.asm, map, Some(operand))?;
+        if let Some(register) = scratch[0]
+            && changes(insn, register)
+        {
+            self.store_register(register, R9);
         }
         debug_assert_eq!(self.asm.section(), Section::Hot);
         self.sites_end(first);
@@ -81,6 +85,9 @@ impl Emitter<'_> {
 
     /// LEA.
     pub fn lea(&mut self, insn: &Instruction) -> Option<()> {
+        if self.stack_pointer(insn).is_some() {
+            return Some(());
+        }
         let register = insn.op0_register();
         let number = register.full_register().number() as u8;
         match register.size() {
@@ -89,15 +96,29 @@ impl Emitter<'_> {
         }
         self.effective(insn)?;
         let wide = register.size() == 8;
-        let to = if spilled(number) { R10 } else { home(number) };
-        if wide && to != R10 {
-            self.asm.mov(to, R10);
-        } else if !wide {
-            self.asm.mov32(to, R10);
-        }
         if spilled(number) {
-            self.asm.store(Mem::Gs(field::reg(number)), R10);
+            if !wide {
+                self.asm.mov32(R10, R10);
+            }
+            self.store_register(number, R10);
+        } else if wide {
+            self.asm.mov(number, R10);
+        } else {
+            self.asm.mov32(number, R10);
         }
         Some(())
     }
+}
+
+/// The instruction may change the register, which it names.
+fn changes(insn: &Instruction, register: u8) -> bool {
+    use Mnemonic as M;
+    let names = |n: u32| {
+        insn.op_kind(n) == OpKind::Register
+            && insn.op_register(n).full_register().number() as u8 == register
+            && insn.op_register(n).is_gpr()
+    };
+    let second = matches!(insn.mnemonic(), M::Xchg | M::Xadd | M::Mulx);
+    insn.op_count() > 0 && names(0) && !matches!(insn.mnemonic(), M::Cmp | M::Test | M::Bt)
+        || second && insn.op_count() > 1 && names(1)
 }

@@ -1,13 +1,13 @@
-//! PUSH, POP, LEAVE in 64-bit code.
+//! PUSH, POP, LEAVE in 64-bit code, and what else moves RSP.
 
-use iced_x86::{Instruction, OpKind};
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Mem, at, reg, sum};
-use super::memory::OPERAND;
-use super::{Emitter, home, spilled};
+use super::{Emitter, spilled};
+use crate::analysis::stack;
 use crate::frontend::class::Access;
 use crate::runtime::context::field;
-use reg::{R9, R10, R11};
+use reg::{R9, R10, R11, RSP};
 
 /// A stack access.
 pub const fn word(store: bool) -> Access {
@@ -20,20 +20,19 @@ impl Emitter<'_> {
     /// PUSH of a register or an immediate.
     pub fn push(&mut self, insn: &Instruction) {
         let first = self.made.len();
-        self.asm.lea(R10, at(R11, -8));
-        self.check(insn, word(true));
+        let slot = self.on_stack(insn, -8, word(true));
         match insn.op_kind(0) {
             OpKind::Register => {
                 let number = insn.op0_register().number() as u8;
                 if spilled(number) {
-                    self.asm.lea(R10, sum(R10, R9));
-                    self.asm.load(R9, Mem::Gs(field::reg(number)));
-                    self.asm.store(at(R10, 0), R9);
+                    let slot = self.without_r9(slot);
+                    self.load_register(R9, number);
+                    self.asm.store(slot, R9);
                 } else {
-                    self.asm.store(OPERAND, home(number));
+                    self.asm.store(slot, number);
                 }
             }
-            _ => self.asm.store_imm(OPERAND, insn.immediate(0) as i32),
+            _ => self.asm.store_imm(slot, insn.immediate(0) as i32),
         }
         self.move_stack(-8);
         self.sites_end(first);
@@ -43,17 +42,14 @@ impl Emitter<'_> {
     pub fn pop(&mut self, insn: &Instruction) {
         let first = self.made.len();
         let number = insn.op0_register().number() as u8;
-        self.asm.mov(R10, R11);
-        self.check(insn, word(false));
+        let slot = self.on_stack(insn, 0, word(false));
+        let to = if spilled(number) { R9 } else { number };
+        self.asm.load(to, slot);
+        if number != RSP {
+            self.move_stack(8); // of POP RSP the value wins
+        }
         if spilled(number) {
-            self.asm.load(R9, OPERAND);
-            self.asm.store(Mem::Gs(field::reg(number)), R9);
-            self.move_stack(8);
-        } else if home(number) == R11 {
-            self.asm.load(R11, OPERAND); // POP RSP: the value wins
-        } else {
-            self.asm.load(home(number), OPERAND);
-            self.move_stack(8);
+            self.store_register(number, R9);
         }
         self.sites_end(first);
     }
@@ -63,8 +59,53 @@ impl Emitter<'_> {
         let first = self.made.len();
         self.asm.mov(R10, RBP);
         self.check(insn, word(false));
-        self.asm.lea(R11, at(RBP, 8));
-        self.asm.load(RBP, OPERAND);
+        self.asm.lea(R10, sum(R10, R9));
+        self.asm.load(R9, Mem::Gs(field::STACK_ADDEND));
+        self.asm.lea(R11, Mem::At { base: Some(RBP), index: Some(R9), scale: 0, disp: 8 });
+        self.asm.load(RBP, at(R10, 0));
         self.sites_end(first);
+    }
+
+    /// Instructions that move RSP, or a value from or to it, in short. `None` for all others.
+    pub fn stack_pointer(&mut self, insn: &Instruction) -> Option<()> {
+        if let Some(change) = stack::constant(insn, !self.live_behind) {
+            self.move_stack(change);
+            return Some(());
+        }
+        let register = |n: u32| {
+            (insn.op_count() == 2 && insn.op_kind(n) == OpKind::Register).then(|| insn.op_register(n))
+        };
+        let home = |register: Register| {
+            let number = register.number() as u8;
+            (register.is_gpr64() && !spilled(number)).then_some(number)
+        };
+        match (insn.mnemonic(), register(0)?, register(1)) {
+            (Mnemonic::Mov, Register::RSP, Some(from)) => {
+                let from = home(from)?;
+                self.store_register(RSP, from);
+            }
+            (Mnemonic::Mov, to, Some(Register::RSP)) => {
+                let to = home(to)?;
+                self.load_register(to, RSP);
+            }
+            // The addend is a multiple of the page's size.
+            (Mnemonic::And, Register::RSP, None)
+                if !self.live_behind
+                    && matches!(insn.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64) =>
+            {
+                let mask = i32::try_from(insn.immediate(1) as i64).ok()?;
+                if !(-4096..0).contains(&mask) {
+                    return None;
+                }
+                self.asm.and_imm(R11, mask);
+            }
+            _ => return None,
+        }
+        Some(())
+    }
+
+    /// `lea rsp, [rsp + change]` of the guest.
+    pub fn move_stack(&mut self, change: i32) {
+        self.asm.lea(R11, at(R11, change));
     }
 }

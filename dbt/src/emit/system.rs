@@ -4,9 +4,9 @@ use iced_x86::Instruction;
 
 use super::asm::{Mem, Target, at, reg, sum};
 use super::stack::word;
-use super::{Emitter, home, spilled};
+use super::{Emitter, spilled};
 use crate::runtime::context::field;
-use reg::{R9, R10, R11, RCX};
+use reg::{R9, R10, RCX};
 
 /// All arithmetic flags in RFLAGS.
 const STATUS: u32 = 0x8d5;
@@ -41,10 +41,11 @@ impl Emitter<'_> {
         }
         // The slot comes first: should it be missing, the interpreter pushes the flags, which have to be there still.
         let first = self.made.len();
-        self.asm.lea(R10, at(R11, -8));
-        self.check(insn, word(true));
+        let slot = self.on_stack(insn, -8, word(true));
+        let slot = self.without_r9(slot);
+        self.unpark();
         let asm = &mut *self.asm;
-        asm.lea(R10, sum(R10, R9));
+        asm.lea(R10, slot);
         asm.store(Mem::Gs(field::CALLED), R10);
         asm.bytes(&[0x9c]); // pushfq
         asm.pop(R9);
@@ -64,10 +65,10 @@ impl Emitter<'_> {
     pub fn selector(&mut self, insn: &Instruction) {
         let to = insn.op0_register().full_register().number() as u8;
         let from = insn.op1_register().number() as u32;
-        let host = if spilled(to) { R10 } else { home(to) };
+        let host = if spilled(to) { R10 } else { to };
         self.asm.load32(host, Mem::Gs(field::SELECTORS + 4 * from));
         if spilled(to) {
-            self.asm.store(Mem::Gs(field::reg(to)), R10);
+            self.store_register(to, R10);
         }
     }
 }

@@ -9,10 +9,10 @@ use iced_x86::Instruction;
 use interp::core::x87::{opcode, segment};
 
 use super::Emitter;
-use super::asm::{Mem, Section, Target, at, cond, reg, sum};
+use super::asm::{Mem, Target, cond, reg};
 use crate::frontend::class::Access;
 use crate::runtime::context::{Left, field};
-use reg::{R9, R10, RCX};
+use reg::{R9, R10};
 
 /// An x87 instruction that may be the last one when translated code is left.
 #[derive(Debug, Clone, Copy)]
@@ -36,7 +36,7 @@ pub struct Unit {
 
 const CONTROL: Access = Access { size: 2, store: false, aligned: false };
 /// The exceptions in FCW.
-const MASKS: i32 = 0x3f;
+const MASKS: u8 = 0x3f;
 
 impl Emitter<'_> {
     /// The instruction itself. `noted`: pointers have to name it.
@@ -47,7 +47,7 @@ impl Emitter<'_> {
         access: Option<Access>,
         noted: bool,
     ) -> Option<()> {
-        self.x87_here();
+        self.x87_here(insn);
         self.native(insn, bytes, access)?;
         if noted {
             if access.is_some() {
@@ -66,12 +66,14 @@ impl Emitter<'_> {
         self.unit.operand = None;
     }
 
-    /// The same for a way out that is seldom taken. Clobbers R9.
+    /// The same for a way out that is seldom taken.
     pub fn note_x87_aside(&mut self) {
         if self.unit.pending {
+            self.asm.push(R9);
             self.asm.push(R10);
             self.note_x87();
             self.asm.pop(R10);
+            self.asm.pop(R9);
         }
     }
 
@@ -91,61 +93,44 @@ impl Emitter<'_> {
 
     /// FLDCW. The interpreter does it if the new control word lets exceptions through: that is another mode.
     pub fn load_control(&mut self, insn: &Instruction) -> Option<()> {
-        self.x87_here();
-        self.address(insn)?;
+        self.x87_here(insn);
         let first = self.made.len();
-        self.check(insn, CONTROL);
+        let operand = self.operand(insn, CONTROL)?;
+        self.park();
         let word = Mem::Gs(field::X87_WORD);
         let asm = &mut *self.asm;
-        asm.lea(R10, sum(R10, R9));
-        asm.mov(R9, RCX);
-        asm.bytes(&[0x41, 0x0f, 0xb7]); // movzx ecx, word [r10]
-        asm.operand(RCX, at(R10, 0), 0);
         // Another vCPU may change it meanwhile: what is loaded is what was looked at.
-        asm.store16(word, RCX);
-        asm.bytes(&[0xf7, 0xd1]); // not ecx
-        asm.imm(R10, MASKS);
-        asm.pext(RCX, RCX, R10);
-        let masked = asm.jrcxz();
-        let unmasked = asm.jmp(Target::Fixed(0));
-        asm.bind_short(masked);
-        asm.mov(RCX, R9);
-        asm.bytes(&[0x65, 0xd9]); // fldcw
-        asm.operand(5, word, 0);
-        self.cold_operation(insn, true, unmasked);
+        asm.load_zx16(R9, operand);
+        asm.store16(word, R9);
+        asm.not32(R9);
+        asm.test8(R9, MASKS);
+        let unmasked = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+        self.cold_operation(insn, false, unmasked);
+        self.asm.bytes(&[0x65, 0xd9]); // fldcw
+        self.asm.operand(5, word, 0);
         self.sites_end(first);
         Some(())
     }
 
     /// Makes sure that the guest's state is in the host's registers.
-    fn x87_here(&mut self) {
+    fn x87_here(&mut self, insn: &Instruction) {
         if std::mem::replace(&mut self.unit.present, true) {
             return;
         }
-        let away = Mem::Gs(field::X87_AWAY);
-        let lend = Target::Fixed(self.stubs.exits[Left::X87 as usize]);
+        self.park();
+        let number = self.branch(insn.ip() as i64);
         let asm = &mut *self.asm;
-        let jump = if self.live {
-            asm.mov(R9, RCX);
-            asm.load32(RCX, away);
-            let here = asm.jrcxz();
-            asm.mov(RCX, R9);
-            let jump = asm.jmp(Target::Fixed(0));
-            asm.bind_short(here);
-            asm.mov(RCX, R9);
-            jump
-        } else {
-            asm.bytes(&[0x65, 0x83]); // cmp dword gs:[..], 0
-            asm.operand(7, away, 1);
-            asm.bytes(&[0]);
-            asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
-        };
+        asm.bytes(&[0x65, 0x83]); // cmp dword gs:[..], 0
+        asm.operand(7, Mem::Gs(field::X87_AWAY), 1);
+        asm.bytes(&[0]);
+        let jump = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
         // It comes back by a return, as a look-up does.
-        let resume = asm.here();
-        asm.switch(Section::Cold);
-        asm.bind(jump);
-        let _ = asm.call(lend);
-        let _ = asm.jmp(Target::Here(resume));
-        asm.switch(Section::Hot);
+        let resume = Target::Here(asm.here());
+        self.aside(jump, |e| {
+            e.unpark_aside();
+            e.asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
+            let _ = e.asm.call(Target::Fixed(e.stubs.exits[Left::X87 as usize]));
+            let _ = e.asm.jmp(resume);
+        });
     }
 }

@@ -17,6 +17,8 @@ pub struct Block {
     pub live: Vec<u32>,
     /// Flags are live at each instruction's branch target.
     pub live_ahead: Vec<bool>,
+    /// Flags are live behind the last instruction, if control gets there.
+    pub live_end: bool,
     /// Bytes beside the block that this depends on.
     pub seen: Vec<Range<usize>>,
     /// Offset behind the last instruction; within the page, or just behind it.
@@ -76,6 +78,7 @@ impl Block {
             _ => flags::ALL,
         };
         let mut live = ahead(self.end as u64);
+        self.live_end = live != 0;
         self.live.resize(self.insns.len(), 0);
         self.live_ahead.clear();
         self.live_ahead.resize(self.insns.len(), true);

@@ -31,11 +31,20 @@ pub enum Left {
     Signalled = 4,
     /// The second page of an instruction is another than it was: `argument` is a link to the instruction itself.
     Stale = 5,
-    /// Called: the guest's x87 state is wanted in the host's registers.
+    /// Called: the guest's x87 state is wanted in the host's registers; `argument` is a link to the instruction itself.
     X87 = 6,
+    /// An access has missed the tables: `argument` is its site, `r10` the linear address.
+    Miss = 7,
+    /// The bytes of the stack that follow are not in its window: `argument` is the segment.
+    Straddle = 8,
+    /// A call has used up the return stack, with signals pending.
+    Exhausted = 9,
 }
 
 impl Left {
+    /// How many there are.
+    pub const COUNT: usize = 10;
+
     /// From what a stub has written.
     pub fn from_raw(raw: u32) -> Self {
         match raw {
@@ -45,12 +54,16 @@ impl Left {
             3 => Self::Access,
             5 => Self::Stale,
             6 => Self::X87,
+            7 => Self::Miss,
+            8 => Self::Straddle,
+            9 => Self::Exhausted,
             _ => Self::Signalled,
         }
     }
 }
 
-/// See the module. Guest registers 9, 10 and 11 live here always, RSP in host register 11 inside translated code.
+/// See the module. Guest registers 9, 10 and 11 live here always. Inside translated code host register 11 is RSP plus
+/// [`stack_addend`](Self::stack_addend).
 #[repr(C, align(64))]
 pub struct Context {
     /// General registers.
@@ -64,7 +77,7 @@ pub struct Context {
     pub interrupts: u64,
     /// Selectors of the segment registers.
     pub selectors: [u32; 6],
-    /// Target of the indirect call in progress.
+    /// A value that an instruction in several steps comes back to.
     pub called: u64,
     /// What its return address has replaced on the stack.
     pub overwritten: u64,
@@ -73,6 +86,15 @@ pub struct Context {
     /// Bases of FS and GS.
     pub fs_base: u64,
     pub gs_base: u64,
+    /// The stack's window: a page of the guest's that may be loaded from and stored to at the host address
+    /// `stack_host`. Host addresses are those of the guest plus `stack_addend`, whose negative is `stack_neg`.
+    pub stack_host: u64,
+    pub stack_addend: u64,
+    pub stack_neg: u64,
+    /// Flags put aside, as `lahf; seto al` gives them.
+    pub parked: u64,
+    /// The call that [`Left::Exhausted`] is about.
+    pub exhausted: u64,
     /// The signals' word.
     pub signals: *const u32,
     /// The signals that matter now.
@@ -132,6 +154,10 @@ pub mod field {
     pub const FLAGS: u32 = offset_of!(Context, flags) as u32;
     pub const FS_BASE: u32 = offset_of!(Context, fs_base) as u32;
     pub const GS_BASE: u32 = offset_of!(Context, gs_base) as u32;
+    pub const STACK_HOST: u32 = offset_of!(Context, stack_host) as u32;
+    pub const STACK_ADDEND: u32 = offset_of!(Context, stack_addend) as u32;
+    pub const STACK_NEG: u32 = offset_of!(Context, stack_neg) as u32;
+    pub const PARKED: u32 = offset_of!(Context, parked) as u32;
     pub const SIGNALS: u32 = offset_of!(Context, signals) as u32;
     pub const ATTENTION: u32 = offset_of!(Context, attention) as u32;
     pub const fn table(table: usize) -> u32 {

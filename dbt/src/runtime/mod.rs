@@ -1,6 +1,7 @@
 //! Running translated code: the context it lives in, the stubs around it, and the loop that decides what runs next.
 
 pub mod context;
+pub mod exhausted;
 pub mod returns;
 pub mod stubs;
 pub mod vcpu;

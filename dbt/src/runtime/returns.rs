@@ -1,21 +1,23 @@
 //! Return stacks: where the host's calls and returns of translated code go. One per mode, so that code of one privilege
-//! never returns into that of another; each ends in a return address that asks the engine.
+//! never returns into that of another; each ends in a return address that asks the engine. A stack that is used up begins
+//! anew: below it lies memory that cannot be written, and `exhausted` answers the host's signal. Returns that were forgotten
+//! ask the engine.
 // UNSAFETY: maps memory and writes return addresses into it.
 #![allow(unsafe_code)]
 
 use std::ptr::null_mut;
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use super::context::MODES;
 
-/// Bytes of a stack. Below each lie as many bytes, for signal handlers of the process and for the look-up stubs.
+/// Bytes of a stack. Below each lie as many bytes that are not accessible.
 const SIZE: usize = 1 << 16;
-/// The address bit that says that a stack is used up: it is clear in all stacks, and set below them.
-pub const EXHAUSTED: i32 = SIZE as i32;
 const STRIDE: usize = 2 * SIZE;
-const MAPPED: usize = STRIDE * (MODES + 2);
+const MAPPED: usize = STRIDE * (MODES + 1);
+/// What the engine keeps of a stack when it enters translated code.
+const ROOM: u64 = 64;
 
 /// The stacks of a vCPU.
 pub struct Returns {
@@ -35,14 +37,20 @@ impl Returns {
     /// # Errors
     /// The host has no memory.
     pub fn new(bottom: u64) -> Result<Self, Errno> {
-        let protection = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address that the kernel chooses replaces none.
-        let mapping = unsafe { mmap_anonymous(null_mut(), MAPPED, protection, flags)? }.cast::<u8>();
-        let first = (mapping as usize).next_multiple_of(STRIDE) + STRIDE;
-        // SAFETY: less than two strides from the beginning of a mapping that has two more than there are stacks.
-        let base = unsafe { mapping.add(first - mapping as usize) };
+        let mapping = unsafe { mmap_anonymous(null_mut(), MAPPED, ProtFlags::empty(), flags)? }.cast::<u8>();
+        // SAFETY: one stride into a mapping that has one more than there are stacks.
+        let base = unsafe { mapping.add(STRIDE) };
         let mut returns = Self { mapping, base, pointers: [0; MODES], bottom };
+        for mode in 0..MODES {
+            let protection = MprotectFlags::READ | MprotectFlags::WRITE;
+            // SAFETY: the upper half of a stride of the mapping just made, which nothing uses yet.
+            unsafe { mprotect(base.add(mode * STRIDE).cast(), SIZE, protection) }.inspect_err(|_| {
+                // SAFETY: mapped above with this length, and nothing points into it.
+                let _ = unsafe { munmap(mapping.cast(), MAPPED) };
+            })?;
+        }
         (0..MODES).for_each(|mode| returns.reset(mode));
         Ok(returns)
     }
@@ -51,10 +59,16 @@ impl Returns {
         self.base as u64 + (mode * STRIDE + SIZE) as u64
     }
 
-    /// The stack pointer of a mode. A stack that is used up, or that was popped to the end, begins anew.
+    /// The addresses below the stacks: that of the first, and how far each is from the next.
+    pub fn below(&self) -> Below {
+        Below { first: self.base as u64 - SIZE as u64, bottom: self.bottom }
+    }
+
+    /// The stack pointer of a mode. A stack that is nearly used up, or that was popped to the end, begins anew.
     pub fn pointer(&mut self, mode: usize) -> u64 {
         let pointer = self.pointers[mode];
-        if pointer & EXHAUSTED as u64 != 0 || pointer >= self.top(mode) {
+        let top = self.top(mode);
+        if !(top - SIZE as u64 + ROOM..top).contains(&pointer) {
             self.reset(mode);
         }
         self.pointers[mode]
@@ -67,14 +81,33 @@ impl Returns {
 
     /// Empties a stack.
     pub fn reset(&mut self, mode: usize) {
-        let top = self.top(mode) - 16;
-        self.pointers[mode] = top;
-        // SAFETY: the last words of the stack, which lies in the mapping.
+        self.pointers[mode] = self.below().begin(mode);
+    }
+}
+
+/// Where the stacks end, for the signal handler.
+#[derive(Debug, Clone, Copy)]
+pub struct Below {
+    first: u64,
+    bottom: u64,
+}
+
+impl Below {
+    /// The mode whose stack was used up by an access to `address`.
+    pub fn mode(&self, address: u64) -> Option<usize> {
+        let at = address.checked_sub(self.first)? as usize;
+        (at < STRIDE * MODES && at % STRIDE < SIZE).then_some(at / STRIDE)
+    }
+
+    /// Empties a stack: its pointer.
+    pub fn begin(&self, mode: usize) -> u64 {
+        let top = self.first + (mode % MODES * STRIDE + STRIDE - 16) as u64;
+        // SAFETY: the last words of a stack of a mapping that lives as long as the vCPU, on whose thread this runs.
         unsafe {
-            let at = self.base.add(mode * STRIDE + SIZE - 16).cast::<u64>();
-            at.write(self.bottom);
-            at.add(1).write(self.bottom);
+            (top as *mut u64).write(self.bottom);
+            (top as *mut u64).add(1).write(self.bottom);
         }
+        top
     }
 }
 

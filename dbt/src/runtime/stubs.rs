@@ -3,7 +3,7 @@
 use crate::cache::arena::Arena;
 use crate::cache::site::Pair;
 use crate::cache::tlb::{self, TABLES};
-use crate::emit::asm::{Asm, Mem, Place, Section, Target, at, cond, reg};
+use crate::emit::asm::{Asm, Mem, Place, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, field};
 use reg::{R9, R10, R11, RAX, RSP};
 
@@ -18,9 +18,15 @@ pub struct Stubs {
     /// A single RET: entered with a return address on the return stack.
     pub ret: u64,
     /// One per [`Left`].
-    pub exits: [u64; 7],
-    /// Look-ups by `[keeps flags][table][log2 of the size]`.
-    pub access: [[[u64; SIZES]; TABLES]; 2],
+    pub exits: [u64; Left::COUNT],
+    /// The same, called with the argument in the four bytes behind the call. Clobbers R9.
+    pub leave: [u64; Left::COUNT],
+    /// Called for a site that has missed its page, `[table][log2 of the size]`.
+    pub access: [[u64; SIZES]; TABLES],
+    /// Called where a look-up in line has missed, with the site's number in the four bytes behind the call.
+    pub miss: [u64; TABLES],
+    /// Called to move the stack's window, by the table for stores.
+    pub window: [u64; TABLES],
     /// Bytes of all of them.
     pub len: usize,
 }
@@ -31,36 +37,43 @@ impl Stubs {
     /// Writes the stubs to the beginning of an arena.
     pub fn new(arena: &mut Arena, avx: bool) -> Self {
         let mut asm = Asm::default();
-        let mut places = Vec::new();
         let common = common_exit(&mut asm, avx);
-        let mut exits = Vec::new();
-        for left in 0..7 {
+        let (mut exits, mut leave) = (Vec::new(), Vec::new());
+        for left in 0..Left::COUNT as u32 {
             exits.push(asm.here());
             asm.store_imm32(Mem::Gs(field::LEFT), left);
             let _ = asm.jmp(Target::Here(common));
+        }
+        for exit in &exits {
+            leave.push(asm.here());
+            asm.pop(R9);
+            asm.load32(R9, at(R9, 0));
+            asm.store32(Mem::Gs(field::ARGUMENT), R9);
+            let _ = asm.jmp(Target::Here(*exit));
         }
         let enter = asm.here();
         entry(&mut asm, avx);
         let ret = asm.here();
         asm.bytes(&[0xc3]);
-        for live in [false, true] {
-            for table in 0..TABLES {
-                for size in 0..SIZES {
-                    places.push(asm.here());
-                    look_up(&mut asm, live, field::table(table), 1 << size, exits[Left::Access as usize]);
-                }
+        let (mut access, mut miss, mut window) = (Vec::new(), Vec::new(), Vec::new());
+        for table in 0..TABLES {
+            for size in 0..SIZES {
+                access.push(asm.here());
+                look_up(&mut asm, field::table(table), 1 << size, exits[Left::Access as usize]);
             }
+            miss.push(asm.here());
+            missed(&mut asm, field::table(table), exits[Left::Miss as usize]);
+            window.push(asm.here());
+            move_window(&mut asm, field::table(table));
         }
-        asm.switch(Section::Hot);
         let bases = arena.next();
         arena.add(asm.finish(bases));
         let address = |place: Place| asm.address(place, bases);
         let mut stubs =
             Self { enter: address(enter), ret: address(ret), len: arena.used(), ..Self::default() };
-        for (slot, place) in stubs.exits.iter_mut().zip(exits) {
-            *slot = address(place);
-        }
-        for (slot, place) in stubs.access.iter_mut().flatten().flatten().zip(places) {
+        let slots = stubs.exits.iter_mut().chain(&mut stubs.leave).chain(stubs.access.iter_mut().flatten());
+        let slots = slots.chain(&mut stubs.miss).chain(&mut stubs.window);
+        for (slot, place) in slots.zip([exits, leave, access, miss, window].concat()) {
             *slot = address(place);
         }
         stubs
@@ -89,6 +102,7 @@ fn common_exit(asm: &mut Asm, avx: bool) -> Place {
     for n in (1..16).filter(|n| !matches!(n, 4 | 9..=11)) {
         asm.store(Mem::Gs(field::reg(n)), n);
     }
+    asm.add(R11, Mem::Gs(field::STACK_NEG));
     asm.store(Mem::Gs(field::reg(RSP)), R11);
     asm.load(R9, Mem::Gs(field::VECTORS));
     vectors(asm, avx, true);
@@ -122,54 +136,79 @@ fn entry(asm: &mut Asm, avx: bool) {
     for n in (0..16).filter(|n| !matches!(n, 4 | 9..=11)) {
         asm.load(n, Mem::Gs(field::reg(n)));
     }
-    asm.load(R11, Mem::Gs(field::reg(RSP)));
+    asm.load(R9, Mem::Gs(field::reg(RSP)));
+    asm.load(R11, Mem::Gs(field::STACK_ADDEND));
+    asm.lea(R11, sum(R11, R9));
     asm.load(R9, Mem::Gs(field::R9));
     asm.load(R10, Mem::Gs(field::R10));
     asm.jmp_mem(Mem::Gs(field::TARGET));
 }
 
 /// Called from a site that has missed: R9 is the site's pair, R10 the linear address less the site's page. Comes back with
-/// the host address as the sum of R9 and R10, or leaves.
-fn look_up(asm: &mut Asm, live: bool, table: u32, size: u32, exit: Place) {
+/// the host address as the sum of R9 and R10, or leaves. Clobbers flags.
+fn look_up(asm: &mut Asm, table: u32, size: u32, exit: Place) {
     let most = 4096 - size as i32;
     asm.push(RAX);
-    if live {
-        asm.save_flags();
-        asm.push(RAX);
-        // The check that keeps flags lets only multiples of the size pass: it may be the site's page all the same.
-        asm.cmp_imm(R10, most);
-        let other = asm.jcc(cond::ABOVE, Target::Fixed(0));
-        asm.load(R9, at(R9, Pair::HOST));
-        restore(asm, live);
-        asm.bytes(&[0xc3]);
-        asm.bind(other);
-    }
     asm.sub(R10, at(R9, Pair::NEG_PAGE));
     // Now and then the engine is asked to fill the site that comes along: those that stay on a page do come along, and the
     // others are best served here.
     asm.dec32(Mem::Gs(field::TICKS));
     let spent = asm.jcc(cond::SIGN, Target::Fixed(0));
-    asm.mov(RAX, R10);
-    asm.shr(RAX, 8);
-    asm.and_imm32(RAX, tlb::INDEX);
+    index(asm, RAX, R10);
     asm.add(R10, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
     asm.cmp_imm(R10, most);
     let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
     asm.load(R9, Mem::GsAt(RAX, table + Pair::HOST as u32));
-    restore(asm, live);
+    asm.pop(RAX);
     asm.bytes(&[0xc3]);
     asm.bind(miss);
     asm.sub(R10, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
     asm.bind(spent);
-    restore(asm, live);
+    asm.pop(RAX);
     let _ = asm.jmp(Target::Here(exit));
 }
 
-/// The end of a look-up: the registers that it has used.
-fn restore(asm: &mut Asm, live: bool) {
-    if live {
-        asm.pop(RAX);
-        asm.restore_flags();
-    }
+/// `to` becomes the offset in a table of the entry for the address in `from`.
+fn index(asm: &mut Asm, to: u8, from: u8) {
+    asm.mov32(to, from);
+    asm.shr32(to, 8);
+    asm.and_imm32(to, tlb::INDEX);
+}
+
+/// Called where a look-up in line has missed: R9 is the offset in the table, R10 what was compared. The engine comes back
+/// behind the site's number.
+fn missed(asm: &mut Asm, table: u32, exit: Place) {
+    asm.sub(R10, Mem::GsAt(R9, table + Pair::NEG_PAGE as u32));
+    asm.pop(R9);
+    asm.push(RAX);
+    asm.load32(RAX, at(R9, 0));
+    asm.store32(Mem::Gs(field::ARGUMENT), RAX);
     asm.pop(RAX);
+    asm.lea(R9, at(R9, 4));
+    asm.push(R9);
+    let _ = asm.jmp(Target::Here(exit));
+}
+
+/// Called to move the stack's window to the page of `[r10]`, a host address by the window in force; the offset there may be
+/// at most R9. Comes back with flags that say "above" if that page may not be accessed directly, or ends before.
+fn move_window(asm: &mut Asm, table: u32) {
+    let host = Mem::GsAt(RAX, table + Pair::HOST as u32);
+    asm.push(RAX);
+    asm.add(R10, Mem::Gs(field::STACK_NEG));
+    index(asm, RAX, R10);
+    asm.add(R10, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
+    asm.cmp_reg(R10, R9, true);
+    let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+    asm.load(R9, host);
+    asm.store(Mem::Gs(field::STACK_HOST), R9);
+    asm.add(R9, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
+    asm.add(R11, Mem::Gs(field::STACK_NEG));
+    asm.lea(R11, sum(R11, R9));
+    asm.store(Mem::Gs(field::STACK_ADDEND), R9);
+    asm.neg(R9);
+    asm.store(Mem::Gs(field::STACK_NEG), R9);
+    asm.cmp_reg(R9, R9, true);
+    asm.bind(miss);
+    asm.pop(RAX);
+    asm.bytes(&[0xc3]);
 }

@@ -8,13 +8,18 @@ use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit, VmCon
 use interp::core::{Core, End, Session};
 
 use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
+use super::exhausted::{Area, Watch};
 use super::returns::Returns;
 use super::x87;
+use crate::cache::pages::nowhere;
+use crate::cache::site::PARKED;
 use crate::cache::tlb::{store_is_free, table};
 use crate::peers::Peers;
 use crate::ticker::Ticket;
 use crate::translator::{Link, Translator};
 
+/// How often a page that is not known to take stores is left to the interpreter.
+const REFUSALS: u32 = 8;
 /// The interrupt flag in RFLAGS.
 const IF: u64 = 1 << 9;
 
@@ -22,8 +27,12 @@ const IF: u64 = 1 << 9;
 pub struct DbtVcpu {
     core: Core,
     engine: Box<Engine>,
+    area: Box<Area>,
     ticket: Ticket,
 }
+
+// SAFETY: the area names parts of this vCPU.
+unsafe impl Send for DbtVcpu {}
 
 /// Everything but the guest's state.
 struct Engine {
@@ -48,6 +57,8 @@ struct Counters {
     fills: u64,
     promotions: u64,
     signals: u64,
+    /// Stack accesses outside the window.
+    straddles: u64,
     /// x87 states put into the host's registers.
     lent: u64,
     /// Accesses interpreted: devices, page crossings, code pages, faults.
@@ -58,8 +69,11 @@ struct Counters {
 
 /// What to do after translated code was left.
 enum Next {
-    /// Enter it again at an address.
+    /// Enter it again at an address where nothing is relied on.
     Enter(u64),
+    /// The same where the stack's window is relied on. Should it be gone, the instruction at `rip` is where to go on. With
+    /// `answers` the address to come back to is on the return stack.
+    Resume { target: u64, rip: u64, answers: bool },
     /// Look around: RIP and all state are stored.
     Around,
     /// Leave the session.
@@ -95,10 +109,19 @@ impl DbtVcpu {
         context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
         let engine = Engine { context, translator, returns, generation: 0, counters: Counters::default() };
+        let mut engine = Box::new(engine);
+        let area = Box::new(Area {
+            code: engine.translator.code(),
+            stubs: engine.translator.stubs(),
+            below: engine.returns.below(),
+            context: &raw mut *engine.context,
+            exhausted: engine.translator.stubs.exits[Left::Exhausted as usize],
+            lookup,
+        });
         let mut core = Core::new(config, index, signals);
         let peers = peers.clone();
         core.set_sealer(Arc::new(move |host| peers.protect(&own, host)));
-        Ok(Self { core, engine: Box::new(engine), ticket })
+        Ok(Self { core, engine, area, ticket })
     }
 }
 
@@ -107,6 +130,7 @@ impl Vcpu for DbtVcpu {
         let engine = &mut *self.engine;
         // SAFETY: nothing else in this process uses the GS base; the context outlives the session.
         unsafe { set_gs_base(&raw const *engine.context as u64) };
+        let _watch = Watch::new(&self.area);
         let _running = self.ticket.running();
         let outcome = self.core.session(io, |mut session| engine.run(&mut session));
         tracing::debug!(
@@ -180,6 +204,31 @@ impl Engine {
         x87::load(context, s);
     }
 
+    /// Puts the stack's window on the page of `lin`, if stores to that go to the host directly.
+    fn open_window(&mut self, s: &mut Session, mode: usize, lin: u64) -> bool {
+        let table = table(self.translator.mode_of(mode), true);
+        let Translator { tlb, sites, .. } = &mut self.translator;
+        if !tlb.has(table, lin)
+            && let Some(page) = s.mapped(lin, true)
+            && store_is_free(page.info)
+        {
+            tlb.fill(sites, table, lin, page);
+        }
+        let page = tlb.page(table, lin);
+        let context = &mut *self.context;
+        (context.stack_host, context.stack_addend) = match page {
+            Some(host) => (host, host.wrapping_sub(lin & !0xfff)),
+            None => (nowhere(), 0),
+        };
+        context.stack_neg = context.stack_addend.wrapping_neg();
+        page.is_some()
+    }
+
+    /// The guest's page in the window.
+    fn window(&self) -> u64 {
+        self.context.stack_host.wrapping_add(self.context.stack_neg)
+    }
+
     fn store(&mut self, s: &mut Session, rip: u64) {
         s.registers_mut().copy_from_slice(&self.context.regs);
         s.set_flags(to_rflags(self.context.flags));
@@ -191,13 +240,28 @@ impl Engine {
     /// Runs translated code until something else has to run. State is the session's before and afterwards.
     fn translated(&mut self, s: &mut Session, mode: usize, entry: u64) -> Option<End> {
         self.load(s);
-        let mut target = entry;
+        self.open_window(s, mode, s.registers()[4]);
+        let mut next = Next::Enter(entry);
         loop {
+            let (target, relies, answers) = match next {
+                Next::Enter(target) => (target, None, false),
+                Next::Resume { target, rip, answers } => (target, Some(rip), answers),
+                Next::Around => return None,
+                Next::End(end) => return Some(end),
+            };
             self.context.target = target;
-            // A look-up that is answered returns to its site: the address is on top of the stack, however full that is.
-            let answers = target == self.translator.stubs.ret;
-            self.context.returns = if answers { self.context.returns } else { self.returns.pointer(mode) };
-            self.translator.enter();
+            if !answers {
+                self.context.returns = self.returns.pointer(mode);
+            }
+            if self.translator.enter(self.context.stack_host) {
+                self.context.stack_host = nowhere();
+                if let Some(rip) = relies {
+                    self.translator.leave();
+                    self.returns.set(mode, self.context.returns.wrapping_add(if answers { 8 } else { 0 }));
+                    self.store(s, rip);
+                    return None;
+                }
+            }
             // SAFETY: the stub is a function without arguments that keeps callee-saved registers; the GS base and the
             // context are set up, and `target` is code of this vCPU for the mode in force.
             unsafe {
@@ -208,11 +272,7 @@ impl Engine {
             self.translator.leave();
             x87::take_pointers(&mut self.context, &self.translator, s);
             self.returns.set(mode, self.context.returns);
-            match self.left(s, mode) {
-                Next::Enter(next) => target = next,
-                Next::Around => return None,
-                Next::End(end) => return Some(end),
-            }
+            next = self.left(s, mode);
         }
     }
 
@@ -222,9 +282,10 @@ impl Engine {
         let counter = match left {
             Left::Lookup => &mut self.counters.lookups,
             Left::Link => &mut self.counters.links,
-            Left::Signalled | Left::Stale => &mut self.counters.signals,
+            Left::Signalled | Left::Stale | Left::Exhausted => &mut self.counters.signals,
             Left::Operation => &mut self.counters.operations,
-            Left::Access => &mut self.counters.accesses,
+            Left::Access | Left::Miss => &mut self.counters.accesses,
+            Left::Straddle => &mut self.counters.straddles,
             Left::X87 => &mut self.counters.lent,
         };
         *counter += 1;
@@ -260,10 +321,26 @@ impl Engine {
                 s.block().map_or(Next::Around, Next::End)
             }
             Left::Operation => self.operate(s, mode, argument),
-            Left::Access => self.access(s, mode),
+            Left::Access => {
+                let number = self.translator.sites.by_pair(self.context.r9);
+                self.access(s, mode, number, true)
+            }
+            Left::Miss => self.access(s, mode, argument, false),
             Left::X87 => {
                 x87::lend(&mut self.context, s);
-                Next::Enter(self.translator.stubs.ret)
+                let rip = self.link(argument).map_or(0, |(_, rip)| rip);
+                Next::Resume { target: self.translator.stubs.ret, rip, answers: true }
+            }
+            Left::Straddle => self.straddle(s, mode, argument),
+            Left::Exhausted => {
+                let call = self.context.exhausted;
+                match self.translator.call_at(call).and_then(|number| self.link(number)) {
+                    Some((_, rip)) => {
+                        self.store(s, rip);
+                        Next::Around
+                    }
+                    None => Next::Enter(call),
+                }
             }
         }
     }
@@ -301,7 +378,11 @@ impl Engine {
             && self.generation == self.translator.generation
         {
             let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
-            self.context.jumps[mode][index as usize] = block.checked;
+            if let Some(page) = self.translator.pages.mapped_at(rip, mode as u8)
+                && let Some(checked) = self.translator.checked(page, block)
+            {
+                self.context.jumps[mode][index as usize] = checked;
+            }
             return Next::Enter(block.entry);
         }
         self.store(s, rip);
@@ -315,6 +396,10 @@ impl Engine {
         };
         operation.count += 1;
         let (page, offset, after) = (operation.page, operation.offset, operation.after);
+        let windowed = operation.windowed;
+        if operation.parked {
+            self.context.flags = self.context.parked;
+        }
         let lin = self.translator.pages.lin(page);
         self.store(s, lin.wrapping_add(u64::from(offset)));
         let operation = &self.translator.operations[argument as usize];
@@ -322,11 +407,20 @@ impl Engine {
             Ok(complete) => complete,
             Err(end) => return Next::End(end),
         };
-        self.go_on(s, mode, page, complete, after)
+        self.go_on(s, mode, page, complete, after, windowed)
     }
 
-    /// After an instruction was interpreted: goes on behind it if nothing stands against that.
-    fn go_on(&mut self, s: &mut Session, mode: usize, page: u32, complete: bool, after: u64) -> Next {
+    /// After an instruction was interpreted: goes on behind it if nothing stands against that. `windowed`: what is there
+    /// relies on the stack's window.
+    fn go_on(
+        &mut self,
+        s: &mut Session,
+        mode: usize,
+        page: u32,
+        complete: bool,
+        after: u64,
+        windowed: bool,
+    ) -> Next {
         let generation = self.translator.generation;
         self.translator.sync(s);
         // SAFETY: the word lives as long as the vCPU.
@@ -339,8 +433,15 @@ impl Engine {
             && same()
             && self.translator.pages.lin(page) == s.rip() & !0xfff
         {
+            let window = self.window();
             self.load(s);
-            return Next::Enter(after);
+            if !windowed {
+                self.open_window(s, mode, s.registers()[4]);
+                return Next::Enter(after);
+            }
+            if self.open_window(s, mode, window) {
+                return Next::Resume { target: after, rip: s.rip(), answers: false };
+            }
         }
         Next::Around
     }
@@ -352,12 +453,12 @@ impl Engine {
         signals & (self.context.attention as u32 | 0xffff_ff00) != 0
     }
 
-    /// An access whose page no table has.
-    fn access(&mut self, s: &mut Session, mode: usize) -> Next {
-        let number = self.translator.sites.by_pair(self.context.r9);
+    /// An access whose page no table has. `pair`: the site wants to name its page.
+    fn access(&mut self, s: &mut Session, mode: usize, number: u32, pair: bool) -> Next {
         let lin = self.context.r10;
         let site = self.translator.sites.get(number);
         let (store, size) = (site.size < 0, u64::from(site.size.unsigned_abs()));
+        let rip = self.translator.pages.lin(site.code).wrapping_add(u64::from(site.offset));
         if (lin & 0xfff) + size <= 4096 {
             let table = table(self.translator.mode_of(mode), store);
             let Translator { tlb, sites, .. } = &mut self.translator;
@@ -368,32 +469,62 @@ impl Engine {
                 self.counters.fills += 1;
                 tlb.fill(sites, table, lin, page);
             }
-            if tlb.has(table, lin) {
-                self.counters.promotions += 1;
-                // An odd number of changing size, so that no loop of the guest's always offers the same site.
-                self.context.ticks = 17 + (self.counters.promotions & 31) * 2;
+            if let Some(host) = tlb.page(table, lin) {
+                if pair {
+                    self.counters.promotions += 1;
+                    // An odd number of changing size, so that no loop of the guest's always offers the same site.
+                    self.context.ticks = 17 + (self.counters.promotions & 31) * 2;
+                    tlb.promote(sites, table, lin, number);
+                }
                 // The site's code expects the host address in two parts.
-                let host = tlb.promote(sites, table, lin, number);
                 self.context.r9 = host.wrapping_sub(lin & !0xfff);
-                return Next::Enter(self.translator.stubs.ret);
+                return Next::Resume { target: self.translator.stubs.ret, rip, answers: true };
             }
         }
         self.counters.interpreted_accesses += 1;
         // Its return address is not needed.
         self.returns.set(mode, self.context.returns.wrapping_add(8));
-        let rip = self.translator.pages.lin(site.code).wrapping_add(u64::from(site.offset));
+        if site.len & PARKED != 0 {
+            self.context.flags = self.context.parked;
+        }
         self.store(s, rip);
         let lent = s.x87_lent();
-        match s.step(u64::from(site.len)) {
+        match s.step(u64::from(site.len & !PARKED)) {
             Ok(complete) => {
                 if lent && complete {
                     // If it was an x87 instruction, code goes on with others.
                     s.lend_x87();
                 }
-                self.go_on(s, mode, site.code, complete, site.after)
+                self.go_on(s, mode, site.code, complete, site.after, true)
             }
             Err(end) => Next::End(end),
         }
+    }
+
+    /// Bytes of the stack are not in the window, and could not be put there by what the tables have.
+    fn straddle(&mut self, s: &mut Session, mode: usize, number: u32) -> Next {
+        let Some(segment) = self.translator.segments.get_mut(number as usize) else { return Next::Around };
+        let rip = self.translator.pages.lin(segment.page).wrapping_add(u64::from(segment.offset));
+        let first = self.context.regs[4].wrapping_add(segment.range.start as u64);
+        let len = (segment.range.end - segment.range.start) as u64;
+        let check = segment.check;
+        segment.refused += 1;
+        let refused = segment.refused;
+        let one_page = (first & 0xfff) + len <= 4096;
+        if one_page && self.open_window(s, mode, first) {
+            return Next::Enter(check);
+        }
+        if !one_page || refused > REFUSALS {
+            let generation = self.translator.generation;
+            if let Some(entry) = self.translator.without_window(s, number, mode)
+                && generation == self.translator.generation
+            {
+                return Next::Enter(entry);
+            }
+        }
+        // The interpreter's stores show whether the page is one for the window.
+        self.store(s, rip);
+        s.block().map_or(Next::Around, Next::End)
     }
 }
 

@@ -175,8 +175,7 @@ impl Bench {
                 ram.write(CODE, &[code, &[0x90; 16]].concat()).unwrap();
                 let bases = translator.arena.next();
                 let entry = translate(&mut translator, &mut session);
-                let hot = translator.asm.finish(bases)[0].len();
-                (entry, bases, hot - (entry.entry - entry.checked) as usize)
+                (entry, bases, translator.asm.finish(bases)[0].len())
             };
             let tail = if ends(insn) { 0 } else { length(behind).2 };
             let (entry, bases, len) = length(&[insn, behind].concat());
@@ -205,21 +204,32 @@ fn translate(translator: &mut Translator, session: &mut Session) -> super::Entry
     translator.find(session, CODE, mode).unwrap()
 }
 
-/// Both sections, the hot one without the check of the block's address and for `len` bytes.
+/// Both sections, the hot one for `len` bytes.
 fn listing(translator: &mut Translator, entry: super::Entry, bases: [u64; 2], len: usize) -> String {
     let names = Names::new(translator, [entry.entry, bases[1]]);
-    let skip = (entry.entry - entry.checked) as usize;
+    let stubs = translator.stubs.clone();
     let [hot, cold] = translator.asm.finish(bases).map(<[u8]>::to_vec);
     let mut formatter = GasFormatter::with_options(Some(Box::new(names)), None);
     formatter.options_mut().set_rip_relative_addresses(false);
     let mut text = String::new();
-    for (code, at, indent) in [(&hot[skip..skip + len], entry.entry, "    "), (&cold, bases[1], "  cold  ")] {
+    for (code, at, indent) in [(&hot[..len], entry.entry, "    "), (&cold, bases[1], "  cold  ")] {
         let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
         while decoder.can_decode() {
             let insn = decoder.decode();
             let offset = insn.ip() - at;
             let _ = write!(text, "{indent}{offset:3x}  ");
             formatter.format(&insn, &mut text);
+            let target = insn.near_branch_target();
+            if insn.is_call_near() && (stubs.leave.contains(&target) || stubs.miss.contains(&target)) {
+                let argument = decoder.position();
+                let _ = write!(
+                    text,
+                    ", {}",
+                    u32::from_le_bytes(code[argument..argument + 4].try_into().unwrap())
+                );
+                let _ = decoder.set_position(argument + 4);
+                decoder.set_ip(insn.next_ip() + 4);
+            }
             text.push('\n');
         }
     }
@@ -239,25 +249,17 @@ impl Names {
     fn new(translator: &Translator, sections: [u64; 2]) -> Self {
         let stubs = &translator.stubs;
         let mut known = HashMap::new();
-        let lefts = [
-            Left::Lookup,
-            Left::Link,
-            Left::Operation,
-            Left::Access,
-            Left::Signalled,
-            Left::Stale,
-            Left::X87,
-        ];
-        for left in lefts {
-            known.insert(stubs.exits[left as usize], format!("exit_{left:?}").to_lowercase());
+        for left in (0..Left::COUNT).map(|left| Left::from_raw(left as u32)) {
+            let name = format!("{left:?}").to_lowercase();
+            known.insert(stubs.exits[left as usize], format!("exit_{name}"));
+            known.insert(stubs.leave[left as usize], format!("leave_{name}"));
         }
-        for (live, tables) in stubs.access.iter().enumerate() {
-            for (table, sizes) in tables.iter().enumerate() {
-                for (size, &stub) in sizes.iter().enumerate() {
-                    let flags = if live == 1 { "_keeping_flags" } else { "" };
-                    known.insert(stub, format!("table{table}_{}bits{flags}", 8 << size));
-                }
+        for (table, sizes) in stubs.access.iter().enumerate() {
+            for (size, &stub) in sizes.iter().enumerate() {
+                known.insert(stub, format!("table{table}_{}bits", 8 << size));
             }
+            known.insert(stubs.miss[table], format!("miss_table{table}"));
+            known.insert(stubs.window[table], format!("window_table{table}"));
         }
         let fields = [
             (field::ARGUMENT, "argument"),
@@ -275,6 +277,10 @@ impl Names {
             (field::X87_OPERAND, "x87_operand"),
             (field::X87_WORD, "x87_word"),
             (field::SELECTORS + 8, "ss"),
+            (field::STACK_HOST, "stack_host"),
+            (field::STACK_ADDEND, "stack_addend"),
+            (field::STACK_NEG, "minus_stack_addend"),
+            (field::PARKED, "parked"),
             (field::reg(9), "r9"),
             (field::reg(10), "r10"),
             (field::reg(11), "r11"),

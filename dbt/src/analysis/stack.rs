@@ -1,0 +1,146 @@
+//! Which accesses of a block lie at a known distance from RSP. A check of the stack's window then serves many of them: a
+//! block falls into segments, each of which changes RSP by constants only.
+
+use std::ops::Range;
+
+use iced_x86::{Instruction, Mnemonic, OpKind, Register};
+
+use crate::frontend::class::{Access, Class};
+
+/// Bytes that one check covers at most: the more, the more often they lie in two pages.
+const SPAN: i32 = 1024;
+
+/// The stack as one instruction of a block finds it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Slot {
+    /// Bytes that have to be in the window, as seen from RSP: a segment's accesses begin here.
+    pub check: Option<Range<i32>>,
+    /// The accesses of this instruction are among those that were checked.
+    pub inside: bool,
+}
+
+/// What an instruction does.
+struct Effect {
+    /// Bytes that it accesses, as seen from RSP before it.
+    access: Option<Range<i32>>,
+    /// What it adds to RSP, if that is known.
+    change: Option<i32>,
+}
+
+/// The distance from RSP of the memory operand.
+pub fn distance(insn: &Instruction) -> Option<i32> {
+    let plain = insn.memory_base() == Register::RSP
+        && insn.memory_index() == Register::None
+        && matches!(insn.memory_segment(), Register::SS | Register::DS);
+    let displacement = i32::try_from(insn.memory_displacement64() as i64).ok()?;
+    (plain && has_operand(insn) && displacement.unsigned_abs() < SPAN as u32).then_some(displacement)
+}
+
+/// There is an explicit memory operand.
+pub fn has_operand(insn: &Instruction) -> bool {
+    (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory)
+}
+
+/// What ADD, SUB and LEA of a constant do to RSP. `dead`: no flag is live behind the instruction.
+pub fn constant(insn: &Instruction, dead: bool) -> Option<i32> {
+    if insn.op_count() != 2 || insn.op_kind(0) != OpKind::Register || insn.op0_register() != Register::RSP {
+        return None;
+    }
+    let immediate = matches!(insn.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    let change = match insn.mnemonic() {
+        Mnemonic::Add if immediate && dead => insn.immediate(1) as i32,
+        Mnemonic::Sub if immediate && dead => (insn.immediate(1) as i32).checked_neg()?,
+        Mnemonic::Lea if insn.memory_base() == Register::RSP && insn.memory_index() == Register::None => {
+            i32::try_from(insn.memory_displacement64() as i64).ok()?
+        }
+        _ => return None,
+    };
+    (change.unsigned_abs() <= 1 << 20).then_some(change)
+}
+
+fn effect(insn: &Instruction, class: Class, dead: bool) -> Effect {
+    let operand = |size: u8| distance(insn).map(|d| d..d + i32::from(size));
+    let native = |access: Option<Access>| {
+        let writes = matches!(insn.mnemonic(), Mnemonic::Xchg | Mnemonic::Xadd | Mnemonic::Mulx);
+        let names = |n: u32| {
+            insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == Register::RSP
+        };
+        let changes = insn.op_count() > 0 && names(0) || writes && insn.op_count() > 1 && names(1);
+        let change = if changes { constant(insn, dead) } else { Some(0) };
+        Effect { access: access.and_then(|a| operand(a.size)), change }
+    };
+    match class {
+        Class::Push | Class::Pushf => Effect { access: Some(-8..0), change: Some(-8) },
+        Class::Pop => {
+            let change = (insn.op0_register() != Register::RSP).then_some(8);
+            Effect { access: Some(0..8), change }
+        }
+        Class::Call => Effect { access: Some(-8..0), change: None },
+        Class::CallIndirect => {
+            let target = operand(8).unwrap_or(-8..0);
+            Effect { access: Some(target.start.min(-8)..target.end.max(0)), change: None }
+        }
+        Class::JmpIndirect => Effect { access: operand(8), change: None },
+        Class::Ret => Effect { access: Some(0..8), change: None },
+        Class::Leave | Class::Operation => Effect { access: None, change: None },
+        Class::Native(access) | Class::X87 { access, .. } => native(access),
+        Class::Lea => native(None),
+        Class::LoadControl => Effect { access: operand(2), change: Some(0) },
+        Class::Divide => Effect { access: operand(insn.memory_size().size() as u8), change: Some(0) },
+        Class::Selector => native(None),
+        Class::Nothing | Class::Jcc | Class::Jmp | Class::Cli | Class::Sti => {
+            Effect { access: None, change: Some(0) }
+        }
+    }
+}
+
+/// The slots of a block. `live`: flags live before each instruction.
+pub fn slots(insns: &[Instruction], classes: &[Class], live: &[u32]) -> Vec<Slot> {
+    let mut slots = vec![Slot::default(); insns.len()];
+    // The first access of the segment, what it covers so far and how far RSP is from there.
+    let mut open: Option<(usize, Range<i32>)> = None;
+    let mut depth = 0;
+    for (i, insn) in insns.iter().enumerate() {
+        let dead = live.get(i + 1).is_some_and(|&l| l == 0);
+        let Effect { access, change } = effect(insn, classes[i], dead);
+        if let Some(access) = access {
+            let here = access.start + depth..access.end + depth;
+            let joined = open
+                .take()
+                .map(|(first, old)| (first, old.start.min(here.start)..old.end.max(here.end), old));
+            open = match joined {
+                Some((first, all, _)) if all.end - all.start <= SPAN => Some((first, all)),
+                other => {
+                    if let Some((first, _, old)) = other {
+                        slots[first].check = Some(old);
+                    }
+                    depth = 0;
+                    Some((i, access))
+                }
+            };
+        }
+        slots[i].inside = open.is_some();
+        match change {
+            Some(change) => depth += change,
+            None => {
+                if let Some((first, range)) = open.take() {
+                    slots[first].check = Some(range);
+                }
+                depth = 0;
+            }
+        }
+        if depth.unsigned_abs() > 1 << 24
+            && let Some((first, range)) = open.take()
+        {
+            slots[first].check = Some(range);
+            depth = 0;
+        }
+    }
+    if let Some((first, range)) = open {
+        slots[first].check = Some(range);
+    }
+    slots
+}
+
+#[cfg(test)]
+mod tests;
