@@ -255,6 +255,10 @@ impl Translator {
         if let Some(block) = self.pages.get(page).block(offset) {
             return Some(block);
         }
+        // What is to be translated at once is, however often it is overwritten.
+        if self.threshold > 0 && s.is_restless(self.pages.get(page).phys) {
+            return None;
+        }
         let identity = self.pages.get(page).identity(offset).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let heat = &mut self.heat[(identity >> 40) as usize & (HEATS - 1)];
         if *heat < self.threshold {
@@ -346,6 +350,10 @@ impl Translator {
     #[cold]
     #[inline(never)]
     fn translate(&mut self, s: &mut Session, page: u32, offset: u16, mode: usize) -> Option<Entry> {
+        let source = self.pages.get(page);
+        if s.note_code(source.phys, source.generation) && self.threshold > 0 {
+            return None;
+        }
         if self.arena.is_full(BLOCK_CODE) || self.sites.is_full(BLOCK_SITES) {
             self.clear();
             return None;

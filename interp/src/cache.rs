@@ -2,11 +2,16 @@
 // UNSAFETY: blocks keep raw pointers to entries of the RAM page table, to check generations cheaply, and run their code.
 #![allow(unsafe_code)]
 
+mod copy;
+mod restless;
+
 use std::ops::Deref;
 use std::sync::Arc;
 
 use memory::{GuestRam, PageInfo};
 
+pub(crate) use self::copy::Copy;
+pub(crate) use self::restless::Restless;
 use crate::code::{Code, Exit, Start};
 use crate::cpu::Cpu;
 use crate::op::{Op, Stop};
@@ -27,6 +32,15 @@ pub(crate) struct Source {
     pub generation: u32,
 }
 
+/// How to find out whether a block is what its bytes say.
+pub(crate) enum Origin {
+    /// It is, while the page is of the generation it was decoded in, and the second one, for an instruction that crosses
+    /// into another page.
+    Marked(Source, Option<Source>),
+    /// The bytes are compared. No link leads to such a block.
+    Copied(Copy),
+}
+
 /// A run of instructions that ends at the first branch, at a system instruction or at the page end.
 #[repr(align(64))]
 pub(crate) struct Block {
@@ -43,9 +57,7 @@ pub(crate) struct Block {
     pub bytes: u16,
     /// Offset of the last operation.
     pub last: u16,
-    source: Source,
-    /// For an instruction that crosses into another page.
-    pub second: Option<Source>,
+    origin: Origin,
 }
 
 /// A block just decoded.
@@ -54,8 +66,7 @@ pub(crate) struct Decoded {
     pub key: u8,
     pub insns: u16,
     pub bytes: u16,
-    pub source: Source,
-    pub second: Option<Source>,
+    pub origin: Origin,
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +85,8 @@ pub(crate) struct Cache {
     buckets: Box<[u32; BUCKETS]>,
     jumps: Box<[Jump; JUMPS]>,
     version: u32,
-    /// Keeps every `Source::info` alive.
+    pub restless: Restless,
+    /// Keeps every `Source::info` and every page with copies alive.
     _ram: Arc<GuestRam>,
 }
 
@@ -99,6 +111,29 @@ impl Source {
     }
 }
 
+impl Block {
+    /// The page that its only instruction crosses into.
+    pub fn second(&self) -> Option<Source> {
+        match self.origin {
+            Origin::Marked(_, second) => second,
+            Origin::Copied(_) => None,
+        }
+    }
+
+    #[inline(always)]
+    fn is_current(&self) -> bool {
+        match &self.origin {
+            Origin::Marked(source, second) => source.current() && second.is_none_or(|s| s.current()),
+            Origin::Copied(copy) => copy.is_current(),
+        }
+    }
+
+    #[inline(always)]
+    fn is_copied(&self) -> bool {
+        matches!(self.origin, Origin::Copied(_))
+    }
+}
+
 impl Cache {
     pub fn new(ram: Arc<GuestRam>) -> Self {
         Self {
@@ -107,23 +142,33 @@ impl Cache {
             buckets: Box::new([NONE; BUCKETS]),
             jumps: Box::new([NO_JUMP; JUMPS]),
             version: 0,
+            restless: Restless::default(),
             _ram: ram,
         }
     }
 
     /// The block that a jump to `lin` reached last in this context, if its code is still the same.
     #[inline(always)]
-    pub fn by_jump(&self, lin: u64, context: u64) -> Option<u32> {
+    pub fn by_jump(&mut self, lin: u64, context: u64) -> Option<u32> {
         let jump = &self.jumps[jump_slot(lin)];
-        (jump.lin == lin && jump.context == context && self.current(jump.block)).then_some(jump.block)
+        if jump.lin != lin || jump.context != context {
+            return None;
+        }
+        let block = self.blocks.get(jump.block as usize)?;
+        let current = block.is_current() && (!block.is_copied() || self.restless.unchanged(block.phys));
+        current.then_some(jump.block)
     }
 
     /// True if the block's code was not overwritten since it was decoded.
     #[inline(always)]
     pub fn current(&self, block: u32) -> bool {
-        self.blocks
-            .get(block as usize)
-            .is_some_and(|b| b.source.current() && b.second.is_none_or(|s| s.current()))
+        self.blocks.get(block as usize).is_some_and(Block::is_current)
+    }
+
+    /// True if the block is compared with its bytes before it runs.
+    #[inline(always)]
+    pub fn is_copied(&self, block: u32) -> bool {
+        self.blocks.get(block as usize).is_some_and(Block::is_copied)
     }
 
     /// Remembers where a jump led.
@@ -145,7 +190,7 @@ impl Cache {
         // SAFETY: as said.
         let block = unsafe { self.code.linked(exit)? };
         let epoch = memory::code_epoch();
-        if !self.current(block) {
+        if !self.current(block) || self.is_copied(block) {
             return None;
         }
         // It may have been decoded anew, in another place.
@@ -162,8 +207,8 @@ impl Cache {
         let (Some(a), Some(b)) = (self.blocks.get(from as usize), self.blocks.get(to as usize)) else {
             return;
         };
-        let one_page = (a.phys ^ b.phys) < 4096 && b.second.is_none();
-        if version == self.version && one_page && self.current(to) {
+        let one_page = (a.phys ^ b.phys) < 4096 && b.second().is_none();
+        if version == self.version && one_page && !b.is_copied() && b.is_current() {
             let start = b.start;
             // SAFETY: what was replaced or dropped since would have changed the version; blocks start sequences.
             unsafe { self.code.link(exit, epoch, to, start) };
@@ -181,12 +226,13 @@ impl Cache {
         self.version
     }
 
-    /// The current block at a physical address.
-    pub fn find(&self, phys: u64, key: u8) -> Option<u32> {
+    /// The current block at a physical address; one that is compared with its bytes while the page is restless.
+    pub fn find(&mut self, phys: u64, key: u8) -> Option<u32> {
         let mut at = self.buckets[bucket(phys, key)];
         while let Some(block) = self.blocks.get(at as usize) {
             if block.phys == phys && block.key == key {
-                return self.current(at).then_some(at);
+                let wanted = block.is_copied() == self.restless.is(phys);
+                return (wanted && block.is_current()).then_some(at);
             }
             at = block.next;
         }
@@ -199,7 +245,10 @@ impl Cache {
     }
 
     /// Adds a block, replacing a stale one with the same key.
-    pub fn insert(&mut self, decoded: &Decoded, ops: &[Op]) -> u32 {
+    pub fn insert(&mut self, decoded: Decoded, ops: &[Op]) -> u32 {
+        if let Origin::Copied(_) = decoded.origin {
+            self.restless.changed(decoded.phys);
+        }
         let slots = Code::slots(ops);
         if self.code.len() + slots > MAX_SLOTS || self.blocks.len() >= MAX_BLOCKS {
             self.clear();
@@ -232,9 +281,8 @@ impl Cache {
             slots: slots as u16,
             insns: decoded.insns,
             bytes: decoded.bytes,
-            source: decoded.source,
             last: ops.last().map_or(0, |op| op.off),
-            second: decoded.second,
+            origin: decoded.origin,
         };
         if let Some((id, ..)) = reuse {
             self.blocks[id as usize] = block;

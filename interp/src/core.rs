@@ -242,7 +242,17 @@ impl Session<'_, '_> {
         !(masked | blocked)
     }
 
-    /// Interprets one block, or one instruction where stepping is due.
+    /// True if the page that `phys` is in has its code overwritten so often that to translate it does not pay.
+    pub fn is_restless(&mut self, phys: u64) -> bool {
+        self.run.cache.restless.is(phys)
+    }
+
+    /// To be asked before code of a page in a generation is translated: true if it is restless by now.
+    pub fn note_code(&mut self, phys: u64, generation: u32) -> bool {
+        self.run.cache.restless.note(phys, generation)
+    }
+
+    /// Interprets one block, or several of restless pages, or one instruction where stepping is due.
     pub fn block(&mut self) -> Option<End> {
         let outcome = if self.cpu().needs_stepping() { self.run.step() } else { self.run.block() };
         self.settle(outcome)

@@ -78,7 +78,7 @@ impl Runner {
 /// One stay in the loop.
 pub(crate) struct Run<'a> {
     pub cpu: &'a mut Cpu,
-    cache: &'a mut Cache,
+    pub cache: &'a mut Cache,
     decoder: &'a mut Decoder,
     retired: &'a mut u64,
     pub countdown: &'a mut i64,
@@ -198,18 +198,18 @@ impl Run<'_> {
             return self.step(); // the limit may be within the next block
         }
         let budget = (left - MAX_INSNS as u64).min((*self.countdown).clamp(1, CHAIN) as u64) as i64;
-        self.chain(budget)
+        self.chain::<false>(budget)
     }
 
-    /// Runs one block.
+    /// Runs one block, or those of restless pages as long as one follows another.
     pub fn block(&mut self) -> Result<(), Stop> {
-        self.chain(1)
+        self.chain::<true>(1)
     }
 
     /// Runs blocks until a budget of instructions is used up.
-    fn chain(&mut self, budget: i64) -> Result<(), Stop> {
+    fn chain<const SINGLE: bool>(&mut self, mut budget: i64) -> Result<(), Stop> {
         self.cpu.budget = budget;
-        let outcome = self.until_budget();
+        let outcome = self.until_budget::<SINGLE>(&mut budget);
         let used = budget - self.cpu.budget;
         *self.retired += used as u64;
         *self.countdown -= used;
@@ -218,9 +218,14 @@ impl Run<'_> {
 
     /// The hot loop: block after block. Most of the way from one to the next is in `Cpu::follow`.
     #[inline(always)]
-    fn until_budget(&mut self) -> Result<(), Stop> {
+    fn until_budget<const SINGLE: bool>(&mut self, budget: &mut i64) -> Result<(), Stop> {
         let flat = self.cpu.code_size == CodeSize::Bits64;
         let Some(mut block) = self.find()? else { return self.step() };
+        if SINGLE && self.cache.is_copied(block) {
+            // No link leads from such a block, so that the loop gets to see the next one.
+            *budget = (*self.countdown).clamp(1, CHAIN);
+            self.cpu.budget = *budget;
+        }
         loop {
             self.cpu.regs[usize::from(slot::BLOCK)] = self.cpu.rip;
             let stop = self.cache.run(self.cpu, block);
@@ -238,6 +243,9 @@ impl Run<'_> {
             }
             if stop == Stop::Indirect {
                 let Some(found) = self.find()? else { return Ok(()) };
+                if SINGLE && !self.cache.is_copied(found) {
+                    return Ok(());
+                }
                 block = found;
                 continue;
             }
@@ -246,6 +254,9 @@ impl Run<'_> {
                 Some(renewed) => renewed,
                 None => {
                     let Some(found) = self.find()? else { return Ok(()) };
+                    if SINGLE && !self.cache.is_copied(found) {
+                        return Ok(());
+                    }
                     if flat {
                         self.cache.link(exit, version, from, found);
                     }
@@ -315,8 +326,8 @@ impl Run<'_> {
         let found = self.cache.find(phys, key).filter(|&id| self.second_page_is_same(id, lin));
         let id = match found {
             Some(id) => id,
-            None => match self.decoder.block(self.cpu, lin, phys)? {
-                Some(decoded) => self.cache.insert(&decoded, self.decoder.ops()),
+            None => match self.decoder.block(self.cpu, &mut self.cache.restless, lin, phys)? {
+                Some(decoded) => self.cache.insert(decoded, self.decoder.ops()),
                 None => return Ok(None),
             },
         };
@@ -329,7 +340,7 @@ impl Run<'_> {
 
     /// An instruction across two pages was decoded from the page that is mapped behind the first one now.
     fn second_page_is_same(&mut self, id: u32, lin: u64) -> bool {
-        match self.cache.block(id).second {
+        match self.cache.block(id).second() {
             None => true,
             Some(second) => {
                 self.cpu.fetch_address((lin | 0xfff).wrapping_add(1)).is_ok_and(|phys| phys == second.phys)

@@ -9,6 +9,7 @@ mod modes;
 mod paging;
 mod privilege;
 mod real;
+mod rewrites;
 mod segments;
 mod syscall;
 mod tasks;
@@ -30,6 +31,7 @@ pub(crate) fn all() -> Vec<Case> {
         tasks::CASES,
         debug::CASES,
         paging::CASES,
+        rewrites::CASES,
         modes::CASES,
         real::CASES,
         v8086::CASES,

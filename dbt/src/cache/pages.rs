@@ -48,7 +48,8 @@ pub struct CodePage {
     /// Number of the mode.
     pub mode: u8,
     info: *const PageInfo,
-    generation: u32,
+    /// Of its bytes.
+    pub generation: u32,
     /// Where it is mapped.
     lin: Option<u64>,
     /// It is on the lists of mapped pages: bit 0 lower half, bit 1 upper half.

@@ -3,12 +3,13 @@
 pub(crate) mod liveness;
 mod lowering;
 
-use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
+use memory::PageRef;
 
 pub(crate) use lowering::{Lowering, register, segment};
 
 use self::liveness::{FlagUse, drop_dead_flags};
-use crate::cache::{Decoded, Source};
+use crate::cache::{Copy, Decoded, Origin, Restless, Source};
 use crate::code::Code;
 use crate::cpu::{CodeSize, Cpu};
 use crate::exec::fused::Comparison;
@@ -30,6 +31,8 @@ const MAX_INSN_LEN: usize = 15;
 pub(crate) struct Decoder {
     ops: Vec<Op>,
     uses: Vec<FlagUse>,
+    /// A block ends behind what may store, and before what is no instruction.
+    copied: bool,
 }
 
 /// What ended the decoding of a run of bytes.
@@ -46,12 +49,22 @@ impl Decoder {
         &self.ops
     }
 
-    /// Decodes the block at `lin`, which `phys` backs. `None` if the code lies outside RAM.
-    pub fn block(&mut self, cpu: &mut Cpu, lin: u64, phys: u64) -> Result<Option<Decoded>, Stop> {
+    /// Decodes the block at `lin`, which `phys` backs. `None` if the code lies outside RAM, or the instruction has to be
+    /// stepped.
+    pub fn block(
+        &mut self,
+        cpu: &mut Cpu,
+        restless: &mut Restless,
+        lin: u64,
+        phys: u64,
+    ) -> Result<Option<Decoded>, Stop> {
         let offset = (phys & 0xfff) as usize;
         let window = WINDOW.min(4096 - offset);
         let ram = cpu.ram.clone();
         let Some(page) = ram.page(phys) else { return Ok(None) };
+        if restless.note(phys, page.info.generation()) {
+            return Ok(self.copied_block(cpu, phys, &page));
+        }
         // Another vCPU may rewrite the bytes meanwhile. One that never stops does not hold this one up for ever.
         for _ in 0..MAX_RETRIES {
             let mut bytes = [0; WINDOW + MAX_INSN_LEN];
@@ -93,11 +106,23 @@ impl Decoder {
                 key: cpu.mode_key(),
                 insns: insns as u16,
                 bytes: len as u16,
-                source,
-                second,
+                origin: Origin::Marked(source, second),
             }));
         }
         Ok(None)
+    }
+
+    /// The same for a page that is overwritten often: a block that is to be compared with its bytes.
+    fn copied_block(&mut self, cpu: &mut Cpu, phys: u64, page: &PageRef) -> Option<Decoded> {
+        let offset = (phys & 0xfff) as usize;
+        let copy = Copy::read(page, offset);
+        let (bytes, at) = copy.bytes();
+        self.copied = true;
+        let (insns, len, _) = self.decode(cpu, &bytes[at..at + Copy::room(offset)]);
+        self.copied = false;
+        let origin = Origin::Copied(copy.shorten(len));
+        let decoded = Decoded { phys, key: cpu.mode_key(), insns: insns as u16, bytes: len as u16, origin };
+        (insns > 0).then_some(decoded)
     }
 
     /// Decodes the one instruction at RIP into `code`, checking the CS limit: its length.
@@ -145,6 +170,12 @@ impl Decoder {
             let start = decoder.position();
             decoder.decode_out(&mut insn);
             let mut op = Op::template(start as u16, insn.len() as u8);
+            if insn.is_invalid() && self.copied {
+                if insns > 0 {
+                    self.ops.push(system::next_block(start, insns));
+                }
+                return (insns, start, End::Truncated);
+            }
             if insn.is_invalid() {
                 if decoder.last_error() == DecoderError::NoMoreBytes && bytes.len() - start < MAX_INSN_LEN {
                     if insns > 0 {
@@ -156,7 +187,8 @@ impl Decoder {
                 let overlong = overlong(&bytes[start..], cpu.code_size);
                 op.plain = if overlong { system::overlong } else { system::undefined };
                 self.ops.push(op);
-                return (insns + 1, start + 1, End::Complete);
+                // Which of the bytes make it no instruction is not known.
+                return (insns + 1, bytes.len().min(start + MAX_INSN_LEN), End::Complete);
             }
             if bitness == 64 && fuse(self.ops.last_mut(), comparison.take(), &insn, insns + 1) {
                 insns += 1;
@@ -184,7 +216,7 @@ impl Decoder {
             if ends {
                 return (insns, decoder.position(), End::Complete);
             }
-            if branches && ends_at(&insn) {
+            if branches && ends_at(&insn) || self.copied && may_store(&insn) {
                 break;
             }
         }
@@ -208,6 +240,17 @@ fn set_block_plus_page(cpu: &mut Cpu, _: &Op) -> Done {
 /// A block goes on behind a forward branch, which is often not taken, and ends at a backward one, which is a loop.
 fn ends_at(branch: &Instruction) -> bool {
     (branch.near_branch_target() as i64) < branch.next_ip() as i64
+}
+
+/// True unless the instruction is known to write to no memory. Its destination is its first operand; what pushes has a
+/// destination that is not named, what loads a segment may mark its descriptor.
+fn may_store(insn: &Instruction) -> bool {
+    let first_is_memory = match insn.try_op_kind(0) {
+        Ok(OpKind::Register) => insn.op0_register().is_segment_register(),
+        Ok(kind) => kind >= OpKind::MemorySegSI,
+        Err(_) => false,
+    };
+    first_is_memory || insn.stack_pointer_increment() < 0
 }
 
 /// Makes one operation of a comparison and the conditional branch `insn` behind it, the block's `insns`th instruction,
