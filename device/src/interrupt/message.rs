@@ -88,9 +88,8 @@ impl Message {
             return None;
         }
         let delivery = Delivery::decode(data.into()).filter(|d| *d != Delivery::Startup)?;
-        let (redirection, logical) = (address >> 3 & 1 != 0, address >> 2 & 1 != 0);
-        // Without the redirection hint the destination mode bit is ignored.
-        let destination = Destination::from_u8((address >> 12) as u8, redirection && logical);
+        // The redirection hint (bit 3) is one; lowest-priority delivery says the same.
+        let destination = Destination::from_u8((address >> 12) as u8, address >> 2 & 1 != 0);
         Some(Self { destination, delivery, vector: data as u8, level: data >> 15 & 1 != 0 })
     }
 }

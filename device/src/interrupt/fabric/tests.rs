@@ -176,6 +176,11 @@ fn message_signalled_interrupts() {
     assert!(pc.fabric.deliver_msi(0xfeef_f000, 0x56), "broadcast");
     assert_eq!([pc.take(0), pc.take(1)], [Some(0x56), Some(0x56)]);
     assert!(!pc.fabric.deliver_msi(0xfee7_7000, 0x47), "nobody has id 0x77");
+    assert!(
+        pc.fabric.deliver_msi(0xfee0_2004, 0x68),
+        "logical, without the redirection hint, as Linux has it"
+    );
+    assert_eq!([pc.take(0), pc.take(1)], [None, Some(0x68)]);
     assert!(!pc.fabric.deliver_msi(0xfed0_0000, 0x47));
     assert!(pc.fabric.deliver_msi(0xfee0_1000, 0x400));
     assert_eq!(pc.signals[1].load() & Signals::NMI, Signals::NMI);
