@@ -1,10 +1,12 @@
-//! The ACPI tables of a PC without PCI (ACPI 6.5, chapter 5): RSDP, XSDT, FADT, FACS, MADT, DSDT.
+//! The ACPI tables of a PC (ACPI 6.5, chapter 5): RSDP, XSDT, FADT, FACS, MADT, DSDT; with PCI also MCFG (PCI
+//! Firmware Specification 3.3, 4.1.2).
 //!
 //! The platform is not hardware-reduced: it has the fixed PM1 registers, the PM timer and an SCI. There is
 //! no SMI command port, so ACPI mode is on from the start.
 
 mod dsdt;
 mod madt;
+mod pci;
 
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
@@ -15,6 +17,7 @@ use acpi_tables::xsdt::XSDT;
 use memory::{GuestRam, MemoryError};
 
 use crate::layout::{ACPI_LEN, ACPI_START};
+pub use pci::PciRoot;
 
 const OEM: [u8; 6] = *b"GUESTH";
 const OEM_TABLE: [u8; 8] = *b"GUESTHSE";
@@ -45,6 +48,8 @@ pub struct Board {
     pub serial: &'static [(u16, u8)],
     /// Keyboard controller with keyboard (IRQ 1) at 0x60 and 0x64.
     pub i8042: bool,
+    /// The PCI bus, if there is one.
+    pub pci: Option<PciRoot>,
 }
 
 /// Writes the tables to [`ACPI_START`] and returns the address of the RSDP.
@@ -75,6 +80,9 @@ fn build(board: &Board) -> Vec<u8> {
     let mut xsdt = XSDT::new(OEM, OEM_TABLE, REVISION);
     xsdt.add_entry(fadt);
     xsdt.add_entry(madt);
+    if let Some(root) = &board.pci {
+        xsdt.add_entry(area.add(&pci::mcfg(root)));
+    }
     let xsdt = area.add(&xsdt);
     let rsdp = bytes(&Rsdp::new(OEM, xsdt));
     area.0[..rsdp.len()].copy_from_slice(&rsdp);

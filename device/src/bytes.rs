@@ -3,12 +3,12 @@
 use crate::Action;
 
 /// The value of up to eight bytes; further ones are dropped.
-pub(crate) fn get(data: &[u8]) -> u64 {
+pub fn get(data: &[u8]) -> u64 {
     data.iter().take(8).rev().fold(0, |value, &byte| value << 8 | u64::from(byte))
 }
 
 /// Writes the low bytes of `value`; bytes beyond eight become zero.
-pub(crate) fn put(data: &mut [u8], value: u64) {
+pub fn put(data: &mut [u8], value: u64) {
     for (i, byte) in data.iter_mut().enumerate() {
         *byte = value.checked_shr(8 * i as u32).unwrap_or(0) as u8;
     }

@@ -2,10 +2,12 @@
 
 use std::path::PathBuf;
 
+use block::BlockError;
 use boot::BootError;
 use cpu::EngineError;
 use cpu::x86::ModelError;
 use device::BusError;
+use device::pci::PciError;
 use memory::MemoryError;
 use thiserror::Error;
 
@@ -97,4 +99,10 @@ pub enum MachineError {
     /// The board contradicts itself.
     #[error(transparent)]
     Bus(#[from] BusError),
+    /// More devices than slots.
+    #[error(transparent)]
+    Pci(#[from] PciError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] BlockError),
 }

@@ -4,6 +4,7 @@
 //! the machine is paused, reset or stopped; nothing else synchronises them.
 
 mod control;
+mod disks;
 pub mod engine;
 mod error;
 mod files;
@@ -21,7 +22,7 @@ pub use machine::Machine;
 pub use pc::{Backends, Pc};
 pub use report::Report;
 pub use size::Size;
-pub use spec::{MAX_CPUS, MachineSpec, ModuleSpec};
+pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec};
 
 pub use boot::Protocol;
 pub use cpu::CpuState;

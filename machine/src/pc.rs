@@ -8,10 +8,14 @@ use device::acpi::{AcpiPower, ResetControl, S5_SLEEP_TYPE};
 use device::input::I8042;
 use device::interrupt::{I8259, InterruptFabric, Ioapic, LocalApic};
 use device::legacy::{DebugConsole, DebugExit, Port92, PostCodes};
+use device::pci::{ConfigPorts, Ecam, HostBridge, PciBus, PciMemory, PciWindows};
 use device::serial::Uart16550;
 use device::time::{I8254, Rtc};
-use device::{BusError, CharBackend, Device, MmioBus, Pollable, PortBus, PortWindow, Registers, Timers};
+use device::{
+    BusError, CharBackend, Device, MmioBus, Pollable, PortBus, PortWindow, Registers, SharedLine, Timers,
+};
 use memory::GuestRam;
+use virtio::{VirtioDevice, VirtioPci};
 
 use crate::MachineError;
 
@@ -23,9 +27,16 @@ mod irq {
     pub const KEYBOARD: u32 = 1;
     pub const RTC: u32 = 8;
     pub const SCI: u32 = 9;
+    /// Interrupt pins of PCI: slot `n` on line `n % PCI_LINES`. They reach the I/O APIC alone.
+    pub const PCI: u32 = 16;
+    pub const PCI_LINES: u32 = 8;
 }
 /// Where the local APICs are after a reset.
 const LAPIC: u32 = 0xfee0_0000;
+/// PCI configuration space, and the windows for what guests place: below 4 GiB and above all RAM.
+const ECAM: u64 = 0xe000_0000;
+const PCI_LOW: std::ops::Range<u64> = memory::LOW_RAM_END..ECAM;
+const PCI_HIGH: std::ops::Range<u64> = 1 << 44..1 << 45;
 /// COM1: first port and ISA interrupt.
 const COM1: (u16, u32) = Uart16550::COM[0];
 const SERIAL: [(u16, u8); 1] = [(COM1.0, COM1.1 as u8)];
@@ -64,12 +75,14 @@ pub struct Pc {
 }
 
 impl Pc {
-    /// Builds the board. `signals` are the vCPUs'; the first is the boot processor.
+    /// Builds the board. `signals` are the vCPUs'; the first is the boot processor. `devices` are put into PCI
+    /// slots from 1 on.
     pub fn new(
         ram: Arc<GuestRam>,
         clock: Arc<Clock>,
         signals: &[Arc<Signals>],
         backends: Backends,
+        devices: Vec<Arc<dyn VirtioDevice>>,
     ) -> Result<Self, MachineError> {
         let fabric = InterruptFabric::new(&clock, signals.iter().cloned());
         let timers = Timers::new(clock.clone());
@@ -90,15 +103,25 @@ impl Pc {
         parts.add(I8042::PORTS, keyboard.clone())?;
         parts.add(&[window(COM1.0, Uart16550::LEN)], uart.clone())?;
         parts.add(&[window(PM_BASE, AcpiPower::LEN)], power.clone())?;
-        parts.add(ResetControl::PORTS, Arc::new(ResetControl::new()))?;
+        let bus = Arc::new(pci_bus(&ram, &fabric, devices)?);
+        parts.add(
+            ConfigPorts::PORTS,
+            Arc::new(ConfigPorts::new(bus.clone(), Arc::new(ResetControl::new()))),
+        )?;
         parts.add(Port92::PORTS, Arc::new(Port92::new()))?;
         parts.add(PostCodes::PORTS, Arc::new(PostCodes::new()))?;
         parts.add(DebugExit::PORTS, Arc::new(DebugExit))?;
         parts.add(DebugConsole::PORTS, Arc::new(DebugConsole::new(backends.debug)))?;
         let mut mmio = MmioBus::new();
         mmio.map(Ioapic::BASE, Ioapic::LEN, fabric.ioapic().clone(), 0)?;
+        mmio.map(ECAM, Ecam::LEN, Arc::new(Ecam::new(bus.clone())), 0)?;
+        let windows = Arc::new(PciMemory::new(bus));
+        for window in [PCI_LOW, PCI_HIGH] {
+            mmio.map(window.start, window.end - window.start, windows.clone(), window.start)?;
+        }
 
-        let Parts { ports, parts } = parts;
+        let Parts { ports, mut parts } = parts;
+        parts.push(windows);
         Ok(Self { ram, clock, ports, mmio, timers, fabric, uart, keyboard, power, rtc, parts })
     }
 
@@ -136,8 +159,35 @@ impl Pc {
             reset: (ResetControl::PORTS[0].port, ResetControl::RESET),
             serial: &SERIAL,
             i8042: true,
+            pci: Some(acpi::PciRoot {
+                ecam: ECAM as u32,
+                ecam_len: Ecam::LEN as u32,
+                low: (PCI_LOW.start as u32, (PCI_LOW.end - 1) as u32),
+                high: (PCI_HIGH.start, PCI_HIGH.end - 1),
+                first_gsi: irq::PCI as u8,
+                lines: irq::PCI_LINES as u8,
+            }),
         }
     }
+}
+
+/// The root bus with its host bridge and the devices.
+fn pci_bus(
+    ram: &Arc<GuestRam>,
+    fabric: &Arc<InterruptFabric>,
+    devices: Vec<Arc<dyn VirtioDevice>>,
+) -> Result<PciBus, MachineError> {
+    let lines: Vec<_> =
+        (0..irq::PCI_LINES).map(|line| SharedLine::new(fabric.line(irq::PCI + line))).collect();
+    let mut bus = PciBus::new(PciWindows { low: PCI_LOW, high: PCI_HIGH }, Arc::new(HostBridge::new()));
+    for device in devices {
+        let slot = u32::from(bus.next_slot());
+        let line = slot % irq::PCI_LINES;
+        let pin = lines[line as usize].input(slot);
+        let number = (irq::PCI + line) as u8;
+        bus.add(Arc::new(VirtioPci::new(device, ram.clone(), pin, number, fabric.clone())))?;
+    }
+    Ok(bus)
 }
 
 fn window(port: u16, len: u16) -> PortWindow {

@@ -25,6 +25,9 @@ pub struct MachineSpec {
     /// initrd.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub modules: Vec<ModuleSpec>,
+    /// Disks, in the order in which the guest finds them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskSpec>,
     /// The kernel's command line.
     pub cmdline: String,
     /// Guest RAM.
@@ -52,12 +55,26 @@ pub struct ModuleSpec {
     pub args: String,
 }
 
+/// A disk of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DiskSpec {
+    /// The image: a file or block device, taken byte for byte.
+    pub path: PathBuf,
+    /// The guest cannot write it.
+    pub readonly: bool,
+    /// Serial number; the guest sees 20 bytes of it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub serial: String,
+}
+
 impl Default for MachineSpec {
     fn default() -> Self {
         Self {
             kernel: PathBuf::new(),
             initrd: None,
             modules: Vec::new(),
+            disks: Vec::new(),
             cmdline: String::new(),
             memory: Size::mib(512),
             cpus: 1,

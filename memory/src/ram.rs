@@ -120,14 +120,26 @@ impl GuestRam {
             // SAFETY: as in `read`.
             unsafe { host.add(i).write_volatile(*byte) };
         }
+        self.note_stores(addr, data.len() as u64);
+        Ok(())
+    }
+
+    /// Where a range that is RAM throughout is in this process, for system calls that read or write it. Whoever has
+    /// it written calls [`note_stores`](Self::note_stores) afterwards.
+    pub fn host_range(&self, addr: u64, len: u64) -> Result<NonNull<u8>, MemoryError> {
+        NonNull::new(self.range(addr, len)?).ok_or(MemoryError::OutOfRange { addr, len })
+    }
+
+    /// Tells the page table of stores to a range that went through a host pointer. What is no RAM is skipped.
+    pub fn note_stores(&self, addr: u64, len: u64) {
+        let Some(block) = self.block(addr) else { return };
+        let end = addr + len.min(block.range.len - (addr - block.range.start));
         let mut at = addr;
-        let end = addr + data.len() as u64;
         while at < end {
             let len = (PAGE_SIZE - at % PAGE_SIZE).min(end - at);
             self.note_store(at, len as u16);
             at += len;
         }
-        Ok(())
     }
 
     typed!(load_u8, store_u8, u8, AtomicU8);
@@ -248,5 +260,18 @@ mod tests {
         info.mark_code(0, 32);
         ram.write(0xff0, &[0; 0x20]).unwrap();
         assert_eq!(info.generation(), 1);
+    }
+
+    #[test]
+    fn writes_through_host_pointers_invalidate_code_of_every_page() {
+        let ram = GuestRam::new(0x4000).unwrap();
+        let last = ram.page(0x3000).unwrap().info;
+        last.mark_code(0, 8);
+        assert!(ram.host_range(0xff0, 0x3010).is_ok() && ram.host_range(0xff0, 0x3011).is_err());
+        ram.note_stores(0xff0, 0x2010);
+        assert_eq!(last.generation(), 0, "ends before it");
+        ram.note_stores(0xff0, u64::MAX);
+        assert_eq!(last.generation(), 1);
+        ram.note_stores(u64::MAX, 2);
     }
 }

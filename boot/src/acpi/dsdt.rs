@@ -4,7 +4,7 @@ use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Name, Package, ResourceTemplate, Scope};
 use acpi_tables::sdt::Sdt;
 
-use super::{Board, OEM, OEM_TABLE, REVISION, bytes};
+use super::{Board, OEM, OEM_TABLE, REVISION, bytes, pci};
 
 pub fn build(board: &Board) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, REVISION);
@@ -19,6 +19,10 @@ pub fn build(board: &Board) -> Vec<u8> {
     }
     if board.i8042 {
         devices.push(device("KBD_", "PNP0303", 0, &[(0x60, 1), (0x64, 1)], Some(1)));
+    }
+    if let Some(root) = &board.pci {
+        devices.push(pci::root_bus(root));
+        devices.push(pci::reservation(root));
     }
     let mut content = bytes(&s5(board.s5_type));
     content.extend(Scope::raw("_SB_".into(), devices.concat()));

@@ -13,6 +13,14 @@ const BOARD: Board = Board {
     reset: (0xcf9, 6),
     serial: &[(0x3f8, 4)],
     i8042: true,
+    pci: Some(PciRoot {
+        ecam: 0xe000_0000,
+        ecam_len: 1 << 20,
+        low: (0xc000_0000, 0xdfff_ffff),
+        high: (1 << 44, (1 << 45) - 1),
+        first_gsi: 16,
+        lines: 8,
+    }),
 };
 
 fn at(area: &[u8], address: u64) -> &[u8] {
@@ -105,6 +113,26 @@ fn the_dsdt_names_the_power_off_state_and_the_serial_port() {
     let without = build(&Board { i8042: false, serial: &[], ..BOARD });
     let aml = &table(&without, b"DSDT")[36..];
     assert!(!aml.windows(4).any(|w| w == b"COM1" || w == b"KBD_"));
+}
+
+#[test]
+fn the_bus_is_where_the_mcfg_and_the_dsdt_say() {
+    let area = build(&BOARD);
+    let mcfg = table(&area, b"MCFG");
+    assert_eq!((mcfg.len(), sum(mcfg)), (60, 0));
+    assert_eq!(u64_at(mcfg, 44), Some(0xe000_0000));
+    assert_eq!(mcfg[52..56], [0, 0, 0, 0], "segment 0, bus 0 alone");
+    let aml = &table(&area, b"DSDT")[36..];
+    let find = |part: &[u8]| aml.windows(part.len()).any(|w| w == part);
+    assert!(find(b"\x08_HID\x0c\x41\xd0\x0a\x08"), "PNP0A08");
+    assert!(find(b"\x88\x0d\x00\x02\x0c\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x00"), "one bus, 0");
+    assert!(find(b"\x00\x00\x00\xc0\xff\xff\xff\xdf\x00\x00\x00\x00\x00\x00\x00\x20"), "low window");
+    // Slot 3, pin A, no link device, interrupt 19; slot 9 shares 17 with slot 1.
+    assert!(find(b"\x12\x0b\x04\x0c\xff\xff\x03\x00\x00\x00\x0a\x13"), "slot 3");
+    assert!(find(b"\x12\x0b\x04\x0c\xff\xff\x09\x00\x00\x00\x0a\x11"), "slot 9");
+    assert!(find(b"\x86\x09\x00\x01\x00\x00\x00\xe0\x00\x00\x10\x00"), "the memory is reserved");
+    let without = build(&Board { pci: None, ..BOARD });
+    assert!(!without.windows(4).any(|w| w == b"MCFG" || w == b"PCI0"));
 }
 
 #[test]

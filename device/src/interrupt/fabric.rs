@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cpu::{Clock, Signals};
 
 use super::{ApicBus, I8259, Ioapic, LocalApic, Message};
+use crate::pci::MsiSink;
 use crate::{Device, IrqLine, IrqSink};
 
 /// I/O APIC pin of the ISA timer interrupt.
@@ -86,6 +87,12 @@ impl InterruptFabric {
         }
         self.ioapic.reset();
         self.pic.reset();
+    }
+}
+
+impl MsiSink for InterruptFabric {
+    fn send(&self, address: u64, data: u32) {
+        self.deliver_msi(address, data);
     }
 }
 

@@ -1,6 +1,6 @@
 //! ACPI tables of boards as the machine may describe them, and of ones it never would.
 
-use boot::acpi::{Board, install};
+use boot::acpi::{Board, PciRoot, install};
 use memory::GuestRam;
 
 use super::one_line;
@@ -27,12 +27,26 @@ pub const ACPI: Target = Target {
 
 const SERIAL: &[(u16, u8)] = &[(0x3f8, 4), (0x2f8, 3), (0x3e8, 4), (0xffff, 255)];
 
+/// First and last address of a window, which is not empty and not all there is: the board knows better.
+fn window<T>(a: u64, b: u64, max: u64, convert: fn(u64) -> T) -> (T, T) {
+    let clip = |address: u64| convert(address.min(max - 1));
+    (clip(a.min(b)), clip(a.max(b)))
+}
+
 fn run(data: &[u8]) {
     let mut input = Input::new(data);
     let (mib, serial, cpus) = (input.u8() % 4, input.u8(), input.u32());
     let (lapic, ioapic, pm_base) = (input.u32(), input.u32(), input.u16());
     let (sci, s5_type, reset) = (input.u8(), input.u8(), (input.u16(), input.u8()));
     let flags = input.u8();
+    let pci = PciRoot {
+        ecam: input.u32(),
+        ecam_len: input.u32(),
+        low: window(input.u32().into(), input.u32().into(), u32::MAX.into(), |address| address as u32),
+        high: window(input.u64(), input.u64(), u64::MAX, |address| address),
+        first_gsi: input.u8(),
+        lines: input.u8(),
+    };
     let board = Board {
         cpus,
         lapic,
@@ -45,6 +59,7 @@ fn run(data: &[u8]) {
         reset,
         serial: &SERIAL[..usize::from(serial) % (SERIAL.len() + 1)],
         i8042: flags & 4 != 0,
+        pci: (flags & 8 != 0).then_some(pci),
     };
     let size = if mib == 0 { 0x9_0000 } else { u64::from(mib) << 20 };
     let Ok(ram) = GuestRam::new(size) else { return };

@@ -12,7 +12,8 @@ pub const SPEC: Target = Target {
     seeds: || {
         [
             "kernel = \"vmlinuz\"\ninitrd = \"i\"\ncmdline = \"quiet\"\nmemory = \"1G\"\ncpus = 4\n\
-             engine = \"interp\"\nboot = \"pvh\"\nno_reboot = true\n[[modules]]\npath = \"m\"\nargs = \"a\"\n",
+             engine = \"interp\"\nboot = \"pvh\"\nno_reboot = true\n[[modules]]\npath = \"m\"\nargs = \"a\"\n\
+             [[disks]]\npath = \"d\"\nreadonly = true\nserial = \"s\"\n",
             "{\"kernel\":\"k\",\"memory\":\"512M\",\"cpus\":2,\"cpu_model\":\"x86-64-v2\",\"engine\":\"auto\",\
              \"modules\":[{\"path\":\"m\"}]}",
             "1536MiB",

@@ -1,0 +1,67 @@
+//! What a virtio device is to a transport.
+
+use std::sync::Arc;
+
+use crate::{DriverLink, Queue};
+
+/// Feature bits that belong to no device type (6).
+pub mod feature {
+    /// Descriptors may name a table of descriptors.
+    pub const INDIRECT_DESC: u64 = 1 << 28;
+    /// Notifications are suppressed by index.
+    pub const EVENT_IDX: u64 = 1 << 29;
+    /// The modern interface.
+    pub const VERSION_1: u64 = 1 << 32;
+    /// All that the queues can do.
+    pub const RING: u64 = INDIRECT_DESC | EVENT_IDX | VERSION_1;
+}
+
+/// What driver and device agreed on, from DRIVER_OK to reset.
+pub struct Session {
+    /// Features that the driver accepted.
+    pub features: u64,
+    /// The queues; `None` for those that the driver does not use.
+    pub queues: Vec<Option<Arc<Queue>>>,
+    /// The way to the driver.
+    pub link: Arc<DriverLink>,
+}
+
+/// A device without its transport. Methods are called by vCPU threads and must return soon.
+pub trait VirtioDevice: Send + Sync {
+    /// For logs.
+    fn name(&self) -> &'static str;
+    /// Device type (5).
+    fn kind(&self) -> u16;
+    /// PCI class code for those who look at it: class, subclass, interface.
+    fn pci_class(&self) -> u32;
+    /// Feature bits of the type.
+    fn features(&self) -> u64;
+    /// The largest size of each queue: powers of two.
+    fn queues(&self) -> &[u16];
+    /// Reads configuration; all of `data` is overwritten.
+    fn read_config(&self, offset: u64, data: &mut [u8]);
+    /// Writes configuration.
+    fn write_config(&self, offset: u64, data: &[u8]) {
+        let _ = (offset, data);
+    }
+    /// Changes whenever configuration that is read in several accesses does.
+    fn config_generation(&self) -> u8 {
+        0
+    }
+    /// The driver is ready. Never called twice without `stop` in between.
+    fn start(&self, session: Arc<Session>);
+    /// Lets go of the session: when it returns, the device touches neither its queues nor their buffers any more.
+    fn stop(&self);
+    /// The driver has put something into a queue. Any number: it comes from the guest.
+    fn notify(&self, queue: u16);
+    /// Back to power-on, after `stop`.
+    fn reset(&self) {}
+}
+
+/// Reads from an image of the configuration; what is beyond its end is zero.
+pub(crate) fn read_image(image: &[u8], offset: u64, data: &mut [u8]) {
+    for (i, byte) in data.iter_mut().enumerate() {
+        let at = offset.checked_add(i as u64).and_then(|at| usize::try_from(at).ok());
+        *byte = at.and_then(|at| image.get(at)).copied().unwrap_or(0);
+    }
+}

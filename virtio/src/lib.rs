@@ -1,0 +1,32 @@
+//! Virtio devices (Virtual I/O Device, OASIS, version 1.2) over PCI and memory-mapped registers.
+//!
+//! A [`VirtioDevice`] knows queues and its own configuration; a transport ([`VirtioPci`], [`VirtioMmio`]) shows
+//! it to the driver and is what machines put on a bus. Only the modern interface is there, no transitional one.
+//! Queues are our own and not those of the crate virtio-queue: stores must be told to [`memory::GuestRam`], and a
+//! malformed chain has to become DEVICE_NEEDS_RESET instead of a shorter chain.
+//!
+//! # Locks
+//! frontend -> worker's session -> queue; transport's interrupt state -> interrupt controllers. A completion takes
+//! the last three only, so that a reset can wait for it.
+
+mod blk;
+mod device;
+mod frontend;
+mod link;
+mod mmio;
+mod pci;
+mod queue;
+mod rng;
+mod worker;
+
+pub use blk::{Blk, BlkOptions};
+pub use device::{Session, VirtioDevice, feature};
+pub use frontend::{Frontend, FrontendState};
+pub use link::{DriverLink, Interrupt};
+pub use mmio::{VirtioMmio, VirtioMmioState};
+pub use pci::{VirtioPci, VirtioPciState};
+pub use queue::{Chain, Queue, QueueError, QueueLayout, Segment};
+pub use rng::Rng;
+
+#[cfg(test)]
+mod testing;
