@@ -15,6 +15,15 @@ echo guesthouse >/proc/sys/kernel/hostname
 ip link set lo up 2>/dev/null
 cd "$HOME"
 
+# Drivers, if there is a virtio device besides the source of random numbers, which the kernel can do without.
+for device in /sys/bus/pci/devices/*/modalias; do
+    read -r alias <"$device" 2>/dev/null
+    case $alias in
+    pci:v00001AF4d00001044*) ;;
+    pci:v00001AF4*) [ -e /etc/modules ] && while read -r module; do insmod "$module"; done </etc/modules; break ;;
+    esac
+done
+
 line=/dev/ttyS0
 [ -c $line ] || line=/dev/console
 # What the host says about the terminal: "rows columns name".

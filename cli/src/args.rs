@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use machine::{EngineKind, MAX_CPUS, Protocol, Size};
+use machine::{DiskSpec, EngineKind, MAX_CPUS, Protocol, Size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -15,6 +15,7 @@ Examples:
   tar c . | guesthouse run -- tar t          streams pass through, also binary ones
   guesthouse run --cpus 4 --memory 1G        a larger machine
   guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
+  guesthouse run --disk disk.raw             with a disk, /dev/vda
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
@@ -120,9 +121,33 @@ pub struct RunArguments {
     /// Module for a multiboot or PVH kernel: a file and, after a blank, its arguments. May be repeated.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub module: Vec<String>,
+    /// Disk of the machine: a raw image or a block device, as /dev/vda, vdb ... With `,readonly` the guest cannot
+    /// write it; `,serial=TEXT` gives it a serial number. May be repeated.
+    #[arg(long, value_name = "PATH[,readonly]", value_parser = disk)]
+    pub disk: Vec<DiskSpec>,
     /// Program to run in the default guest instead of a shell, with its arguments.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
     pub command: Vec<OsString>,
+}
+
+/// `PATH[,readonly][,serial=TEXT]`. Options are looked for from the end, so that a path may have commas.
+fn disk(text: &str) -> Result<DiskSpec, String> {
+    let mut disk = DiskSpec::default();
+    let mut rest = text;
+    while let Some((path, option)) = rest.rsplit_once(',') {
+        match option.split_once('=') {
+            None if option == "readonly" => disk.readonly = true,
+            Some(("serial", serial)) => serial.clone_into(&mut disk.serial),
+            _ if std::path::Path::new(rest).exists() => break,
+            _ => return Err(format!("{option:?} is no option of a disk: give readonly or serial=TEXT")),
+        }
+        rest = path;
+    }
+    if rest.is_empty() {
+        return Err("no file is named: give PATH[,readonly]".to_owned());
+    }
+    disk.path = rest.into();
+    Ok(disk)
 }
 
 /// A parser that knows all names, for help and completions.
@@ -141,6 +166,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_disk_has_a_path_and_options() {
+        let spec = |path: &str, readonly, serial: &str| {
+            Ok(DiskSpec { path: path.into(), readonly, serial: serial.to_owned() })
+        };
+        assert_eq!(disk("a.raw"), spec("a.raw", false, ""));
+        assert_eq!(disk("a.raw,serial=x=1,readonly"), spec("a.raw", true, "x=1"));
+        assert!(disk("a.raw,readonyl").unwrap_err().contains("readonyl"));
+        assert!(disk(",readonly").is_err());
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("a,b");
+        std::fs::write(&odd, []).unwrap();
+        let odd = odd.to_str().unwrap();
+        assert_eq!(disk(&format!("{odd},readonly")), spec(odd, true, ""));
     }
 
     #[test]

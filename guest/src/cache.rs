@@ -272,16 +272,19 @@ impl Parts {
             packages.push(package.record());
             Ok(deb)
         };
-        let mut file = |source: &PackageSource| -> Result<(String, Vec<u8>), GuestError> {
-            let deb = fetch(&resolve(apt, source)?)?;
-            deb::extract(&deb, &source.files, &entry.name)?.ok_or_else(|| GuestError::Deb {
-                path: deb,
+        let file = |deb: &Path, source: &PackageSource| -> Result<(String, Vec<u8>), GuestError> {
+            deb::extract(deb, &source.files, &entry.name)?.ok_or_else(|| GuestError::Deb {
+                path: deb.to_owned(),
                 fact: format!("it has none of the files {}", source.files.join(", ")),
             })
         };
-        let (kernel_path, kernel) = file(&entry.kernel)?;
-        let (_, busybox) = file(&entry.busybox)?;
+        let deb = fetch(&resolve(apt, &entry.kernel)?)?;
+        let (kernel_path, kernel) = file(&deb, &entry.kernel)?;
+        let names: Vec<_> = entry.modules.split_whitespace().collect();
+        let modules = deb::modules(&deb, &names, &entry.name)?;
+        let (_, busybox) = file(&fetch(&resolve(apt, &entry.busybox)?)?, &entry.busybox)?;
         let mut archive = initramfs::archive(busybox, entry.applet_names());
+        initramfs::add_modules(&mut archive, &names, modules);
         if let Some(wanted) = &entry.programs {
             programs::add_links(&mut archive);
             for package in programs::resolve(apt, wanted)? {

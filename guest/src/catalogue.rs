@@ -34,6 +34,9 @@ pub struct GuestEntry {
     pub append_quiet: String,
     /// Where the kernel comes from.
     pub kernel: PackageSource,
+    /// Names of modules in the kernel's package, separated by blanks, in the order in which they are loaded.
+    #[serde(default)]
+    pub modules: String,
     /// Where busybox comes from.
     pub busybox: PackageSource,
     /// Names of busybox in `/bin`, in groups, separated by blanks.

@@ -19,6 +19,40 @@ pub(crate) fn extract(
     read(deb, guest, |stream| first_match(stream, patterns))
 }
 
+/// Kernel modules by name, wherever the package has them.
+pub(crate) fn modules(deb: &Path, names: &[&str], guest: &str) -> Result<Vec<(String, Vec<u8>)>, GuestError> {
+    let mut found = Vec::new();
+    let all = read(deb, guest, |stream| modules_in(stream, names, &mut found))?;
+    match names.iter().find(|name| !found.iter().any(|(have, _)| have == *name)) {
+        Some(name) if all.is_none() => {
+            Err(GuestError::Deb { path: deb.to_owned(), fact: format!("it has no module {name}") })
+        }
+        _ => Ok(found),
+    }
+}
+
+/// Collects modules until all are there.
+fn modules_in(
+    stream: impl Read,
+    names: &[&str],
+    found: &mut Vec<(String, Vec<u8>)>,
+) -> io::Result<Option<()>> {
+    let mut archive = tar::Archive::new(stream);
+    for entry in archive.entries()? {
+        let mut entry = entry?;
+        let path = relative(&entry.path_bytes());
+        let file = path.rsplit('/').next().and_then(|file| file.strip_suffix(".ko"));
+        if let Some(name) = names.iter().find(|name| file == Some(**name)) {
+            let data = content(&mut entry, &path)?;
+            found.push(((*name).to_owned(), data));
+            if found.len() == names.len() {
+                return Ok(Some(()));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Reads the tar stream of a package until `find` has found something.
 pub(crate) fn read<T>(
     deb: &Path,
@@ -116,6 +150,20 @@ mod tests {
         let found = first_match(sample().as_slice(), &patterns).unwrap();
         assert_eq!(found, Some(("boot/vmlinuz-1".into(), b"kernel".to_vec())));
         assert_eq!(first_match(sample().as_slice(), &["boot/initrd-*".to_owned()]).unwrap(), None);
+    }
+
+    #[test]
+    fn modules_are_found_by_name() {
+        let mut tar = tar::Builder::new(Vec::new());
+        for (path, data) in [("./lib/modules/1/a/b.ko", b"b".as_slice()), ("./lib/modules/1/ab.ko", b"ab")] {
+            let mut header = tar::Header::new_ustar();
+            header.set_size(data.len() as u64);
+            tar.append_data(&mut header, path, data).unwrap();
+        }
+        let (tar, mut found) = (tar.into_inner().unwrap(), Vec::new());
+        assert!(modules_in(tar.as_slice(), &["ab", "b"], &mut found).unwrap().is_some());
+        assert_eq!(found, [("b".to_owned(), b"b".to_vec()), ("ab".to_owned(), b"ab".to_vec())]);
+        assert!(modules_in(tar.as_slice(), &["ab", "c"], &mut Vec::new()).unwrap().is_none());
     }
 
     #[test]

@@ -34,6 +34,18 @@ pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a st
     archive
 }
 
+/// Adds the modules, and the list by which init loads them in their order.
+pub(crate) fn add_modules(archive: &mut Archive, order: &[&str], modules: Vec<(String, Vec<u8>)>) {
+    let path = |name: &str| format!("usr/lib/modules/{name}.ko");
+    for (name, data) in modules {
+        archive.add(&path(&name), 0o644, Node::File(data));
+    }
+    if !order.is_empty() {
+        let list: String = order.iter().map(|name| format!("/{}\n", path(name))).collect();
+        archive.add("etc/modules", 0o644, Node::File(list.into()));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,6 +59,15 @@ mod tests {
         assert_eq!(find("bin/sh"), Some((0o777, Node::Link(b"busybox".to_vec()))));
         let again = super::archive(vec![0x7f], ["mount", "sh"].into_iter());
         assert_eq!(archive.write(), again.write());
+    }
+
+    #[test]
+    fn modules_are_listed_in_the_order_of_their_loading() {
+        let mut archive = Archive::new();
+        add_modules(&mut archive, &["b", "a"], vec![("a".into(), vec![1]), ("b".into(), vec![2])]);
+        assert_eq!(archive.get("usr/lib/modules/a.ko"), Some(&Node::File(vec![1])));
+        let list = b"/usr/lib/modules/b.ko\n/usr/lib/modules/a.ko\n".to_vec();
+        assert_eq!(archive.get("etc/modules"), Some(&Node::File(list)));
     }
 
     #[test]

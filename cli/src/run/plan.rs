@@ -37,6 +37,7 @@ impl Plan {
         let (stdin, stdout) = terminal::is_interactive();
         let mut spec = MachineSpec {
             modules: arguments.module.iter().map(|text| module(text)).collect(),
+            disks: arguments.disk.clone(),
             memory: arguments.memory,
             cpus: arguments.cpus,
             cpu_model: arguments.cpu_model.clone(),

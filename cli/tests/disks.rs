@@ -1,0 +1,109 @@
+//! Disks, used by a real kernel. The file system is made and checked with the host's e2fsprogs.
+#![allow(clippy::unwrap_used)] // how a test fails
+
+mod common;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use common::guesthouse;
+
+/// Runs a program of the host's, also from where only root looks; its output if it succeeds.
+fn host(program: &str, arguments: &[&str], image: &Path) -> Result<String, String> {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let output = Command::new(program).args(arguments).arg(image).env("PATH", path).output();
+    let output = output.unwrap_or_else(|e| panic!("{program}: {e}: install e2fsprogs"));
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    if output.status.success() { Ok(text) } else { Err(text) }
+}
+
+fn image(folder: &Path, name: &str, mib: u64) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::File::create(&path).unwrap().set_len(mib << 20).unwrap();
+    path
+}
+
+/// Runs a script in the default guest; its standard output.
+fn guest(arguments: &[&str], script: &str) -> String {
+    let arguments = [&["run"], arguments, &["--", "sh", "-ec", script]].concat();
+    let output = guesthouse(&arguments).stdin(Stdio::null()).output().unwrap();
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    assert_eq!(output.status.code(), Some(0), "{arguments:?}: {stdout}{stderr}");
+    stdout
+}
+
+#[test]
+fn a_file_system_is_written_and_clean_and_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(folder.path(), "ext4.raw", 32);
+    host("mke2fs", &["-q", "-t", "ext4"], &image).unwrap();
+    let disk = image.to_str().unwrap();
+    let write = r#"
+        mount /dev/vda /mnt
+        head -c 3000000 /dev/urandom >/mnt/data
+        mkdir /mnt/folder
+        for i in $(seq 1 200); do echo $i >/mnt/folder/$i; done
+        rm /mnt/folder/1*
+        sync
+        fstrim /mnt
+        sha256sum </mnt/data
+        umount /mnt
+        cat /sys/block/vda/serial
+    "#;
+    let spec = format!("{disk},serial=guesthouse-1");
+    let written = guest(&["--disk", &spec, "--cpus", "2", "--engine", "dbt"], write);
+    assert!(written.contains("guesthouse-1"), "{written}");
+    host("e2fsck", &["-fn"], &image).unwrap();
+    let read =
+        "mount -o ro /dev/vda /mnt; sha256sum </mnt/data; ls /mnt/folder | wc -l; cat /sys/block/vda/ro";
+    let spec = format!("{disk},readonly");
+    let read = guest(&["--disk", &spec, "--engine", "interp"], read);
+    assert_eq!(read.lines().next(), written.lines().next());
+    assert_eq!(read.lines().skip(1).collect::<Vec<_>>(), ["89", "1"]);
+}
+
+#[test]
+fn errors_of_a_disk_reach_the_guest() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = image(folder.path(), "small.raw", 1);
+    let readonly = format!("{},readonly", image(folder.path(), "ro.raw", 1).display());
+    let script = r#"
+        ! dd if=/dev/zero of=/dev/vdb bs=4k count=1 2>/dev/null
+        dd if=/dev/vda bs=1M 2>/dev/null | wc -c
+        ! dd if=/dev/zero of=/dev/vda bs=4k seek=256 count=1 2>/dev/null
+    "#;
+    let out = guest(&["--disk", small.to_str().unwrap(), "--disk", &readonly], script);
+    assert_eq!(out, "1048576\n");
+}
+
+#[test]
+fn interrupts_come_by_the_pin_where_messages_are_switched_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = ["a", "b", "c"].map(|name| image(folder.path(), name, 1).to_str().unwrap().to_owned());
+    let disks: Vec<_> = disks.iter().flat_map(|disk| ["--disk", disk]).collect();
+    let script = r#"
+        for disk in vda vdb vdc; do
+            echo $disk | dd of=/dev/$disk conv=fsync 2>/dev/null
+            head -c 3 /dev/$disk
+        done
+        grep -c IO-APIC.*fasteoi.*virtio /proc/interrupts
+    "#;
+    let out = guest(&[&disks[..], &["--append", "pci=nomsi"]].concat(), script);
+    assert_eq!(out, "vdavdbvdc4\n");
+}
+
+#[test]
+fn a_disk_has_one_machine() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = image(folder.path(), "a.raw", 1);
+    let lock = std::fs::File::open(&image).unwrap();
+    lock.lock().unwrap();
+    let output = guesthouse(&["run", "--disk", image.to_str().unwrap(), "--", "true"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(&format!("is in use by process {}", std::process::id())), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
