@@ -41,15 +41,15 @@ pub fn has_operand(insn: &Instruction) -> bool {
     (0..insn.op_count()).any(|i| insn.op_kind(i) == OpKind::Memory)
 }
 
-/// What ADD, SUB and LEA of a constant do to RSP. `dead`: no flag is live behind the instruction.
-pub fn constant(insn: &Instruction, dead: bool) -> Option<i32> {
+/// What ADD, SUB and LEA of a constant do to RSP.
+pub fn constant(insn: &Instruction) -> Option<i32> {
     if insn.op_count() != 2 || insn.op_kind(0) != OpKind::Register || insn.op0_register() != Register::RSP {
         return None;
     }
     let immediate = matches!(insn.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64);
     let change = match insn.mnemonic() {
-        Mnemonic::Add if immediate && dead => insn.immediate(1) as i32,
-        Mnemonic::Sub if immediate && dead => (insn.immediate(1) as i32).checked_neg()?,
+        Mnemonic::Add if immediate => insn.immediate(1) as i32,
+        Mnemonic::Sub if immediate => (insn.immediate(1) as i32).checked_neg()?,
         Mnemonic::Lea if insn.memory_base() == Register::RSP && insn.memory_index() == Register::None => {
             i32::try_from(insn.memory_displacement64() as i64).ok()?
         }
@@ -58,7 +58,7 @@ pub fn constant(insn: &Instruction, dead: bool) -> Option<i32> {
     (change.unsigned_abs() <= 1 << 20).then_some(change)
 }
 
-fn effect(insn: &Instruction, class: Class, dead: bool) -> Effect {
+fn effect(insn: &Instruction, class: Class) -> Effect {
     let operand = |size: u8| distance(insn).map(|d| d..d + i32::from(size));
     let native = |access: Option<Access>| {
         let writes = matches!(insn.mnemonic(), Mnemonic::Xchg | Mnemonic::Xadd | Mnemonic::Mulx);
@@ -66,7 +66,7 @@ fn effect(insn: &Instruction, class: Class, dead: bool) -> Effect {
             insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == Register::RSP
         };
         let changes = insn.op_count() > 0 && names(0) || writes && insn.op_count() > 1 && names(1);
-        let change = if changes { constant(insn, dead) } else { Some(0) };
+        let change = if changes { constant(insn) } else { Some(0) };
         Effect { access: access.and_then(|a| operand(a.size)), change }
     };
     match class {
@@ -94,51 +94,61 @@ fn effect(insn: &Instruction, class: Class, dead: bool) -> Effect {
     }
 }
 
+/// The segment being found.
+#[derive(Default)]
+struct Open {
+    /// Its first instruction, accesses or not.
+    start: usize,
+    /// How far RSP has moved since.
+    depth: i32,
+    /// The first instruction that accesses the stack.
+    first: Option<usize>,
+    /// The bytes accessed, as seen from RSP at the start.
+    range: Range<i32>,
+}
+
+impl Open {
+    /// Ends the segment before instruction `next`. The check comes before the first access, or earlier if no flag is live
+    /// there: checks of live flags are long.
+    fn close(&mut self, next: usize, slots: &mut [Slot], depths: &[i32], live: &[u32]) {
+        if let Some(first) = self.first {
+            let place = (self.start..=first).rev().find(|&i| live[i] == 0).unwrap_or(first);
+            let depth = depths[place];
+            slots[place].check = Some(self.range.start - depth..self.range.end - depth);
+            slots[place..next].iter_mut().for_each(|slot| slot.inside = true);
+        }
+        *self = Self { start: next, ..Self::default() };
+    }
+}
+
 /// The slots of a block. `live`: flags live before each instruction.
 pub fn slots(insns: &[Instruction], classes: &[Class], live: &[u32]) -> Vec<Slot> {
     let mut slots = vec![Slot::default(); insns.len()];
-    // The first access of the segment, what it covers so far and how far RSP is from there.
-    let mut open: Option<(usize, Range<i32>)> = None;
-    let mut depth = 0;
+    let mut depths = vec![0; insns.len()];
+    let mut open = Open::default();
     for (i, insn) in insns.iter().enumerate() {
-        let dead = live.get(i + 1).is_some_and(|&l| l == 0);
-        let Effect { access, change } = effect(insn, classes[i], dead);
+        let Effect { access, change } = effect(insn, classes[i]);
         if let Some(access) = access {
-            let here = access.start + depth..access.end + depth;
-            let joined = open
-                .take()
-                .map(|(first, old)| (first, old.start.min(here.start)..old.end.max(here.end), old));
-            open = match joined {
-                Some((first, all, _)) if all.end - all.start <= SPAN => Some((first, all)),
-                other => {
-                    if let Some((first, _, old)) = other {
-                        slots[first].check = Some(old);
-                    }
-                    depth = 0;
-                    Some((i, access))
-                }
+            let here = access.start + open.depth..access.end + open.depth;
+            let all = match open.first {
+                Some(_) => open.range.start.min(here.start)..open.range.end.max(here.end),
+                None => here,
             };
-        }
-        slots[i].inside = open.is_some();
-        match change {
-            Some(change) => depth += change,
-            None => {
-                if let Some((first, range)) = open.take() {
-                    slots[first].check = Some(range);
-                }
-                depth = 0;
+            if all.end - all.start > SPAN {
+                open.close(i, &mut slots, &depths, live);
+                open.range = access;
+            } else {
+                open.range = all;
             }
+            open.first.get_or_insert(i);
         }
-        if depth.unsigned_abs() > 1 << 24
-            && let Some((first, range)) = open.take()
-        {
-            slots[first].check = Some(range);
-            depth = 0;
+        depths[i] = open.depth;
+        match change {
+            Some(change) if open.depth.unsigned_abs() < 1 << 24 => open.depth += change,
+            _ => open.close(i + 1, &mut slots, &depths, live),
         }
     }
-    if let Some((first, range)) = open {
-        slots[first].check = Some(range);
-    }
+    open.close(insns.len(), &mut slots, &depths, live);
     slots
 }
 

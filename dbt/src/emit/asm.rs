@@ -359,12 +359,6 @@ impl Asm {
         self.memory(&op32(&[0xff]), 1, mem, 0);
     }
 
-    /// `shr reg, count` (32-bit).
-    pub fn shr32(&mut self, reg: u8, count: u8) {
-        self.registers(0xc1, 5, reg, false);
-        self.byte(count);
-    }
-
     /// `cmp reg, value`.
     pub fn cmp_imm(&mut self, reg: u8, value: i32) {
         self.bytes(&[0x48 | reg >> 3, 0x81, 0xf8 | reg & 7]);
@@ -386,6 +380,12 @@ impl Asm {
         self.registers(0x3b, a, b, wide);
     }
 
+    /// `rorx to, from, count` (32-bit): keeps flags.
+    pub fn rorx32(&mut self, to: u8, from: u8, count: u8) {
+        let (r, b) = (!(to >> 3) & 1, !(from >> 3) & 1);
+        self.bytes(&[0xc4, r << 7 | 1 << 6 | b << 5 | 3, 0x7b, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
+    }
+
     /// `neg reg`.
     pub fn neg(&mut self, reg: u8) {
         self.registers(0xf7, 3, reg, true);
@@ -396,9 +396,9 @@ impl Asm {
         self.registers(0xf7, 2, reg, false);
     }
 
-    /// `and reg, value`, sign-extended.
-    pub fn and_imm(&mut self, reg: u8, value: i32) {
-        self.registers(0x81, 4, reg, true);
+    /// ADD (0), AND (4) or SUB (5) of a sign-extended value.
+    pub fn arithmetic_imm(&mut self, operation: u8, reg: u8, value: i32) {
+        self.registers(0x81, operation, reg, true);
         self.bytes(&value.to_le_bytes());
     }
 

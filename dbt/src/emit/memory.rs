@@ -15,7 +15,7 @@ use crate::cache::site::Pair;
 use crate::cache::tlb::{INDEX, table};
 use crate::frontend::class::Access;
 use crate::runtime::context::{Left, field};
-use reg::{R9, R10, R11, RSP};
+use reg::{R9, R10, R11, RCX, RSP};
 
 /// An operand behind a check.
 const CHECKED: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
@@ -70,6 +70,11 @@ impl Emitter<'_> {
 
     /// R10 becomes the effective address; R9 may be clobbered.
     pub fn effective(&mut self, insn: &Instruction) -> Option<()> {
+        self.effective_to(R10, insn)
+    }
+
+    /// The same for another register; R9 and R10 may be clobbered.
+    pub fn effective_to(&mut self, to: u8, insn: &Instruction) -> Option<()> {
         let (base, index) = (insn.memory_base(), insn.memory_index());
         if insn.is_ip_rel_memory_operand() {
             if base != Register::RIP {
@@ -77,7 +82,7 @@ impl Emitter<'_> {
             }
             let disp = i32::try_from(insn.memory_displacement64() as i64).ok()?;
             self.asm.load(R10, self.lin_word());
-            self.asm.lea(R10, at(R10, disp));
+            self.asm.lea(to, at(R10, disp));
             return Some(());
         }
         let narrow = base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index;
@@ -103,9 +108,9 @@ impl Emitter<'_> {
         let scale = insn.memory_index_scale().trailing_zeros() as u8;
         let mem = Mem::At { base, index, scale, disp };
         if narrow {
-            self.asm.lea32(R10, mem);
+            self.asm.lea32(to, mem);
         } else {
-            self.asm.lea(R10, mem);
+            self.asm.lea(to, mem);
         }
         Some(())
     }
@@ -140,8 +145,7 @@ impl Emitter<'_> {
         let asm = &mut *self.asm;
         if !steady(insn) {
             let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
-            asm.mov32(R9, R10);
-            asm.shr32(R9, 8);
+            asm.rorx32(R9, R10, 8);
             asm.and_imm32(R9, INDEX);
             asm.add(R10, entry(Pair::NEG_PAGE));
             asm.cmp_imm(R10, most);
@@ -170,27 +174,59 @@ impl Emitter<'_> {
     }
 
     /// Checks that bytes of the stack, as seen from RSP, are in the window; moves it there if they can be. `offset`: of the
-    /// first instruction that relies on it.
+    /// first instruction that relies on it. Flags survive if they are live.
     pub fn check_window(&mut self, range: &Range<i32>, offset: u16) {
-        self.park();
         let most = 4096 - (range.end - range.start);
+        let keeps = self.live && !self.parked;
         let here = self.asm.here();
         let asm = &mut *self.asm;
-        asm.lea(R9, at(R11, range.start));
-        asm.sub(R9, Mem::Gs(field::STACK_HOST));
-        asm.cmp_imm(R9, most);
-        let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+        let miss = if keeps {
+            // Both ends are compared, but for a single word, which an aligned stack has whole.
+            let word = range.end - range.start == 8;
+            let end = |base: u8, disp: i32| Mem::At { base: Some(base), index: Some(R11), scale: 0, disp };
+            asm.mov(R9, RCX);
+            asm.load(RCX, Mem::Gs(field::STACK_WINDOW));
+            if !word {
+                asm.lea(R10, end(RCX, range.end - 1));
+                asm.pext_gs(R10, R10, field::PAGE_MASK);
+            }
+            asm.lea(RCX, end(RCX, range.start));
+            asm.pext_gs(RCX, RCX, if word { field::WORD_MASK } else { field::PAGE_MASK });
+            if !word {
+                asm.lea(RCX, sum(RCX, R10));
+            }
+            let inside = asm.jrcxz();
+            asm.mov(RCX, R9);
+            let miss = asm.jmp(Target::Fixed(0));
+            asm.bind_short(inside);
+            asm.mov(RCX, R9);
+            miss
+        } else {
+            asm.lea(R9, at(R11, range.start));
+            asm.add(R9, Mem::Gs(field::STACK_WINDOW));
+            asm.cmp_imm(R9, most);
+            asm.jcc(cond::ABOVE, Target::Fixed(0))
+        };
         let resume = Target::Here(asm.here());
         let window = self.stubs.window[table(self.kind, true)];
         let number = self.first_segment + self.segments.len() as u32;
         self.asm.switch(Section::Cold);
         self.asm.bind(miss);
         self.note_x87_aside();
+        self.park();
         self.asm.lea(R10, at(R11, range.start));
         self.asm.imm(R9, most);
         let _ = self.asm.call(Target::Fixed(window));
-        let _ = self.asm.jcc(cond::BELOW_OR_EQUAL, resume);
+        let refused = self.asm.jcc(cond::ABOVE, Target::Fixed(0));
+        if keeps {
+            self.unpark_aside();
+        }
+        let _ = self.asm.jmp(resume);
+        self.asm.bind(refused);
         self.unpark_aside();
+        if keeps {
+            self.parked = false;
+        }
         let jump = self.asm.jmp(Target::Fixed(0));
         self.asm.bind(jump);
         self.asm.call_with(self.stubs.leave[Left::Straddle as usize], number);

@@ -33,7 +33,9 @@ impl Emitter<'_> {
         let map = |register: u8| pairs.iter().find(|p| p.0 == Some(register)).map_or(register, |p| p.1);
         self.unpark_for(insn);
         for (register, host) in pairs {
-            if let Some(register) = register {
+            if let Some(register) = register
+                && !only_written(insn, register)
+            {
                 self.load_register(host, register);
             }
         }
@@ -66,7 +68,9 @@ impl Emitter<'_> {
         }
         self.unpark_for(insn);
         let map = |n: u8| if Some(n) == scratch[0] { R9 } else { n };
-        if let Some(register) = scratch[0] {
+        if let Some(register) = scratch[0]
+            && !only_written(insn, register)
+        {
             self.load_register(R9, register);
         }
         parts.encode(self.asm, map, Some(operand))?;
@@ -94,20 +98,42 @@ impl Emitter<'_> {
             8 | 4 => {}
             _ => return None,
         }
-        self.effective(insn)?;
         let wide = register.size() == 8;
+        let to = if spilled(number) { R10 } else { number };
+        self.effective_to(to, insn)?;
+        if !wide {
+            self.asm.mov32(to, to);
+        }
         if spilled(number) {
-            if !wide {
-                self.asm.mov32(R10, R10);
-            }
-            self.store_register(number, R10);
-        } else if wide {
-            self.asm.mov(number, R10);
-        } else {
-            self.asm.mov32(number, R10);
+            self.store_register(number, to);
         }
         Some(())
     }
+}
+
+/// The instruction replaces the whole register, its first operand, whatever that was.
+fn only_written(insn: &Instruction, register: u8) -> bool {
+    use Mnemonic as M;
+    let first = insn.op0_register();
+    let others = |n: u32| {
+        insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == first.full_register()
+    };
+    matches!(
+        insn.mnemonic(),
+        M::Mov
+            | M::Movzx
+            | M::Movsx
+            | M::Movsxd
+            | M::Movd
+            | M::Movq
+            | M::Vmovd
+            | M::Vmovq
+            | M::Rorx
+            | M::Andn
+    ) && insn.op_kind(0) == OpKind::Register
+        && (first.is_gpr32() || first.is_gpr64())
+        && first.full_register().number() as u8 == register
+        && !(1..insn.op_count()).any(others)
 }
 
 /// The instruction may change the register, which it names.

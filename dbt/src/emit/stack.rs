@@ -68,7 +68,20 @@ impl Emitter<'_> {
 
     /// Instructions that move RSP, or a value from or to it, in short. `None` for all others.
     pub fn stack_pointer(&mut self, insn: &Instruction) -> Option<()> {
-        if let Some(change) = stack::constant(insn, !self.live_behind) {
+        if let Some(change) = stack::constant(insn) {
+            if insn.mnemonic() != Mnemonic::Lea {
+                self.parked = false;
+                if self.live_behind {
+                    // The flags are those of the guest's address.
+                    self.load_register(R9, RSP);
+                    let (opcode, value) = if insn.mnemonic() == Mnemonic::Add {
+                        (0, change)
+                    } else {
+                        (5, change.wrapping_neg())
+                    };
+                    self.asm.arithmetic_imm(opcode, R9, value);
+                }
+            }
             self.move_stack(change);
             return Some(());
         }
@@ -97,7 +110,8 @@ impl Emitter<'_> {
                 if !(-4096..0).contains(&mask) {
                     return None;
                 }
-                self.asm.and_imm(R11, mask);
+                self.parked = false;
+                self.asm.arithmetic_imm(4, R11, mask);
             }
             _ => return None,
         }

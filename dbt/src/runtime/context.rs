@@ -86,11 +86,14 @@ pub struct Context {
     /// Bases of FS and GS.
     pub fs_base: u64,
     pub gs_base: u64,
-    /// The stack's window: a page of the guest's that may be loaded from and stored to at the host address
-    /// `stack_host`. Host addresses are those of the guest plus `stack_addend`, whose negative is `stack_neg`.
-    pub stack_host: u64,
+    /// Minus the host address of the stack's window: a page of the guest's that may be loaded from and stored to. Host
+    /// addresses there are those of the guest plus `stack_addend`, whose negative is `stack_neg`.
+    pub stack_window: u64,
     pub stack_addend: u64,
     pub stack_neg: u64,
+    /// The bits of an address that are not the offset in its page; the same and those of an offset in a word.
+    pub page_mask: u64,
+    pub word_mask: u64,
     /// Flags put aside, as `lahf; seto al` gives them.
     pub parked: u64,
     /// The call that [`Left::Exhausted`] is about.
@@ -130,10 +133,13 @@ pub struct Context {
 }
 
 impl Context {
-    /// All zero.
+    /// Empty.
     pub fn boxed() -> Box<Self> {
         // SAFETY: integers and null pointers; zero is valid for all of them. The box has the layout of its type.
-        unsafe { Box::<Self>::new_zeroed().assume_init() }
+        let mut context = unsafe { Box::<Self>::new_zeroed().assume_init() };
+        context.page_mask = !0xfff;
+        context.word_mask = !0xff8;
+        context
     }
 }
 
@@ -154,7 +160,9 @@ pub mod field {
     pub const FLAGS: u32 = offset_of!(Context, flags) as u32;
     pub const FS_BASE: u32 = offset_of!(Context, fs_base) as u32;
     pub const GS_BASE: u32 = offset_of!(Context, gs_base) as u32;
-    pub const STACK_HOST: u32 = offset_of!(Context, stack_host) as u32;
+    pub const STACK_WINDOW: u32 = offset_of!(Context, stack_window) as u32;
+    pub const PAGE_MASK: u32 = offset_of!(Context, page_mask) as u32;
+    pub const WORD_MASK: u32 = offset_of!(Context, word_mask) as u32;
     pub const STACK_ADDEND: u32 = offset_of!(Context, stack_addend) as u32;
     pub const STACK_NEG: u32 = offset_of!(Context, stack_neg) as u32;
     pub const PARKED: u32 = offset_of!(Context, parked) as u32;

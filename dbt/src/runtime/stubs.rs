@@ -170,8 +170,7 @@ fn look_up(asm: &mut Asm, table: u32, size: u32, exit: Place) {
 
 /// `to` becomes the offset in a table of the entry for the address in `from`.
 fn index(asm: &mut Asm, to: u8, from: u8) {
-    asm.mov32(to, from);
-    asm.shr32(to, 8);
+    asm.rorx32(to, from, 8);
     asm.and_imm32(to, tlb::INDEX);
 }
 
@@ -200,7 +199,9 @@ fn move_window(asm: &mut Asm, table: u32) {
     asm.cmp_reg(R10, R9, true);
     let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
     asm.load(R9, host);
-    asm.store(Mem::Gs(field::STACK_HOST), R9);
+    asm.mov(R10, R9);
+    asm.neg(R10);
+    asm.store(Mem::Gs(field::STACK_WINDOW), R10);
     asm.add(R9, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
     asm.add(R11, Mem::Gs(field::STACK_NEG));
     asm.lea(R11, sum(R11, R9));

@@ -216,8 +216,8 @@ impl Engine {
         }
         let page = tlb.page(table, lin);
         let context = &mut *self.context;
-        (context.stack_host, context.stack_addend) = match page {
-            Some(host) => (host, host.wrapping_sub(lin & !0xfff)),
+        (context.stack_window, context.stack_addend) = match page {
+            Some(host) => (host.wrapping_neg(), host.wrapping_sub(lin & !0xfff)),
             None => (nowhere(), 0),
         };
         context.stack_neg = context.stack_addend.wrapping_neg();
@@ -226,7 +226,7 @@ impl Engine {
 
     /// The guest's page in the window.
     fn window(&self) -> u64 {
-        self.context.stack_host.wrapping_add(self.context.stack_neg)
+        self.context.stack_neg.wrapping_sub(self.context.stack_window)
     }
 
     fn store(&mut self, s: &mut Session, rip: u64) {
@@ -253,8 +253,8 @@ impl Engine {
             if !answers {
                 self.context.returns = self.returns.pointer(mode);
             }
-            if self.translator.enter(self.context.stack_host) {
-                self.context.stack_host = nowhere();
+            if self.translator.enter(self.context.stack_window.wrapping_neg()) {
+                self.context.stack_window = nowhere();
                 if let Some(rip) = relies {
                     self.translator.leave();
                     self.returns.set(mode, self.context.returns.wrapping_add(if answers { 8 } else { 0 }));

@@ -42,6 +42,14 @@ fn a_value_of_unknown_distance_ends_a_segment() {
 }
 
 #[test]
+fn a_check_comes_early_where_flags_are_dead() {
+    // add rsp, 0x18; pop rbx; setc al: the flags of the first are live behind it
+    let slots = slots_of(&[0x48, 0x83, 0xc4, 0x18, 0x5b, 0x0f, 0x92, 0xc0]);
+    assert_eq!(slots[0].check, Some(0x18..0x20));
+    assert_eq!(slots[1], Slot { check: None, inside: true });
+}
+
+#[test]
 fn what_one_check_covers_is_bounded() {
     // mov eax, [rsp]; mov eax, [rsp+0x3fc]; mov eax, [rsp+0x3f0]; sub rsp, 0x200; mov eax, [rsp]
     let slots = slots_of(&[
