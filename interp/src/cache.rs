@@ -45,9 +45,6 @@ pub(crate) enum Origin {
 #[repr(align(64))]
 pub(crate) struct Block {
     phys: u64,
-    key: u8,
-    /// Next block in the same bucket.
-    next: u32,
     start: Start,
     /// Slots of the arena that it takes.
     slots: u16,
@@ -69,6 +66,14 @@ pub(crate) struct Decoded {
     pub origin: Origin,
 }
 
+/// What a block is found by, apart from the block: those that are passed by on the way need not be looked at.
+struct Place {
+    phys: u64,
+    key: u8,
+    /// Next block in the same bucket.
+    next: u32,
+}
+
 #[derive(Clone, Copy)]
 struct Jump {
     lin: u64,
@@ -82,6 +87,8 @@ const NO_JUMP: Jump = Jump { lin: u64::MAX, context: u64::MAX, block: NONE };
 pub(crate) struct Cache {
     code: Code,
     blocks: Vec<Block>,
+    /// Of the blocks, in the same order.
+    places: Vec<Place>,
     buckets: Box<[u32; BUCKETS]>,
     jumps: Box<[Jump; JUMPS]>,
     version: u32,
@@ -139,6 +146,7 @@ impl Cache {
         Self {
             code: Code::default(),
             blocks: Vec::new(),
+            places: Vec::new(),
             buckets: Box::new([NONE; BUCKETS]),
             jumps: Box::new([NO_JUMP; JUMPS]),
             version: 0,
@@ -157,6 +165,13 @@ impl Cache {
         let block = self.blocks.get(jump.block as usize)?;
         let current = block.is_current() && (!block.is_copied() || self.restless.unchanged(block.phys));
         current.then_some(jump.block)
+    }
+
+    /// Where code at `lin` is, if a jump has led there in this context.
+    pub fn phys_by_jump(&self, lin: u64, context: u64) -> Option<u64> {
+        let jump = &self.jumps[jump_slot(lin)];
+        let known = jump.lin == lin && jump.context == context;
+        self.blocks.get(jump.block as usize).filter(|_| known).map(|block| block.phys)
     }
 
     /// True if the block's code was not overwritten since it was decoded.
@@ -228,13 +243,20 @@ impl Cache {
 
     /// The current block at a physical address; one that is compared with its bytes while the page is restless.
     pub fn find(&mut self, phys: u64, key: u8) -> Option<u32> {
+        let at = self.placed(phys, key)?;
+        let block = self.blocks.get(at as usize)?;
+        let wanted = block.is_copied() == self.restless.is(phys);
+        (wanted && block.is_current()).then_some(at)
+    }
+
+    /// The block at a physical address, current or not.
+    fn placed(&self, phys: u64, key: u8) -> Option<u32> {
         let mut at = self.buckets[bucket(phys, key)];
-        while let Some(block) = self.blocks.get(at as usize) {
-            if block.phys == phys && block.key == key {
-                let wanted = block.is_copied() == self.restless.is(phys);
-                return (wanted && block.is_current()).then_some(at);
+        while let Some(place) = self.places.get(at as usize) {
+            if place.phys == phys && place.key == key {
+                return Some(at);
             }
-            at = block.next;
+            at = place.next;
         }
         None
     }
@@ -253,51 +275,43 @@ impl Cache {
         if self.code.len() + slots > MAX_SLOTS || self.blocks.len() >= MAX_BLOCKS {
             self.clear();
         }
-        let head = &mut self.buckets[bucket(decoded.phys, decoded.key)];
-        let mut at = *head;
-        let mut reuse = None;
-        while let Some(block) = self.blocks.get(at as usize) {
-            if block.phys == decoded.phys && block.key == decoded.key {
-                reuse = Some((at, block.next, block.start, block.slots));
-                break;
-            }
-            at = block.next;
-        }
+        let old = self.placed(decoded.phys, decoded.key);
+        let reuse = old.map(|id| (self.blocks[id as usize].start, self.blocks[id as usize].slots));
         // A rewritten block takes its old place if it is no longer, so that self-modifying code fills no arena.
-        let start = match reuse {
-            Some((_, _, start, room)) if slots <= usize::from(room) => {
+        let (start, slots) = match reuse {
+            Some((start, room)) if slots <= usize::from(room) => {
                 // SAFETY: the block's own, which is as long; blocks and their code are dropped together.
                 unsafe { self.code.replace(start, ops) };
                 self.version = self.version.wrapping_add(1);
-                start
+                (start, room)
             }
-            _ => self.code.push(ops),
+            _ => (self.code.push(ops), slots as u16),
         };
         let block = Block {
             phys: decoded.phys,
-            key: decoded.key,
-            next: reuse.map_or(*head, |r| r.1),
             start,
-            slots: slots as u16,
+            slots,
             insns: decoded.insns,
             bytes: decoded.bytes,
             last: ops.last().map_or(0, |op| op.off),
             origin: decoded.origin,
         };
-        if let Some((id, ..)) = reuse {
+        if let Some(id) = old {
             self.blocks[id as usize] = block;
-            id
-        } else {
-            let id = self.blocks.len() as u32;
-            *head = id;
-            self.blocks.push(block);
-            id
+            return id;
         }
+        let id = self.blocks.len() as u32;
+        let head = &mut self.buckets[bucket(decoded.phys, decoded.key)];
+        let next = std::mem::replace(head, id);
+        self.blocks.push(block);
+        self.places.push(Place { phys: decoded.phys, key: decoded.key, next });
+        id
     }
 
     fn clear(&mut self) {
         self.code.clear();
         self.blocks.clear();
+        self.places.clear();
         self.buckets.fill(NONE);
         self.jumps.fill(NO_JUMP);
         self.version = self.version.wrapping_add(1);

@@ -163,7 +163,7 @@ impl Code {
     /// Adds a sequence: where it starts.
     pub fn push(&mut self, ops: &[Op]) -> Start {
         let start = Start((self.slots.len() * size_of::<Slot>()) as u32);
-        self.slots.extend(layout(ops));
+        layout(ops, |slot| self.slots.push(slot));
         start
     }
 
@@ -173,9 +173,12 @@ impl Code {
     /// `start` is that of such a sequence, which was not dropped since.
     pub unsafe fn replace(&mut self, start: Start, ops: &[Op]) {
         let first = start.0 as usize / size_of::<Slot>();
-        for (slot, new) in self.slots[first..].iter_mut().zip(layout(ops)) {
-            *slot = new;
-        }
+        let mut room = self.slots[first..].iter_mut();
+        layout(ops, |new| {
+            if let Some(slot) = room.next() {
+                *slot = new;
+            }
+        });
     }
 
     /// The operations of a sequence, and the end.
@@ -245,11 +248,12 @@ impl Code {
 }
 
 /// Operations with their links, and the end.
-fn layout(ops: &[Op]) -> impl Iterator<Item = Slot> {
-    let end = Op { run: last, ..Op::template(END, 0) };
-    let with_link = |&op: &Op| {
-        let link = op.has(op_flag::LINK).then_some(Slot { link: NO_LINK });
-        std::iter::once(Slot { op }).chain(link)
-    };
-    ops.iter().flat_map(with_link).chain(std::iter::once(Slot { op: end }))
+fn layout(ops: &[Op], mut put: impl FnMut(Slot)) {
+    for &op in ops {
+        put(Slot { op });
+        if op.has(op_flag::LINK) {
+            put(Slot { link: NO_LINK });
+        }
+    }
+    put(Slot { op: Op { run: last, ..Op::template(END, 0) } });
 }

@@ -16,7 +16,7 @@ use memory::{GuestRam, PageInfo, PageRef};
 use crate::code::Code;
 pub use crate::cpu::Sealer;
 use crate::cpu::{CodeSize, Cpu};
-use crate::decode::Lowering;
+use crate::decode::{FlagUse, Lowering};
 use crate::flags::Flags;
 use crate::mmu::Access;
 pub use crate::mmu::Flushes;
@@ -276,9 +276,10 @@ impl Session<'_, '_> {
 
     /// Lowers an instruction that was decoded with `offset` as its address.
     pub fn lower(&mut self, insn: &Instruction, offset: u16) -> Lowered {
-        let mut lowering = Lowering::new(self.run.cpu, insn, Op::template(offset, insn.len() as u8));
+        let (mut op, mut flag_use) = (Op::template(offset, insn.len() as u8), FlagUse::UNKNOWN);
+        let mut lowering = Lowering::new(self.run.cpu, insn, &mut op, &mut flag_use);
         crate::decode::lower(&mut lowering);
-        let (op, ends) = (lowering.op, lowering.ends);
+        let ends = lowering.ends;
         let mut code = Code::default();
         match crate::decode::prelude(&op) {
             Some(first) => code.push(&[first, op]),

@@ -321,7 +321,10 @@ impl Run<'_> {
 
     #[inline(never)]
     fn find_slow(&mut self, lin: u64, context: u64) -> Result<Option<u32>, Stop> {
-        let phys = self.cpu.fetch_address(lin)?;
+        let phys = match self.cache.phys_by_jump(lin, context) {
+            Some(phys) => phys,
+            None => self.cpu.fetch_address(lin)?,
+        };
         let key = self.cpu.mode_key();
         let found = self.cache.find(phys, key).filter(|&id| self.second_page_is_same(id, lin));
         let id = match found {

@@ -12,42 +12,45 @@ pub(crate) struct Lowering<'a> {
     pub cpu: &'a mut Cpu,
     pub insn: &'a Instruction,
     /// Memory operand, prefixes and lengths are filled in; the family adds the rest.
-    pub op: Op,
+    pub op: &'a mut Op,
     /// The block ends here: the handler returns `Err(Stop::Jump)` with `cpu.rip` set, or stops otherwise.
     pub ends: bool,
     /// The instruction is a comparison that a following branch may absorb.
     pub comparison: Option<Comparison>,
     /// What the instruction does with flags; families that say nothing are left alone.
-    pub flag_use: FlagUse,
+    pub flag_use: &'a mut FlagUse,
 }
+
+/// To be copied as a whole.
+const BLANK: Op = Op {
+    run: plain,
+    plain: crate::system::unimplemented,
+    imm: 0,
+    disp: 0,
+    dst: slot::ZERO,
+    src: slot::ZERO,
+    base: slot::ZERO,
+    index: slot::ZERO,
+    scale: 0,
+    seg: SEG_FLAT,
+    addr_shift: 0,
+    flags: 0,
+    off: 0,
+    len: 0,
+    aux: 0,
+};
 
 impl Op {
     /// An operation without operands.
     pub fn template(off: u16, len: u8) -> Self {
-        Self {
-            run: plain,
-            plain: crate::system::unimplemented,
-            imm: 0,
-            disp: 0,
-            dst: slot::ZERO,
-            src: slot::ZERO,
-            base: slot::ZERO,
-            index: slot::ZERO,
-            scale: 0,
-            seg: SEG_FLAT,
-            addr_shift: 0,
-            flags: 0,
-            off,
-            len,
-            aux: 0,
-        }
+        Self { off, len, ..BLANK }
     }
 }
 
 impl<'a> Lowering<'a> {
     /// Resolves prefixes and the memory operand, if there is one.
-    pub fn new(cpu: &'a mut Cpu, insn: &'a Instruction, op: Op) -> Self {
-        let mut this = Self { cpu, insn, op, ends: false, comparison: None, flag_use: FlagUse::UNKNOWN };
+    pub fn new(cpu: &'a mut Cpu, insn: &'a Instruction, op: &'a mut Op, flag_use: &'a mut FlagUse) -> Self {
+        let mut this = Self { cpu, insn, op, ends: false, comparison: None, flag_use };
         let prefix = |present: bool, flag: u8| if present { flag } else { 0 };
         this.op.flags = prefix(insn.has_lock_prefix(), op_flag::LOCK)
             | prefix(insn.has_rep_prefix(), op_flag::REP)
@@ -88,7 +91,7 @@ impl<'a> Lowering<'a> {
     /// Sets a threaded handler and says what it does with flags; memory operands may fault.
     pub fn thread_flags(&mut self, run: Threaded, flags: FlagUse) -> bool {
         let memory = (0..self.insn.op_count()).any(|n| self.is_mem(n));
-        self.flag_use = if memory { flags.faulting() } else { flags };
+        *self.flag_use = if memory { flags.faulting() } else { flags };
         self.thread(run)
     }
 

@@ -4,11 +4,11 @@ pub(crate) mod liveness;
 mod lowering;
 
 use iced_x86::{DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind};
-use memory::PageRef;
 
 pub(crate) use lowering::{Lowering, register, segment};
 
-use self::liveness::{FlagUse, drop_dead_flags};
+pub(crate) use self::liveness::FlagUse;
+use self::liveness::drop_dead_flags;
 use crate::cache::{Copy, Decoded, Origin, Restless, Source};
 use crate::code::Code;
 use crate::cpu::{CodeSize, Cpu};
@@ -60,11 +60,13 @@ impl Decoder {
     ) -> Result<Option<Decoded>, Stop> {
         let offset = (phys & 0xfff) as usize;
         let window = WINDOW.min(4096 - offset);
+        let Some(page) = cpu.ram.page(phys) else { return Ok(None) };
+        if restless.note(phys, page.info.generation()) {
+            let copy = Copy::read(&page, offset);
+            return Ok(self.copied_block(cpu, phys, copy));
+        }
         let ram = cpu.ram.clone();
         let Some(page) = ram.page(phys) else { return Ok(None) };
-        if restless.note(phys, page.info.generation()) {
-            return Ok(self.copied_block(cpu, phys, &page));
-        }
         // Another vCPU may rewrite the bytes meanwhile. One that never stops does not hold this one up for ever.
         for _ in 0..MAX_RETRIES {
             let mut bytes = [0; WINDOW + MAX_INSN_LEN];
@@ -113,12 +115,10 @@ impl Decoder {
     }
 
     /// The same for a page that is overwritten often: a block that is to be compared with its bytes.
-    fn copied_block(&mut self, cpu: &mut Cpu, phys: u64, page: &PageRef) -> Option<Decoded> {
-        let offset = (phys & 0xfff) as usize;
-        let copy = Copy::read(page, offset);
+    fn copied_block(&mut self, cpu: &mut Cpu, phys: u64, copy: Copy) -> Option<Decoded> {
         let (bytes, at) = copy.bytes();
         self.copied = true;
-        let (insns, len, _) = self.decode(cpu, &bytes[at..at + Copy::room(offset)]);
+        let (insns, len, _) = self.decode(cpu, &bytes[at..at + Copy::room((phys & 0xfff) as usize)]);
         self.copied = false;
         let origin = Origin::Copied(copy.shorten(len));
         let decoded = Decoded { phys, key: cpu.mode_key(), insns: insns as u16, bytes: len as u16, origin };
@@ -169,7 +169,6 @@ impl Decoder {
         while insns < max {
             let start = decoder.position();
             decoder.decode_out(&mut insn);
-            let mut op = Op::template(start as u16, insn.len() as u8);
             if insn.is_invalid() && self.copied {
                 if insns > 0 {
                     self.ops.push(system::next_block(start, insns));
@@ -183,10 +182,9 @@ impl Decoder {
                     }
                     return (insns, start, End::Truncated);
                 }
-                op.len = 1;
                 let overlong = overlong(&bytes[start..], cpu.code_size);
-                op.plain = if overlong { system::overlong } else { system::undefined };
-                self.ops.push(op);
+                let plain = if overlong { system::overlong } else { system::undefined };
+                self.ops.push(Op { plain, ..Op::template(start as u16, 1) });
                 // Which of the bytes make it no instruction is not known.
                 return (insns + 1, bytes.len().min(start + MAX_INSN_LEN), End::Complete);
             }
@@ -197,22 +195,25 @@ impl Decoder {
                 }
                 continue;
             }
-            let mut lowering = Lowering::new(cpu, &insn, op);
+            // Filled where it is: to move what was just written in parts is slow.
+            let mut at = self.ops.len();
+            self.ops.push(Op::template(start as u16, insn.len() as u8));
+            let uses = self.uses.len();
+            self.uses.push(FlagUse::UNKNOWN);
+            let mut lowering = Lowering::new(cpu, &insn, &mut self.ops[at], &mut self.uses[uses]);
             lower(&mut lowering);
             let ends = lowering.ends;
             comparison = lowering.comparison;
-            let (mut op, flag_use) = (lowering.op, lowering.flag_use);
-            if let Some(first) = prelude(&op) {
-                self.uses.push(FlagUse::NEUTRAL);
-                self.ops.push(first);
+            if let Some(first) = prelude(&self.ops[at]) {
+                self.uses.insert(uses, FlagUse::NEUTRAL);
+                self.ops.insert(at, first);
+                at += 1;
             }
             insns += 1;
-            let branches = op.has(op_flag::LINK);
+            let branches = self.ops[at].has(op_flag::LINK);
             if branches {
-                op.aux = insns as u8;
+                self.ops[at].aux = insns as u8;
             }
-            self.uses.push(flag_use);
-            self.ops.push(op);
             if ends {
                 return (insns, decoder.position(), End::Complete);
             }

@@ -187,7 +187,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         Mnemonic::Lea => {
             l.dst(0);
             let size = l.size(0);
-            l.flag_use = FlagUse::NEUTRAL; // no access
+            *l.flag_use = FlagUse::NEUTRAL; // no access
             l.thread(sized!(size, lea))
         }
         Mnemonic::Bswap => {

@@ -266,7 +266,7 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         _ => pick!(idiv),
     };
     if matches!(l.insn.mnemonic(), Mnemonic::Mul | Mnemonic::Imul) {
-        l.flag_use = FlagUse::WRITES.faulting();
+        *l.flag_use = FlagUse::WRITES.faulting();
     }
     l.thread(run)
 }

@@ -217,21 +217,21 @@ pub(crate) fn lower(l: &mut Lowering) -> bool {
         Mnemonic::Push => match l.insn.op_kind(0) {
             OpKind::Register if l.insn.op_register(0).is_gpr() => {
                 l.src(0);
-                l.flag_use = FlagUse::NEUTRAL.faulting();
+                *l.flag_use = FlagUse::NEUTRAL.faulting();
                 l.thread(word_threaded!(size, push_r))
             }
             OpKind::Register => false, // segment registers
             OpKind::Memory => l.thread(word_sized!(size, push_m)),
             _ => {
                 l.imm(0);
-                l.flag_use = FlagUse::NEUTRAL.faulting();
+                *l.flag_use = FlagUse::NEUTRAL.faulting();
                 l.thread(word_threaded!(size, push_i))
             }
         },
         Mnemonic::Pop => match l.insn.op_kind(0) {
             OpKind::Register if l.insn.op_register(0).is_gpr() => {
                 l.dst(0);
-                l.flag_use = FlagUse::NEUTRAL.faulting();
+                *l.flag_use = FlagUse::NEUTRAL.faulting();
                 l.thread(word_threaded!(size, pop_r))
             }
             OpKind::Register => false,
