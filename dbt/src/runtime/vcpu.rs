@@ -373,8 +373,11 @@ impl Engine {
                 return s.step(0).map_or_else(Next::End, |_| Next::Around);
             }
         }
-        if !self.signalled()
-            && let Some(block) = self.translator.find(s, rip, mode)
+        if self.signalled() {
+            self.store(s, rip);
+            return Next::Around;
+        }
+        if let Some(block) = self.translator.find(s, rip, mode)
             && self.generation == self.translator.generation
         {
             let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
@@ -386,7 +389,7 @@ impl Engine {
             return Next::Enter(block.entry);
         }
         self.store(s, rip);
-        Next::Around
+        s.block().map_or(Next::Around, Next::End)
     }
 
     /// An instruction for the interpreter.
