@@ -450,6 +450,7 @@ impl Translator {
             live: true,
             live_behind: true,
             parked: false,
+            held: [None; 2],
             slot: Slot::default(),
             windowed: false,
             unit: Unit { first: self.notes.len() as u32, ..Unit::default() },

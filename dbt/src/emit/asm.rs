@@ -101,6 +101,8 @@ pub struct Asm {
     cold: Vec<u8>,
     section: Section,
     fixups: Vec<Fixup>,
+    /// Registers written, by bits, but for what is emitted as bytes.
+    pub written: u16,
 }
 
 impl Default for Asm {
@@ -110,6 +112,7 @@ impl Default for Asm {
             cold: Vec::with_capacity(4096),
             section: Section::Hot,
             fixups: Vec::new(),
+            written: 0,
         }
     }
 }
@@ -136,6 +139,11 @@ impl Asm {
         self.cold.clear();
         self.fixups.clear();
         self.section = Section::Hot;
+        self.written = 0;
+    }
+
+    fn writes(&mut self, reg: u8) {
+        self.written |= 1 << reg;
     }
 
     /// Where the next instruction goes.
@@ -271,12 +279,14 @@ impl Asm {
 
     /// `mov to, from` (64-bit).
     pub fn mov(&mut self, to: u8, from: u8) {
+        self.writes(to);
         let rex = 0x48 | (from >> 3) << 2 | to >> 3;
         self.bytes(&[rex, 0x89, 0xc0 | (from & 7) << 3 | to & 7]);
     }
 
     /// `mov to, from` (32-bit).
     pub fn mov32(&mut self, to: u8, from: u8) {
+        self.writes(to);
         let rex = 0x40 | (from >> 3) << 2 | to >> 3;
         if rex != 0x40 {
             self.byte(rex);
@@ -286,11 +296,13 @@ impl Asm {
 
     /// `mov to, [mem]` (64-bit).
     pub fn load(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op(&[0x8b]), to, mem, 0);
     }
 
     /// `mov to, [mem]` (32-bit).
     pub fn load32(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op32(&[0x8b]), to, mem, 0);
     }
 
@@ -323,6 +335,7 @@ impl Asm {
 
     /// `mov to, value`, sign-extended.
     pub fn imm(&mut self, to: u8, value: i32) {
+        self.writes(to);
         if value >= 0 {
             if to > 7 {
                 self.byte(0x41);
@@ -336,21 +349,25 @@ impl Asm {
 
     /// `lea to, [mem]` (64-bit).
     pub fn lea(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op(&[0x8d]), to, mem, 0);
     }
 
     /// `lea to, [mem]` (32-bit).
     pub fn lea32(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op32(&[0x8d]), to, mem, 0);
     }
 
     /// `add to, [mem]`: clobbers flags.
     pub fn add(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op(&[0x03]), to, mem, 0);
     }
 
     /// `sub to, [mem]`: clobbers flags.
     pub fn sub(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op(&[0x2b]), to, mem, 0);
     }
 
@@ -372,6 +389,7 @@ impl Asm {
 
     /// `mov to, from`.
     pub fn mov_size(&mut self, to: u8, from: u8, wide: bool) {
+        self.writes(to);
         self.registers(0x89, from, to, wide);
     }
 
@@ -382,34 +400,40 @@ impl Asm {
 
     /// `rorx to, from, count` (32-bit): keeps flags.
     pub fn rorx32(&mut self, to: u8, from: u8, count: u8) {
+        self.writes(to);
         let (r, b) = (!(to >> 3) & 1, !(from >> 3) & 1);
         self.bytes(&[0xc4, r << 7 | 1 << 6 | b << 5 | 3, 0x7b, 0xf0, 0xc0 | (to & 7) << 3 | from & 7, count]);
     }
 
     /// `neg reg`.
     pub fn neg(&mut self, reg: u8) {
+        self.writes(reg);
         self.registers(0xf7, 3, reg, true);
     }
 
     /// `not reg` (32-bit).
     pub fn not32(&mut self, reg: u8) {
+        self.writes(reg);
         self.registers(0xf7, 2, reg, false);
     }
 
     /// ADD (0), AND (4) or SUB (5) of a sign-extended value.
     pub fn arithmetic_imm(&mut self, operation: u8, reg: u8, value: i32) {
+        self.writes(reg);
         self.registers(0x81, operation, reg, true);
         self.bytes(&value.to_le_bytes());
     }
 
     /// `sar reg, count`.
     pub fn sar(&mut self, reg: u8, count: u8, wide: bool) {
+        self.writes(reg);
         self.registers(0xc1, 7, reg, wide);
         self.byte(count);
     }
 
     /// `shl reg, count`.
     pub fn shl(&mut self, reg: u8, count: u8) {
+        self.writes(reg);
         self.registers(0xc1, 4, reg, true);
         self.byte(count);
     }
@@ -422,6 +446,7 @@ impl Asm {
 
     /// `and reg, value` (32-bit).
     pub fn and_imm32(&mut self, reg: u8, value: u32) {
+        self.writes(reg);
         self.registers(0x81, 4, reg, false);
         self.bytes(&value.to_le_bytes());
     }
@@ -438,16 +463,19 @@ impl Asm {
 
     /// `or to, [mem]`: clobbers flags.
     pub fn or(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op(&[0x0b]), to, mem, 0);
     }
 
     /// `movzx to, word [mem]`.
     pub fn load_zx16(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op32(&[0x0f, 0xb7]), to, mem, 0);
     }
 
     /// `movzx to, byte [mem]`.
     pub fn load_zx8(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
         self.memory(&op32(&[0x0f, 0xb6]), to, mem, 0);
     }
 
@@ -469,6 +497,7 @@ impl Asm {
 
     /// `pext to, from, mask`: keeps flags.
     pub fn pext(&mut self, to: u8, from: u8, mask: u8) {
+        self.writes(to);
         let r = !(to >> 3) & 1;
         let b = !(mask >> 3) & 1;
         self.bytes(&[0xc4, r << 7 | 1 << 6 | b << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
@@ -477,6 +506,7 @@ impl Asm {
 
     /// `pext to, from, gs:[disp]`: keeps flags.
     pub fn pext_gs(&mut self, to: u8, from: u8, disp: u32) {
+        self.writes(to);
         let r = !(to >> 3) & 1;
         self.bytes(&[0x65, 0xc4, r << 7 | 3 << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
         self.operand(to, Mem::Gs(disp), 0);
@@ -590,6 +620,7 @@ impl Asm {
 
     /// `pop reg`.
     pub fn pop(&mut self, reg: u8) {
+        self.writes(reg);
         if reg > 7 {
             self.byte(0x41);
         }

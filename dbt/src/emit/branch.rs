@@ -16,6 +16,7 @@ impl Emitter<'_> {
         let neg = self.neg_word();
         // Whoever comes from elsewhere brings what they have.
         self.unit.present = false;
+        self.held = [None; 2];
         let lookup = Target::Fixed(self.stubs.exits[Left::Lookup as usize]);
         let asm = &mut *self.asm;
         asm.mov(R9, RCX);

@@ -15,7 +15,7 @@ use crate::cache::site::Pair;
 use crate::cache::tlb::{INDEX, table};
 use crate::frontend::class::Access;
 use crate::runtime::context::{Left, field};
-use reg::{R9, R10, R11, RCX, RSP};
+use reg::{R9, R10, R11, RCX};
 
 /// An operand behind a check.
 const CHECKED: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
@@ -88,23 +88,22 @@ impl Emitter<'_> {
         let narrow = base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index;
         let displacement = insn.memory_displacement64();
         let disp = if narrow { displacement as i32 } else { i32::try_from(displacement as i64).ok()? };
-        let mut locate = |register: Register, scratch: u8| {
-            if register == Register::None {
-                return Some(None);
-            }
-            if !register.is_gpr() {
-                return None;
-            }
-            let number = register.full_register().number() as u8;
-            Some(Some(if spilled(number) {
-                self.load_register(scratch, number);
-                scratch
-            } else {
-                number
-            }))
+        let number = |register: Register| match register {
+            Register::None => Some(None),
+            r if r.is_gpr() => Some(Some(r.full_register().number() as u8)),
+            _ => None,
         };
-        let base = locate(base, R10)?;
-        let index = locate(index, R9)?;
+        let registers = [number(base)?, number(index)?];
+        // Where they are; those without a home go to a scratch register that the other one is not in.
+        let mut hosts = registers.map(|r| r.and_then(|r| if spilled(r) { self.holder(r) } else { Some(r) }));
+        for i in 0..2 {
+            if let (Some(register), None) = (registers[i], hosts[i]) {
+                let scratch = if hosts[1 - i] == Some(R10) { R9 } else { R10 };
+                self.load_register(scratch, register);
+                hosts[i] = Some(scratch);
+            }
+        }
+        let [base, index] = hosts;
         let scale = insn.memory_index_scale().trailing_zeros() as u8;
         let mem = Mem::At { base, index, scale, disp };
         if narrow {
@@ -113,26 +112,6 @@ impl Emitter<'_> {
             self.asm.lea(to, mem);
         }
         Some(())
-    }
-
-    /// `to` becomes a guest register that has no home.
-    pub fn load_register(&mut self, to: u8, number: u8) {
-        if number == RSP {
-            self.asm.load(to, Mem::Gs(field::STACK_NEG));
-            self.asm.lea(to, sum(to, R11));
-        } else {
-            self.asm.load(to, Mem::Gs(field::reg(number)));
-        }
-    }
-
-    /// The reverse.
-    pub fn store_register(&mut self, number: u8, from: u8) {
-        if number == RSP {
-            self.asm.load(R11, Mem::Gs(field::STACK_ADDEND));
-            self.asm.lea(R11, sum(R11, from));
-        } else {
-            self.asm.store(Mem::Gs(field::reg(number)), from);
-        }
     }
 
     /// Checks the access at R10. Behind it R9 plus R10 is the host address.
@@ -256,7 +235,10 @@ impl Emitter<'_> {
 
     /// Sites made since `first` continue here.
     pub fn sites_end(&mut self, first: usize) {
-        let here = self.asm.here();
+        if first == self.made.len() {
+            return;
+        }
+        let here = self.resume();
         for (_, place) in &mut self.made[first..] {
             *place = Some(here);
         }

@@ -2,12 +2,13 @@
 //!
 //! Inside translated code guest registers are in the host registers of the same names, but for R9, R10 and R11, which
 //! are in the context, and RSP, of which R11 holds the host address; host R9 and R10 are scratch, host RSP is the return
-//! stack. Arithmetic flags are in the host's, or put aside in the context while code of ours clobbers them. No value is
-//! kept in a scratch register from one instruction to the next.
+//! stack. Arithmetic flags are in the host's, or put aside in the context while code of ours clobbers them. Scratch
+//! registers go on holding the guest's R9 to R11 until they are written.
 
 pub mod asm;
 pub mod branch;
 pub mod divide;
+pub mod held;
 pub mod instruction;
 pub mod memory;
 pub mod native;
@@ -97,6 +98,8 @@ pub struct Emitter<'a> {
     pub live_behind: bool,
     /// Flags are put aside: what is live is in the context.
     pub parked: bool,
+    /// Registers of the guest's that host R9 and R10 hold beside the context, as long as they are not written.
+    pub held: [Option<u8>; 2],
     /// The stack as the instruction finds it.
     pub slot: Slot,
     /// What follows the instruction relies on the stack's window.
@@ -118,6 +121,7 @@ impl Emitter<'_> {
         self.exit(Left::Operation, number);
         let after = (!ends).then(|| self.asm.here());
         self.unit.present = false;
+        self.held = [None; 2];
         self.hand(insn, after, 0);
     }
 
@@ -144,7 +148,7 @@ impl Emitter<'_> {
 
     /// Code goes on here after an operation.
     pub fn continue_at(&mut self, operation: usize) {
-        let here = self.asm.here();
+        let here = self.resume();
         self.operations[operation].after = Some(here);
     }
 

@@ -29,7 +29,8 @@ impl Emitter<'_> {
     }
 
     fn registers_only(&mut self, insn: &Instruction, parts: &Parts, scratch: [Option<u8>; 2]) -> Option<()> {
-        let pairs = [(scratch[0], R9), (scratch[1], R10)];
+        let hosts = self.scratch_for(scratch);
+        let pairs = [(scratch[0], hosts[0]), (scratch[1], hosts[1])];
         let map = |register: u8| pairs.iter().find(|p| p.0 == Some(register)).map_or(register, |p| p.1);
         self.unpark_for(insn);
         for (register, host) in pairs {
