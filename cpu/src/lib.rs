@@ -13,5 +13,5 @@ pub mod x86;
 pub use clock::Clock;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
 pub use io::CpuIo;
-pub use signals::Signals;
+pub use signals::{Bell, Signals};
 pub use state::{CpuState, DescriptorTable, Msrs, PendingEvents, Segment, XSAVE_LEN, XSAVE_SELECTORS};

@@ -1,16 +1,28 @@
 //! What other threads want of a vCPU: one word that its engine polls at block boundaries.
 
+use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
+
+/// Called when a signal was set, by whoever has set it.
+pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
 /// Pending requests to a vCPU. Setting a bit wakes a vCPU that waits in [`Signals::wait`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Signals {
     bits: AtomicU32,
     asleep: Mutex<bool>,
     wake: Condvar,
+    bell: RwLock<Option<Bell>>,
+}
+
+impl fmt::Debug for Signals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signals").field("bits", &self.load()).finish_non_exhaustive()
+    }
 }
 
 impl Signals {
@@ -46,10 +58,27 @@ impl Signals {
     /// Sets bits and wakes the vCPU if it sleeps.
     pub fn set(&self, bits: u32) {
         if self.bits.fetch_or(bits, Ordering::SeqCst) & bits != bits {
+            if let Some(bell) = &*self.bell.read() {
+                bell();
+            }
             let asleep = self.asleep.lock();
             if *asleep {
                 self.wake.notify_one();
             }
+        }
+    }
+
+    /// From now on `bell` is called whenever a bit is set that was clear, in place of the one before. An engine whose code
+    /// would rather poll a place of its own puts it there.
+    pub fn hang(&self, bell: Bell) {
+        *self.bell.write() = Some(bell);
+    }
+
+    /// Takes `bell` away, unless another has taken its place. It is not running when this returns.
+    pub fn unhang(&self, bell: &Bell) {
+        let mut place = self.bell.write();
+        if place.as_ref().is_some_and(|b| Arc::ptr_eq(b, bell)) {
+            *place = None;
         }
     }
 

@@ -23,6 +23,7 @@ use crate::emit::{self, Emitter, Handed};
 use crate::frontend::block::Block;
 use crate::frontend::class::{Class, class};
 use crate::peers::{Peer, Peers};
+use crate::runtime::bell;
 use crate::runtime::context::{Left, MODES};
 use crate::runtime::stubs::Stubs;
 
@@ -122,10 +123,12 @@ impl Translator {
         let avx = std::arch::is_x86_feature_detected!("avx");
         let mut arena = Arena::new()?;
         let stubs = Stubs::new(&mut arena, avx);
-        let data = arena.data();
-        // SAFETY: the words of the pages take the first part of the data area only.
-        let rest = unsafe { data.add(Pages::BYTES) };
-        let sites = Sites::new(rest, DATA - Pages::BYTES);
+        // SAFETY: the words of bell and pages take the first part of the data area only.
+        let (data, rest) = unsafe {
+            let data = arena.data().add(bell::BYTES);
+            (data, data.add(Pages::BYTES))
+        };
+        let sites = Sites::new(rest, DATA - Pages::BYTES - bell::BYTES);
         Ok(Self {
             stubs,
             tlb: Tlb::new(tables, &sites),
@@ -431,8 +434,14 @@ impl Translator {
         (self.pages.is_current(second) && next.info.is_marked(0, LONGEST as u16)).then_some(())
     }
 
+    /// Where the words of the vCPU's bell are.
+    pub fn bell(&self) -> *mut u8 {
+        self.arena.data()
+    }
+
     fn emitter(&mut self, page: u32, kind: Mode) -> Emitter<'_> {
         Emitter {
+            bell: self.arena.data() as u64,
             asm: &mut self.asm,
             sites: &mut self.sites,
             pages: &self.pages,

@@ -485,9 +485,10 @@ impl Asm {
         self.byte(value);
     }
 
-    /// `test reg, [mem]` (32-bit).
-    pub fn test32(&mut self, reg: u8, mem: Mem) {
-        self.memory(&op32(&[0x85]), reg, mem, 0);
+    /// `cmp dword [mem], 0`.
+    pub fn cmp32_zero(&mut self, mem: Mem) {
+        self.memory(&op32(&[0x83]), 7, mem, 1);
+        self.byte(0);
     }
 
     /// `test reg (low byte), value`.
@@ -495,21 +496,15 @@ impl Asm {
         self.bytes(&[0x40 | reg >> 3, 0xf6, 0xc0 | reg & 7, value]);
     }
 
-    /// `pext to, from, mask`: keeps flags.
-    pub fn pext(&mut self, to: u8, from: u8, mask: u8) {
+    /// `pext to, from, [mem]` for what is in the context or reached by RIP: keeps flags.
+    pub fn pext_mem(&mut self, to: u8, from: u8, mem: Mem) {
         self.writes(to);
         let r = !(to >> 3) & 1;
-        let b = !(mask >> 3) & 1;
-        self.bytes(&[0xc4, r << 7 | 1 << 6 | b << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
-        self.byte(0xc0 | (to & 7) << 3 | mask & 7);
-    }
-
-    /// `pext to, from, gs:[disp]`: keeps flags.
-    pub fn pext_gs(&mut self, to: u8, from: u8, disp: u32) {
-        self.writes(to);
-        let r = !(to >> 3) & 1;
-        self.bytes(&[0x65, 0xc4, r << 7 | 3 << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
-        self.operand(to, Mem::Gs(disp), 0);
+        if let Mem::Gs(_) = mem {
+            self.byte(0x65);
+        }
+        self.bytes(&[0xc4, r << 7 | 3 << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
+        self.operand(to, mem, 0);
     }
 
     /// A VEX-encoded 256-bit unaligned move between YMM register and memory.

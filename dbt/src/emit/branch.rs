@@ -6,7 +6,8 @@ use iced_x86::{Instruction, OpKind};
 use super::asm::{Forward, Mem, Target, at, cond, reg, sum};
 use super::stack::word;
 use super::{Branch, Emitter, spilled};
-use crate::runtime::context::{JUMP_MASK, Left, field};
+use crate::runtime::bell;
+use crate::runtime::context::{Left, field};
 use reg::{R9, R10, RCX};
 
 impl Emitter<'_> {
@@ -49,12 +50,11 @@ impl Emitter<'_> {
 
     /// Leaves if the vCPU has signals. `out` is emitted for that, in the cold section.
     fn poll(&mut self, live: bool, out: impl FnOnce(&mut Self)) {
+        let rung = Mem::Data(bell::rung(self.bell));
         let asm = &mut *self.asm;
         let jump = if live {
             asm.mov(R9, RCX);
-            asm.load(RCX, Mem::Gs(field::SIGNALS));
-            asm.load32(RCX, at(RCX, 0));
-            asm.pext_gs(RCX, RCX, field::ATTENTION);
+            asm.load32(RCX, rung);
             let none = asm.jrcxz();
             asm.mov(RCX, R9);
             let jump = asm.jmp(Target::Fixed(0));
@@ -62,9 +62,7 @@ impl Emitter<'_> {
             asm.mov(RCX, R9);
             jump
         } else {
-            asm.load(R9, Mem::Gs(field::SIGNALS));
-            asm.load32(R9, at(R9, 0));
-            asm.test32(R9, Mem::Gs(field::ATTENTION));
+            asm.cmp32_zero(rung);
             asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
         };
         self.aside(jump, out);
@@ -174,10 +172,11 @@ impl Emitter<'_> {
         self.asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
     }
 
-    /// The index of the target in R10 in the jump table: R9.
+    /// The index of the target in R10 in the jump table: R9. If there are signals it is that of the entry that asks the
+    /// engine.
     fn index(&mut self) {
-        self.asm.imm(R9, JUMP_MASK as i32);
-        self.asm.pext(R9, R10, R9);
+        let mask = Mem::Data(bell::mask(self.bell));
+        self.asm.pext_mem(R9, R10, mask);
     }
 
     /// An indirect jump.
@@ -185,10 +184,6 @@ impl Emitter<'_> {
         self.indirect_target(insn)?;
         self.unpark();
         self.note_origin(insn, 0);
-        let lookup = self.stubs.exits[Left::Lookup as usize];
-        self.poll(true, |e| {
-            let _ = e.asm.jmp(Target::Fixed(lookup));
-        });
         self.index();
         self.asm.jmp_table(R9, field::jumps(self.mode));
         Some(())

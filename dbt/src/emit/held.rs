@@ -1,8 +1,8 @@
 //! Guest registers that have no home, and what scratch registers still hold of them. The context has them always; reading
 //! them back from there at once would wait for the store.
 
-use super::asm::{Mem, Place, Section, Target, reg, sum};
 use super::Emitter;
+use super::asm::{Mem, Place, Section, Target, reg, sum};
 use crate::runtime::context::field;
 use reg::{R9, R10, R11, RSP};
 

@@ -167,10 +167,10 @@ impl Emitter<'_> {
             asm.load(RCX, Mem::Gs(field::STACK_WINDOW));
             if !word {
                 asm.lea(R10, end(RCX, range.end - 1));
-                asm.pext_gs(R10, R10, field::PAGE_MASK);
+                asm.pext_mem(R10, R10, Mem::Gs(field::PAGE_MASK));
             }
             asm.lea(RCX, end(RCX, range.start));
-            asm.pext_gs(RCX, RCX, if word { field::WORD_MASK } else { field::PAGE_MASK });
+            asm.pext_mem(RCX, RCX, Mem::Gs(if word { field::WORD_MASK } else { field::PAGE_MASK }));
             if !word {
                 asm.lea(RCX, sum(RCX, R10));
             }

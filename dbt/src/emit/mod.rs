@@ -79,6 +79,8 @@ pub struct Emitter<'a> {
     pub sites: &'a mut Sites,
     pub pages: &'a Pages,
     pub stubs: &'a Stubs,
+    /// Where the words of the vCPU's bell are.
+    pub bell: u64,
     /// Number of the code page and of its mode.
     pub page: u32,
     pub mode: usize,

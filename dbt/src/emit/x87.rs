@@ -120,9 +120,7 @@ impl Emitter<'_> {
         self.park();
         let number = self.branch(insn.ip() as i64);
         let asm = &mut *self.asm;
-        asm.bytes(&[0x65, 0x83]); // cmp dword gs:[..], 0
-        asm.operand(7, Mem::Gs(field::X87_AWAY), 1);
-        asm.bytes(&[0]);
+        asm.cmp32_zero(Mem::Gs(field::X87_AWAY));
         let jump = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
         // It comes back by a return, as a look-up does.
         let resume = Target::Here(asm.here());

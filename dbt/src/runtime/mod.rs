@@ -1,5 +1,6 @@
 //! Running translated code: the context it lives in, the stubs around it, and the loop that decides what runs next.
 
+pub mod bell;
 pub mod context;
 pub mod exhausted;
 pub mod returns;

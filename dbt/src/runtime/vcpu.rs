@@ -7,6 +7,7 @@ use std::sync::Arc;
 use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit, VmConfig};
 use interp::core::{Core, End, Session};
 
+use super::bell::Bell;
 use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
 use super::exhausted::{Area, Watch};
 use super::returns::Returns;
@@ -36,6 +37,8 @@ unsafe impl Send for DbtVcpu {}
 
 /// Everything but the guest's state.
 struct Engine {
+    /// Its words are in the translator's arena: it goes first.
+    bell: Bell,
     context: Box<Context>,
     translator: Translator,
     returns: Returns,
@@ -108,7 +111,10 @@ impl DbtVcpu {
         context.signals = signals.word();
         context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
-        let engine = Engine { context, translator, returns, generation: 0, counters: Counters::default() };
+        // SAFETY: the place is kept for this, in an arena that is dropped after the bell.
+        let bell = unsafe { Bell::new(translator.bell(), signals.clone()) };
+        let engine =
+            Engine { bell, context, translator, returns, generation: 0, counters: Counters::default() };
         let mut engine = Box::new(engine);
         let area = Box::new(Area {
             code: engine.translator.code(),
@@ -201,6 +207,7 @@ impl Engine {
         context.interrupts = u64::from(system & IF != 0);
         context.selectors = s.selectors();
         context.attention = u64::from(s.attention());
+        self.bell.reset(s.attention());
         x87::load(context, s);
     }
 
@@ -381,7 +388,9 @@ impl Engine {
             && self.generation == self.translator.generation
         {
             let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
-            if let Some(page) = self.translator.pages.mapped_at(rip, mode as u8)
+            // The first entry stays the engine's.
+            if index != 0
+                && let Some(page) = self.translator.pages.mapped_at(rip, mode as u8)
                 && let Some(checked) = self.translator.checked(page, block)
             {
                 self.context.jumps[mode][index as usize] = checked;

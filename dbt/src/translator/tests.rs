@@ -17,6 +17,7 @@ use super::Translator;
 use crate::cache::pages::Pages;
 use crate::cache::site::Pair;
 use crate::peers::Peers;
+use crate::runtime::bell;
 use crate::runtime::context::{Context, Left, field};
 
 /// Where the instructions are.
@@ -289,7 +290,10 @@ impl Names {
             (field::jumps(0), "jumps"),
         ];
         known.extend(fields.map(|(offset, name)| (u64::from(offset), format!("guest_{name}"))));
-        let data = translator.arena.data() as u64;
+        let bell = translator.bell() as u64;
+        known.insert(bell::rung(bell), "rung".to_owned());
+        known.insert(bell::mask(bell), "jump_mask".to_owned());
+        let data = bell + bell::BYTES as u64;
         let sites = data + Pages::BYTES as u64;
         Self { known, words: data..sites, sites: sites..sites + (1 << 20), sections }
     }
