@@ -165,6 +165,11 @@ impl Translator {
         self.modes.len() - 1
     }
 
+    /// Modes there are.
+    pub fn modes(&self) -> usize {
+        self.modes.len()
+    }
+
     /// The mode of a number.
     pub fn mode_of(&self, number: usize) -> Mode {
         self.modes[number]

@@ -70,11 +70,11 @@ impl Emitter<'_> {
 
     /// R10 becomes the effective address; R9 may be clobbered.
     pub fn effective(&mut self, insn: &Instruction) -> Option<()> {
-        self.effective_to(R10, insn)
+        self.effective_to(R10, insn, true)
     }
 
-    /// The same for another register; R9 and R10 may be clobbered.
-    pub fn effective_to(&mut self, to: u8, insn: &Instruction) -> Option<()> {
+    /// The same for another register, or its low half alone; R9 and R10 may be clobbered.
+    pub fn effective_to(&mut self, to: u8, insn: &Instruction, wide: bool) -> Option<()> {
         let (base, index) = (insn.memory_base(), insn.memory_index());
         if insn.is_ip_rel_memory_operand() {
             if base != Register::RIP {
@@ -82,7 +82,7 @@ impl Emitter<'_> {
             }
             let disp = i32::try_from(insn.memory_displacement64() as i64).ok()?;
             self.asm.load(R10, self.lin_word());
-            self.asm.lea(to, at(R10, disp));
+            self.asm.lea_size(to, at(R10, disp), wide);
             return Some(());
         }
         let narrow = base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index;
@@ -106,11 +106,7 @@ impl Emitter<'_> {
         let [base, index] = hosts;
         let scale = insn.memory_index_scale().trailing_zeros() as u8;
         let mem = Mem::At { base, index, scale, disp };
-        if narrow {
-            self.asm.lea32(to, mem);
-        } else {
-            self.asm.lea(to, mem);
-        }
+        self.asm.lea_size(to, mem, wide && !narrow);
         Some(())
     }
 

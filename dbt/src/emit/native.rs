@@ -101,10 +101,7 @@ impl Emitter<'_> {
         }
         let wide = register.size() == 8;
         let to = if spilled(number) { R10 } else { number };
-        self.effective_to(to, insn)?;
-        if !wide {
-            self.asm.mov32(to, to);
-        }
+        self.effective_to(to, insn, wide)?;
         if spilled(number) {
             self.store_register(number, to);
         }

@@ -11,9 +11,9 @@ use crate::cache::tlb::{TABLES, Table};
 /// Modes that have translations at the same time; each has a jump table and a return stack of its own.
 pub const MODES: usize = 8;
 /// Entries of a jump table.
-pub const JUMPS: usize = 4096;
-/// Bits of a target that choose its entry: functions begin at multiples of 16.
-pub const JUMP_MASK: u32 = 0xfff0;
+pub const JUMPS: usize = 1 << 15;
+/// Bits of a target that choose its entry: functions begin at multiples of 16, the cases of a switch anywhere.
+pub const JUMP_MASK: u32 = 0xfffe;
 
 /// Why translated code was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

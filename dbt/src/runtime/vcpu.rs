@@ -8,7 +8,7 @@ use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit, VmCon
 use interp::core::{Core, End, Session};
 
 use super::bell::Bell;
-use super::context::{Context, JUMP_MASK, JUMPS, Left, MODES, from_rflags, to_rflags};
+use super::context::{Context, JUMP_MASK, Left, MODES, from_rflags, to_rflags};
 use super::exhausted::{Area, Watch};
 use super::returns::Returns;
 use super::x87;
@@ -42,8 +42,10 @@ struct Engine {
     context: Box<Context>,
     translator: Translator,
     returns: Returns,
-    /// Of the translator, when the jump tables were filled.
+    /// Of the translator, when return stacks and jump tables were emptied.
     generation: u64,
+    /// Modes that have a jump table since.
+    modes: usize,
     counters: Counters,
 }
 
@@ -109,12 +111,18 @@ impl DbtVcpu {
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(lookup).map_err(refused)?;
         context.signals = signals.word();
-        context.jumps = [[lookup; JUMPS]; MODES];
         context.mxcsr = 0x1f80;
         // SAFETY: the place is kept for this, in an arena that is dropped after the bell.
         let bell = unsafe { Bell::new(translator.bell(), signals.clone()) };
-        let engine =
-            Engine { bell, context, translator, returns, generation: 0, counters: Counters::default() };
+        let engine = Engine {
+            bell,
+            context,
+            translator,
+            returns,
+            generation: 0,
+            modes: 0,
+            counters: Counters::default(),
+        };
         let mut engine = Box::new(engine);
         let area = Box::new(Area {
             code: engine.translator.code(),
@@ -191,9 +199,13 @@ impl Engine {
     fn load(&mut self, s: &mut Session) {
         if self.generation != self.translator.generation {
             self.generation = self.translator.generation;
-            let lookup = self.translator.stubs.exits[Left::Lookup as usize];
-            self.context.jumps.iter_mut().for_each(|table| table.fill(lookup));
+            self.modes = 0;
             (0..MODES).for_each(|mode| self.returns.reset(mode));
+        }
+        while self.modes < self.translator.modes() {
+            let lookup = self.translator.stubs.exits[Left::Lookup as usize];
+            self.context.jumps[self.modes].fill(lookup);
+            self.modes += 1;
         }
         let context = &mut *self.context;
         context.regs.copy_from_slice(s.registers());
