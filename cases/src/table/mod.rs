@@ -4,6 +4,7 @@ mod call_gates;
 mod control;
 mod debug;
 mod faults;
+mod halfway;
 mod interrupts;
 mod modes;
 mod paging;
@@ -22,6 +23,7 @@ use crate::Case;
 pub(crate) fn all() -> Vec<Case> {
     [
         faults::CASES,
+        halfway::CASES,
         interrupts::CASES,
         privilege::CASES,
         syscall::CASES,

@@ -75,6 +75,11 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
             let change = (insn.op0_register() != Register::RSP).then_some(8);
             Effect { access: Some(0..8), change }
         }
+        Class::PushMemory => {
+            let from = operand(8).unwrap_or(-8..0);
+            Effect { access: Some(from.start.min(-8)..from.end.max(0)), change: Some(-8) }
+        }
+        Class::PopMemory => Effect { access: Some(0..8), change: Some(8) },
         Class::Call => Effect { access: Some(-8..0), change: None },
         Class::CallIndirect => {
             let target = operand(8).unwrap_or(-8..0);

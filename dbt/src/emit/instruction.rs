@@ -33,6 +33,8 @@ impl Emitter<'_> {
                 | Class::Lea
                 | Class::Push
                 | Class::Pop
+                | Class::PushMemory
+                | Class::PopMemory
                 | Class::Leave
                 | Class::Nothing
                 | Class::Jmp
@@ -52,6 +54,8 @@ impl Emitter<'_> {
             Class::Lea => self.lea(insn)?,
             Class::Push => self.push(insn),
             Class::Pop => self.pop(insn),
+            Class::PushMemory => self.push_memory(insn)?,
+            Class::PopMemory => self.pop_memory(insn)?,
             Class::Leave => self.leave(insn),
             Class::Jcc => {
                 let condition = encoding(insn.condition_code() as u8);

@@ -54,6 +54,42 @@ impl Emitter<'_> {
         self.sites_end(first);
     }
 
+    /// PUSH of memory. Both accesses are checked before anything changes.
+    pub fn push_memory(&mut self, insn: &Instruction) -> Option<()> {
+        let first = self.made.len();
+        let operand = self.operand(insn, word(false))?;
+        self.asm.load(R9, operand);
+        if self.slot.inside {
+            self.asm.store(at(R11, -8), R9);
+        } else {
+            self.transfer(|e| Some(e.on_stack(insn, -8, word(true))))?;
+        }
+        self.move_stack(-8);
+        self.sites_end(first);
+        Some(())
+    }
+
+    /// POP to memory whose address does not depend on RSP.
+    pub fn pop_memory(&mut self, insn: &Instruction) -> Option<()> {
+        let first = self.made.len();
+        let slot = self.on_stack(insn, 0, word(false));
+        self.asm.load(R9, slot);
+        self.transfer(|e| e.operand(insn, word(true)))?;
+        self.move_stack(8);
+        self.sites_end(first);
+        Some(())
+    }
+
+    /// Stores R9 where `find` says, which clobbers it.
+    fn transfer(&mut self, find: impl FnOnce(&mut Self) -> Option<Mem>) -> Option<()> {
+        self.asm.store(Mem::Gs(field::CALLED), R9);
+        let to = find(self)?;
+        let to = self.without_r9(to);
+        self.asm.load(R9, Mem::Gs(field::CALLED));
+        self.asm.store(to, R9);
+        Some(())
+    }
+
     /// LEAVE.
     pub fn leave(&mut self, insn: &Instruction) {
         let first = self.made.len();

@@ -16,6 +16,9 @@ pub enum Class {
     /// PUSH of a register or an immediate, POP of a register, LEAVE: 64-bit.
     Push,
     Pop,
+    /// PUSH and POP of 64 bits in memory.
+    PushMemory,
+    PopMemory,
     Leave,
     /// Direct branches.
     Jcc,
@@ -82,9 +85,14 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         M::Push => match insn.op_kind(0) {
             OpKind::Register if insn.op_register(0).is_gpr64() => Class::Push,
             OpKind::Immediate8to64 | OpKind::Immediate32to64 => Class::Push,
+            _ if insn.code() == iced_x86::Code::Push_rm64 => Class::PushMemory,
             _ => Class::Operation,
         },
         M::Pop if register(0) && insn.op_register(0).is_gpr64() => Class::Pop,
+        // RSP in the address would be RSP behind the instruction.
+        M::Pop if insn.code() == iced_x86::Code::Pop_rm64 && insn.memory_base() != Register::RSP => {
+            Class::PopMemory
+        }
         M::Leave if insn.code() == iced_x86::Code::Leaveq => Class::Leave,
         M::Jmp if insn.is_jmp_short_or_near() => Class::Jmp,
         M::Call if insn.is_call_near() => Class::Call,
