@@ -1,5 +1,6 @@
 //! The cases, one file per subject.
 
+mod bits;
 mod call_gates;
 mod control;
 mod debug;
@@ -23,6 +24,7 @@ use crate::Case;
 pub(crate) fn all() -> Vec<Case> {
     [
         faults::CASES,
+        bits::CASES,
         halfway::CASES,
         interrupts::CASES,
         privilege::CASES,

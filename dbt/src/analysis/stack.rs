@@ -93,9 +93,13 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         Class::LoadControl => Effect { access: operand(2), change: Some(0) },
         Class::Divide => Effect { access: operand(insn.memory_size().size() as u8), change: Some(0) },
         Class::Selector => native(None),
-        Class::Nothing | Class::Jcc | Class::Jmp | Class::Cli | Class::Sti => {
-            Effect { access: None, change: Some(0) }
-        }
+        Class::Nothing
+        | Class::BitString(_)
+        | Class::Pause
+        | Class::Jcc
+        | Class::Jmp
+        | Class::Cli
+        | Class::Sti => Effect { access: None, change: Some(0) },
     }
 }
 

@@ -9,6 +9,7 @@ pub mod reg {
     pub const RAX: u8 = 0;
     pub const RCX: u8 = 1;
     pub const RSP: u8 = 4;
+    pub const RSI: u8 = 6;
     /// Scratch: second half of a checked address.
     pub const R9: u8 = 9;
     /// Scratch: linear address, then offset in its page.

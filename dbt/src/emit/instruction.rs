@@ -38,6 +38,8 @@ impl Emitter<'_> {
                 | Class::Leave
                 | Class::Nothing
                 | Class::Jmp
+                | Class::BitString(_)
+                | Class::Pause
                 | Class::Divide
                 | Class::Call
                 | Class::CallIndirect
@@ -66,6 +68,8 @@ impl Emitter<'_> {
             Class::JmpIndirect => self.jump_indirect(insn)?,
             Class::CallIndirect => self.call_indirect(insn)?,
             Class::Ret => self.ret(insn),
+            Class::BitString(access) => self.bit_string(insn, bytes, access)?,
+            Class::Pause => self.pause(insn),
             Class::Divide => self.divide(insn)?,
             Class::Cli => self.cli(),
             Class::Sti => self.sti(insn),

@@ -85,7 +85,7 @@ impl Emitter<'_> {
             self.asm.lea_size(to, at(R10, disp), wide);
             return Some(());
         }
-        let narrow = base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index;
+        let narrow = narrow(insn);
         let displacement = insn.memory_displacement64();
         let disp = if narrow { displacement as i32 } else { i32::try_from(displacement as i64).ok()? };
         let number = |register: Register| match register {
@@ -248,6 +248,12 @@ impl Emitter<'_> {
         out(self);
         self.asm.switch(Section::Hot);
     }
+}
+
+/// The effective address has 32 bits.
+pub fn narrow(insn: &Instruction) -> bool {
+    let (base, index) = (insn.memory_base(), insn.memory_index());
+    base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index
 }
 
 /// The address stays on its page from one execution to the next, most likely: the instruction itself names it.

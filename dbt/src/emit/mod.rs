@@ -6,12 +6,14 @@
 //! registers go on holding the guest's R9 to R11 until they are written.
 
 pub mod asm;
+pub mod bits;
 pub mod branch;
 pub mod divide;
 pub mod held;
 pub mod instruction;
 pub mod memory;
 pub mod native;
+pub mod pause;
 pub mod stack;
 pub mod system;
 pub mod x87;

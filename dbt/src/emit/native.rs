@@ -2,11 +2,11 @@
 
 use iced_x86::{Instruction, Mnemonic, OpKind};
 
-use super::asm::{Section, reg};
+use super::asm::{Section, at, reg};
 use super::{Emitter, spilled};
 use crate::frontend::class::Access;
 use crate::frontend::parts::Parts;
-use reg::{R9, R10};
+use reg::{R9, R10, RSI};
 
 impl Emitter<'_> {
     /// Emits the instruction; `None` if it has to be left to the interpreter, with nothing emitted.
@@ -68,6 +68,13 @@ impl Emitter<'_> {
             operand = self.without_r9(operand);
         }
         self.unpark_for(insn);
+        if parts.high_byte {
+            // With AH and the like goes no register above RDI; RSI is in no such instruction.
+            self.asm.lea(R10, operand);
+            self.asm.mov(R9, RSI);
+            self.asm.mov(RSI, R10);
+            operand = at(RSI, 0);
+        }
         let map = |n: u8| if Some(n) == scratch[0] { R9 } else { n };
         if let Some(register) = scratch[0]
             && !only_written(insn, register)
@@ -75,6 +82,9 @@ impl Emitter<'_> {
             self.load_register(R9, register);
         }
         parts.encode(self.asm, map, Some(operand))?;
+        if parts.high_byte {
+            self.asm.mov(RSI, R9);
+        }
         if let Some(register) = scratch[0]
             && changes(insn, register)
         {

@@ -28,6 +28,9 @@ pub enum Class {
     JmpIndirect,
     CallIndirect,
     Ret,
+    /// BT, BTS, BTR and BTC of a bit in memory whose number is in a register.
+    BitString(Access),
+    Pause,
     /// DIV and IDIV of 32 and 64 bits.
     Divide,
     /// Interrupt flag, RFLAGS and segment registers, where they need no checks.
@@ -100,6 +103,10 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         M::Call if insn.is_call_near_indirect() => Class::CallIndirect,
         M::Ret if matches!(insn.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => Class::Ret,
         M::Div | M::Idiv if divided(insn) => Class::Divide,
+        M::Pause => Class::Pause,
+        M::Bt | M::Bts | M::Btr | M::Btc if memory.is_some() && register(1) => {
+            access(insn, 0).map_or(Class::Operation, Class::BitString)
+        }
         M::Cli if !mode.user => Class::Cli,
         M::Sti if !mode.user => Class::Sti,
         M::Pushfq if insn.code() == iced_x86::Code::Pushfq => Class::Pushf,
@@ -125,15 +132,15 @@ fn divided(insn: &Instruction) -> bool {
 fn integer(insn: &Instruction) -> bool {
     use Mnemonic as M;
     match insn.mnemonic() {
-        M::Bt | M::Bts | M::Btr | M::Btc => {
-            // With a register for its number a bit may lie beyond the operand.
-            insn.op_kind(0) != OpKind::Memory || insn.op_kind(1) != OpKind::Register
-        }
         M::Mov => {
             let plain = |n: u32| insn.op_kind(n) != OpKind::Register || insn.op_register(n).is_gpr();
             plain(0) && plain(1) && !absolute(insn)
         }
-        M::Add
+        M::Bt
+        | M::Bts
+        | M::Btr
+        | M::Btc
+        | M::Add
         | M::Or
         | M::Adc
         | M::Sbb
@@ -148,6 +155,8 @@ fn integer(insn: &Instruction) -> bool {
         | M::Not
         | M::Xadd
         | M::Cmpxchg
+        | M::Cmpxchg8b
+        | M::Cmpxchg16b
         | M::Xchg
         | M::Movzx
         | M::Movsx

@@ -47,7 +47,7 @@ pub struct Parts<'a> {
     /// Fields that name general registers.
     pub fields: Fields,
     /// An operand is AH, CH, DH or BH.
-    high_byte: bool,
+    pub high_byte: bool,
 }
 
 fn is_prefix(byte: u8) -> bool {
@@ -215,7 +215,7 @@ impl<'a> Parts<'a> {
 
     /// True if it can be encoded with a memory operand in any registers.
     pub fn takes_memory(&self) -> bool {
-        self.modrm.is_some() && (self.vex.is_some() || !self.high_byte)
+        self.modrm.is_some()
     }
 
     /// Writes the instruction with registers replaced by `map` and, if it has one, the memory operand `mem`. `None` if

@@ -130,6 +130,8 @@ pub struct Context {
     /// A control word on its way.
     pub x87_word: u32,
     pub x87_operand: u64,
+    /// PAUSE instructions until one is left to the interpreter.
+    pub pauses: u32,
 }
 
 impl Context {
@@ -185,6 +187,7 @@ pub mod field {
     pub const X87_SEGMENT: u32 = offset_of!(Context, x87_segment) as u32;
     pub const X87_WORD: u32 = offset_of!(Context, x87_word) as u32;
     pub const X87_OPERAND: u32 = offset_of!(Context, x87_operand) as u32;
+    pub const PAUSES: u32 = offset_of!(Context, pauses) as u32;
     pub const fn jumps(mode: usize) -> u32 {
         (offset_of!(Context, jumps) + mode * JUMPS * 8) as u32
     }
