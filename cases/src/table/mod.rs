@@ -13,6 +13,7 @@ mod privilege;
 mod real;
 mod rewrites;
 mod segments;
+mod strings;
 mod syscall;
 mod tasks;
 mod v8086;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Case> {
         halfway::CASES,
         interrupts::CASES,
         privilege::CASES,
+        strings::CASES,
         syscall::CASES,
         control::CASES,
         segments::CASES,

@@ -96,6 +96,8 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         Class::Nothing
         | Class::BitString(_)
         | Class::Pause
+        | Class::String(_)
+        | Class::Cld
         | Class::Jcc
         | Class::Jmp
         | Class::Cli

@@ -10,6 +10,7 @@ pub mod reg {
     pub const RCX: u8 = 1;
     pub const RSP: u8 = 4;
     pub const RSI: u8 = 6;
+    pub const RDI: u8 = 7;
     /// Scratch: second half of a checked address.
     pub const R9: u8 = 9;
     /// Scratch: linear address, then offset in its page.
@@ -46,6 +47,7 @@ pub fn sum(base: u8, index: u8) -> Mem {
 pub mod cond {
     pub const ABOVE: u8 = 7;
     pub const SIGN: u8 = 8;
+    pub const EQUAL: u8 = 4;
     pub const NOT_EQUAL: u8 = 5;
     pub const ABOVE_OR_EQUAL: u8 = 3;
     pub const BELOW_OR_EQUAL: u8 = 6;
@@ -490,6 +492,25 @@ impl Asm {
     pub fn cmp32_zero(&mut self, mem: Mem) {
         self.memory(&op32(&[0x83]), 7, mem, 1);
         self.byte(0);
+    }
+
+    /// `test reg, reg`.
+    pub fn test_reg(&mut self, reg: u8) {
+        self.registers(0x85, reg, reg, true);
+    }
+
+    /// `test byte [mem], value`.
+    pub fn test_mem8(&mut self, mem: Mem, value: u8) {
+        self.memory(&op32(&[0xf6]), 0, mem, 1);
+        self.byte(value);
+    }
+
+    /// An instruction of a register and memory of `size` bytes; `opcode` is that for bytes, which the others' follows.
+    pub fn sized(&mut self, opcode: u8, reg: u8, mem: Mem, size: u8) {
+        self.writes(reg);
+        let prefix = (size == 2).then_some(0x66);
+        let bytes = [opcode | u8::from(size > 1)];
+        self.memory(&Opcode { prefix, wide: size == 8, bytes: &bytes }, reg, mem, 0);
     }
 
     /// `test reg (low byte), value`.

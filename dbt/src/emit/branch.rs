@@ -62,10 +62,15 @@ impl Emitter<'_> {
             asm.mov(RCX, R9);
             jump
         } else {
-            asm.cmp32_zero(rung);
-            asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
+            self.signalled()
         };
         self.aside(jump, out);
+    }
+
+    /// Leads somewhere if the vCPU has signals. Clobbers flags.
+    pub fn signalled(&mut self) -> Forward {
+        self.asm.cmp32_zero(Mem::Data(bell::rung(self.bell)));
+        self.asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
     }
 
     /// Registers a direct branch: its number.

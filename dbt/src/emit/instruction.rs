@@ -40,6 +40,8 @@ impl Emitter<'_> {
                 | Class::Jmp
                 | Class::BitString(_)
                 | Class::Pause
+                | Class::String(_)
+                | Class::Cld
                 | Class::Divide
                 | Class::Call
                 | Class::CallIndirect
@@ -70,6 +72,8 @@ impl Emitter<'_> {
             Class::Ret => self.ret(insn),
             Class::BitString(access) => self.bit_string(insn, bytes, access)?,
             Class::Pause => self.pause(insn),
+            Class::String(size) => self.string(insn, size),
+            Class::Cld => self.clear_direction(insn),
             Class::Divide => self.divide(insn)?,
             Class::Cli => self.cli(),
             Class::Sti => self.sti(insn),

@@ -44,6 +44,13 @@ impl Emitter<'_> {
         CHECKED
     }
 
+    /// The same for what a register points to.
+    pub fn through(&mut self, insn: &Instruction, register: u8, access: Access) -> Mem {
+        self.asm.mov(R10, register);
+        self.check(insn, access);
+        CHECKED
+    }
+
     /// The same operand in one register, R10, so that R9 is free; or as it is, if it does not need R9.
     pub fn without_r9(&mut self, operand: Mem) -> Mem {
         match operand {

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod native;
 pub mod pause;
 pub mod stack;
+pub mod string;
 pub mod system;
 pub mod x87;
 

@@ -31,6 +31,9 @@ pub enum Class {
     /// BT, BTS, BTR and BTC of a bit in memory whose number is in a register.
     BitString(Access),
     Pause,
+    /// A string instruction with elements of so many bytes, and CLD.
+    String(u8),
+    Cld,
     /// DIV and IDIV of 32 and 64 bits.
     Divide,
     /// Interrupt flag, RFLAGS and segment registers, where they need no checks.
@@ -104,6 +107,8 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         M::Ret if matches!(insn.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => Class::Ret,
         M::Div | M::Idiv if divided(insn) => Class::Divide,
         M::Pause => Class::Pause,
+        M::Cld => Class::Cld,
+        _ if insn.is_string_instruction() => string(insn),
         M::Bt | M::Bts | M::Btr | M::Btc if memory.is_some() && register(1) => {
             access(insn, 0).map_or(Class::Operation, Class::BitString)
         }
@@ -121,6 +126,24 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         },
         _ => Class::Operation,
     }
+}
+
+/// MOVS, STOS, LODS, SCAS and CMPS of 64-bit addresses; repeated, the first two.
+fn string(insn: &Instruction) -> Class {
+    use Mnemonic as M;
+    let moves = matches!(
+        insn.mnemonic(),
+        M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
+    );
+    let port = matches!(insn.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd);
+    let plain = (0..insn.op_count())
+        .all(|i| matches!(insn.op_kind(i), OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::Register));
+    let based = matches!(insn.segment_prefix(), Register::FS | Register::GS);
+    let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
+    if port || !plain || based || repeated && !moves {
+        return Class::Operation;
+    }
+    Class::String(insn.memory_size().size() as u8)
 }
 
 /// The divisor has 32 or 64 bits.

@@ -3,6 +3,7 @@
 pub mod bell;
 pub mod context;
 pub mod exhausted;
+pub mod pieces;
 pub mod returns;
 pub mod stubs;
 pub mod vcpu;

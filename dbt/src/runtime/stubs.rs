@@ -5,6 +5,7 @@ use crate::cache::site::Pair;
 use crate::cache::tlb::{self, TABLES};
 use crate::emit::asm::{Asm, Mem, Place, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, field};
+use crate::runtime::pieces;
 use reg::{R9, R10, R11, RAX, RSP};
 
 /// Sizes of accesses that have a stub of their own, as powers of two.
@@ -27,6 +28,8 @@ pub struct Stubs {
     pub miss: [u64; TABLES],
     /// Called to move the stack's window, by the table for stores.
     pub window: [u64; TABLES],
+    /// Called for a piece of a repeated string instruction, `[0: STOS, 1: MOVS][log2 of the size]`.
+    pub pieces: [[u64; pieces::SIZES]; 2],
     /// Bytes of all of them.
     pub len: usize,
 }
@@ -66,14 +69,22 @@ impl Stubs {
             window.push(asm.here());
             move_window(&mut asm, field::table(table));
         }
+        let mut strings = Vec::new();
+        for copies in [false, true] {
+            for size in 0..pieces::SIZES as u8 {
+                strings.push(asm.here());
+                pieces::piece(&mut asm, copies, size);
+            }
+        }
         let bases = arena.next();
         arena.add(asm.finish(bases));
         let address = |place: Place| asm.address(place, bases);
         let mut stubs =
             Self { enter: address(enter), ret: address(ret), len: arena.used(), ..Self::default() };
         let slots = stubs.exits.iter_mut().chain(&mut stubs.leave).chain(stubs.access.iter_mut().flatten());
-        let slots = slots.chain(&mut stubs.miss).chain(&mut stubs.window);
-        for (slot, place) in slots.zip([exits, leave, access, miss, window].concat()) {
+        let slots =
+            slots.chain(&mut stubs.miss).chain(&mut stubs.window).chain(stubs.pieces.iter_mut().flatten());
+        for (slot, place) in slots.zip([exits, leave, access, miss, window, strings].concat()) {
             *slot = address(place);
         }
         stubs

@@ -114,7 +114,17 @@ const TABLE: &[&[u8]] = &[
     &[0x8c, 0xd0],
     &[0xf3, 0x90],
     &[0x0f, 0xa2],
+    &[0xfc],
+    // Strings.
     &[0xf3, 0xa4],
+    &[0xf3, 0x48, 0xab],
+    &[0x65, 0xf3, 0xa4],
+    &[0xf3, 0xa6],
+    &[0x66, 0xa5],
+    &[0xaa],
+    &[0x48, 0xad],
+    &[0xae],
+    &[0xa7],
     // Branches.
     &[0x74, 0x10],
     &[0x74, 0xfe],
@@ -269,6 +279,11 @@ impl Names {
             known.insert(stubs.miss[table], format!("miss_table{table}"));
             known.insert(stubs.window[table], format!("window_table{table}"));
         }
+        for (pieces, name) in stubs.pieces.iter().zip(["stos", "movs"]) {
+            for (size, &stub) in pieces.iter().enumerate() {
+                known.insert(stub, format!("{name}_{}bits", 8 << size));
+            }
+        }
         let fields = [
             (field::ARGUMENT, "argument"),
             (field::SIGNALS, "signals"),
@@ -276,6 +291,7 @@ impl Names {
             (field::FS_BASE, "fs_base"),
             (field::GS_BASE, "gs_base"),
             (field::INTERRUPTS, "interrupts"),
+            (field::SYSTEM_FLAGS + 1, "direction"),
             (field::SYSTEM_FLAGS, "system_flags"),
             (field::CALLED, "called"),
             (field::OVERWRITTEN, "overwritten"),
