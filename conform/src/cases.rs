@@ -133,6 +133,12 @@ const CASES: &[Named] = &[
         ..PLAIN
     },
     Named {
+        name: "PUSHFQ keeps flags that are read behind it",
+        code: &[0xf9, 0x9c, 0x11, 0xc0, 0x59], // stc; pushfq; adc eax, eax; pop rcx
+        gpr: &[(RSP, DATA + 64)],
+        ..PLAIN
+    },
+    Named {
         name: "a comparison repeated no time keeps flags",
         code: &[0xf9, 0x8b, 0x03, 0xf2, 0xaf, 0x0f, 0x92, 0xc0], // stc; mov eax, [rbx]; repne scasd; setc al
         gpr: &[(RBX, DATA)],

@@ -36,6 +36,7 @@ impl Emitter<'_> {
                 | Class::PushMemory
                 | Class::PopMemory
                 | Class::Leave
+                | Class::Pushf
                 | Class::Nothing
                 | Class::Jmp
                 | Class::BitString(_)
@@ -77,7 +78,7 @@ impl Emitter<'_> {
             Class::Divide => self.divide(insn)?,
             Class::Cli => self.cli(),
             Class::Sti => self.sti(insn),
-            Class::Pushf => self.pushf(insn)?,
+            Class::Pushf => self.pushf(insn),
             Class::Selector => self.selector(insn),
             Class::X87 { access, noted } => self.x87(insn, bytes, access, noted)?,
             Class::LoadControl => self.load_control(insn)?,

@@ -34,19 +34,26 @@ impl Emitter<'_> {
         self.continue_at(operation);
     }
 
-    /// PUSHFQ where no flag is live afterwards.
-    pub fn pushf(&mut self, insn: &Instruction) -> Option<()> {
-        if self.live_behind {
-            return None;
-        }
+    /// PUSHFQ.
+    pub fn pushf(&mut self, insn: &Instruction) {
         // The slot comes first: should it be missing, the interpreter pushes the flags, which have to be there still.
         let first = self.made.len();
         let slot = self.on_stack(insn, -8, word(true));
         let slot = self.without_r9(slot);
-        self.unpark();
+        let checked = !self.slot.inside;
+        let clobbered = self.parked;
+        // Where they are live afterwards they stay aside, too.
+        if self.live_behind {
+            self.park();
+        }
+        if clobbered {
+            self.unpark_aside();
+        }
+        self.parked &= self.live_behind;
         let asm = &mut *self.asm;
-        asm.lea(R10, slot);
-        asm.store(Mem::Gs(field::CALLED), R10);
+        if checked {
+            asm.store(Mem::Gs(field::CALLED), R10);
+        }
         asm.bytes(&[0x9c]); // pushfq
         asm.pop(R9);
         asm.and_imm32(R9, STATUS);
@@ -54,11 +61,12 @@ impl Emitter<'_> {
         asm.load_zx8(R10, Mem::Gs(field::INTERRUPTS));
         asm.shl(R10, 9);
         asm.lea(R9, sum(R9, R10));
-        asm.load(R10, Mem::Gs(field::CALLED));
-        asm.store(at(R10, 0), R9);
+        if checked {
+            asm.load(R10, Mem::Gs(field::CALLED));
+        }
+        asm.store(slot, R9);
         self.move_stack(-8);
         self.sites_end(first);
-        Some(())
     }
 
     /// MOV of a segment register to a 32-bit register.
