@@ -25,8 +25,12 @@ pub trait BlockBackend: Send + Sync {
     /// Nothing can be written.
     fn is_read_only(&self) -> bool;
 
-    /// Starts a request and returns soon. Whoever submits has checked that it is within the disk.
+    /// Takes a request and returns soon; it may begin only with [`commit`](Self::commit). Whoever submits has
+    /// checked that it is within the disk.
     fn submit(&self, request: Request);
+
+    /// Lets all begin that was submitted.
+    fn commit(&self) {}
 }
 
 /// What to do.

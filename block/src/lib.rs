@@ -8,9 +8,11 @@ mod error;
 mod lock;
 mod pool;
 mod raw;
+mod uring;
 
 pub use backend::{BlockBackend, Completion, Operation, Request, SECTOR};
 pub use buffers::Buffers;
 pub use error::BlockError;
 pub use pool::{Image, Pool};
 pub use raw::RawImage;
+pub use uring::Uring;

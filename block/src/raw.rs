@@ -47,6 +47,11 @@ impl RawImage {
         Ok(Self { file, len, read_only })
     }
 
+    /// The file, for those who have their own way to read and write it.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
     fn zero(&self, offset: u64, len: u64, unmap: bool) -> io::Result<()> {
         let flags = if unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
         match fallocate(&self.file, flags | FallocateFlags::KEEP_SIZE, offset, len) {

@@ -106,11 +106,13 @@ fn config(sectors: u64, queues: u16) -> [u8; 60] {
 
 fn serve(disk: &Arc<Disk>, session: &Arc<Session>, index: u16, in_flight: &InFlight) -> bool {
     let Some(Some(queue)) = session.queues.get(usize::from(index)) else { return false };
-    each_chain(queue, |chain| {
+    let more = each_chain(queue, |chain| {
         if let Err(why) = request::start(disk, session.features, queue, chain, in_flight.ticket()) {
             queue.fail(&why);
         }
-    })
+    });
+    disk.backend.commit();
+    more
 }
 
 impl VirtioDevice for Blk {

@@ -8,6 +8,7 @@ mod kernel;
 mod machine;
 mod samples;
 mod state;
+mod virtio;
 
 use crate::Target;
 
@@ -37,6 +38,8 @@ pub const TARGETS: &[Target] = &[
     device::LAPIC,
     device::LEGACY,
     device::SAVED,
+    virtio::PCI,
+    virtio::MMIO,
 ];
 
 /// A message for people is one line, whatever the input was.
