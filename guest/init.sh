@@ -16,11 +16,11 @@ ip link set lo up 2>/dev/null
 cd "$HOME"
 
 # Drivers, if there is a virtio device besides the source of random numbers, which the kernel can do without.
-for device in /sys/bus/pci/devices/*/modalias; do
-    read -r alias <"$device" 2>/dev/null
+for device in /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/LNRO0005:01/modalias; do
+    [ -e "$device" ] && read -r alias <"$device" || continue
     case $alias in
     pci:v00001AF4d00001044*) ;;
-    pci:v00001AF4*) [ -e /etc/modules ] && while read -r module; do insmod "$module"; done </etc/modules; break ;;
+    pci:v00001AF4* | acpi:LNRO0005*) [ -e /etc/modules ] && while read -r module; do insmod "$module"; done </etc/modules; break ;;
     esac
 done
 

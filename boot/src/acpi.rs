@@ -7,6 +7,7 @@
 mod dsdt;
 mod madt;
 mod pci;
+mod virtio;
 
 use acpi_tables::Aml;
 use acpi_tables::facs::FACS;
@@ -18,6 +19,7 @@ use memory::{GuestRam, MemoryError};
 
 use crate::layout::{ACPI_LEN, ACPI_START};
 pub use pci::PciRoot;
+pub use virtio::VirtioMmio;
 
 const OEM: [u8; 6] = *b"GUESTH";
 const OEM_TABLE: [u8; 8] = *b"GUESTHSE";
@@ -50,6 +52,10 @@ pub struct Board {
     pub i8042: bool,
     /// The PCI bus, if there is one.
     pub pci: Option<PciRoot>,
+    /// Virtio devices that are not on it.
+    pub virtio: Option<VirtioMmio>,
+    /// Timers, clock and interrupt controllers of an AT.
+    pub legacy: bool,
 }
 
 /// Writes the tables to [`ACPI_START`] and returns the address of the RSDP.
@@ -112,10 +118,11 @@ impl Area {
 }
 
 fn fadt(board: &Board, facs: u64, dsdt: u64) -> impl Aml {
-    /// IA-PC boot architecture: legacy devices, an 8042, no VGA.
+    /// IA-PC boot architecture: legacy devices, an 8042, no VGA, no CMOS clock.
     const LEGACY: u16 = 1 << 0;
     const I8042: u16 = 1 << 1;
     const NO_VGA: u16 = 1 << 2;
+    const NO_RTC: u16 = 1 << 5;
 
     let (event, control, timer) =
         (board.pm_base, board.pm_base.wrapping_add(4), board.pm_base.wrapping_add(8));
@@ -146,7 +153,8 @@ fn fadt(board: &Board, facs: u64, dsdt: u64) -> impl Aml {
     fadt.p_lvl2_lat = 0xffff.into(); // no C2
     fadt.p_lvl3_lat = 0xffff.into(); // no C3
     fadt.century = 0x32;
-    fadt.iapc_boot_arch = (LEGACY | NO_VGA | if board.i8042 { I8042 } else { 0 }).into();
+    let legacy = if board.legacy { LEGACY } else { NO_RTC };
+    fadt.iapc_boot_arch = (legacy | NO_VGA | if board.i8042 { I8042 } else { 0 }).into();
     fadt.reset_reg = port(board.reset.0, 1, AccessSize::ByteAccess);
     fadt.reset_value = board.reset.1;
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(OEM_TABLE).into();

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
-use machine::{DiskSpec, EngineKind, MAX_CPUS, Protocol, Size};
+use machine::{BoardKind, DiskSpec, EngineKind, MAX_CPUS, Protocol, Size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -105,6 +105,9 @@ pub struct RunArguments {
     /// Virtual CPUs.
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
     pub cpus: u32,
+    /// Parts of the machine; `microvm` has no PCI and no parts of an AT but a serial port.
+    #[arg(long, value_name = "NAME", default_value = "pc", value_parser = one_of::<BoardKind>(BoardKind::NAMES))]
+    pub board: BoardKind,
     /// How to run the guest's code.
     #[arg(long, value_name = "NAME", default_value = "auto", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
     pub engine: EngineKind,

@@ -93,6 +93,22 @@ fn interrupts_come_by_the_pin_where_messages_are_switched_off() {
 }
 
 #[test]
+fn a_machine_without_pci_has_the_same_disks() {
+    let folder = tempfile::tempdir().unwrap();
+    let disks = ["a", "b"].map(|name| image(folder.path(), name, 1).to_str().unwrap().to_owned());
+    let script = r#"
+        echo two | dd of=/dev/vdb conv=fsync 2>/dev/null
+        head -c 4 /dev/vdb
+        ls /sys/bus/pci/devices | wc -l
+        grep -c IO-APIC.*fasteoi.*virtio /proc/interrupts
+        nproc
+    "#;
+    let arguments = ["--board", "microvm", "--cpus", "2", "--disk", &disks[0], "--disk", &disks[1]];
+    assert_eq!(guest(&arguments, script), "two\n0\n3\n2\n");
+    assert_eq!(std::fs::read(&disks[1]).unwrap()[..5], *b"two\n\0");
+}
+
+#[test]
 fn a_disk_has_one_machine() {
     let folder = tempfile::tempdir().unwrap();
     let image = image(folder.path(), "a.raw", 1);

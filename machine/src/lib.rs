@@ -3,6 +3,7 @@
 //! One host thread runs each vCPU, one more serves the deadlines of the parts. They meet in `control` when
 //! the machine is paused, reset or stopped; nothing else synchronises them.
 
+mod board;
 mod control;
 mod disks;
 pub mod engine;
@@ -16,6 +17,7 @@ mod size;
 mod spec;
 mod vcpu;
 
+pub use board::BoardKind;
 pub use control::Outcome;
 pub use error::MachineError;
 pub use machine::Machine;

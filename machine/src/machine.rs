@@ -73,7 +73,7 @@ impl Shared {
     /// others waiting for it. Nothing runs meanwhile.
     fn reset(&self) -> Result<(), MachineError> {
         self.pc.reset();
-        let rsdp = boot::acpi::install(&self.pc.ram, &Pc::acpi(self.spec.cpus))?;
+        let rsdp = boot::acpi::install(&self.pc.ram, &self.pc.acpi(self.spec.cpus))?;
         let entry = files::boot(&self.spec, &self.pc.ram, rsdp)?;
         // Firmware sets up the MSRs of all processors alike.
         let waiting = CpuState { msrs: entry.state.msrs.clone(), ..CpuState::reset() };
@@ -116,7 +116,7 @@ impl Machine {
         let clock = Arc::new(Clock::new());
         let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
         let devices = disks::open(&spec)?;
-        let pc = Pc::new(ram.clone(), clock.clone(), &signals, backends, devices)?;
+        let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
         let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
         let slots = (0..spec.cpus)
             .zip(signals)

@@ -15,9 +15,9 @@ use device::{
     BusError, CharBackend, Device, MmioBus, Pollable, PortBus, PortWindow, Registers, SharedLine, Timers,
 };
 use memory::GuestRam;
-use virtio::{VirtioDevice, VirtioPci};
+use virtio::{VirtioDevice, VirtioMmio, VirtioPci};
 
-use crate::MachineError;
+use crate::{BoardKind, MachineError};
 
 /// First port of the power-management block.
 const PM_BASE: u16 = 0x600;
@@ -27,9 +27,10 @@ mod irq {
     pub const KEYBOARD: u32 = 1;
     pub const RTC: u32 = 8;
     pub const SCI: u32 = 9;
-    /// Interrupt pins of PCI: slot `n` on line `n % PCI_LINES`. They reach the I/O APIC alone.
-    pub const PCI: u32 = 16;
-    pub const PCI_LINES: u32 = 8;
+    /// Interrupt pins of PCI slots, or devices where there is no PCI: number `n` on line `n % VIRTIO_LINES`. They
+    /// reach the I/O APIC alone.
+    pub const VIRTIO: u32 = 16;
+    pub const VIRTIO_LINES: u32 = 8;
 }
 /// Where the local APICs are after a reset.
 const LAPIC: u32 = 0xfee0_0000;
@@ -37,6 +38,8 @@ const LAPIC: u32 = 0xfee0_0000;
 const ECAM: u64 = 0xe000_0000;
 const PCI_LOW: std::ops::Range<u64> = memory::LOW_RAM_END..ECAM;
 const PCI_HIGH: std::ops::Range<u64> = 1 << 44..1 << 45;
+/// Registers of virtio devices where there is no PCI.
+const VIRTIO: u64 = 0xd000_0000;
 /// COM1: first port and ISA interrupt.
 const COM1: (u16, u32) = Uart16550::COM[0];
 const SERIAL: [(u16, u8); 1] = [(COM1.0, COM1.1 as u8)];
@@ -70,14 +73,18 @@ pub struct Pc {
     pub keyboard: Arc<I8042>,
     /// Power button and timer.
     pub power: Arc<AcpiPower>,
+    kind: BoardKind,
+    /// Virtio devices that are not in PCI slots.
+    virtio: u32,
     rtc: Arc<Rtc>,
     parts: Vec<Arc<dyn Device>>,
 }
 
 impl Pc {
     /// Builds the board. `signals` are the vCPUs'; the first is the boot processor. `devices` are put into PCI
-    /// slots from 1 on.
+    /// slots from 1 on, or one after the other where there is no PCI.
     pub fn new(
+        kind: BoardKind,
         ram: Arc<GuestRam>,
         clock: Arc<Clock>,
         signals: &[Arc<Signals>],
@@ -97,32 +104,37 @@ impl Pc {
         }
 
         let mut parts = Parts::default();
-        parts.add(I8259::PORTS, fabric.pic().clone())?;
-        parts.add(I8254::PORTS, pit)?;
-        parts.add(Rtc::PORTS, rtc.clone())?;
         parts.add(I8042::PORTS, keyboard.clone())?;
         parts.add(&[window(COM1.0, Uart16550::LEN)], uart.clone())?;
         parts.add(&[window(PM_BASE, AcpiPower::LEN)], power.clone())?;
-        let bus = Arc::new(pci_bus(&ram, &fabric, devices)?);
-        parts.add(
-            ConfigPorts::PORTS,
-            Arc::new(ConfigPorts::new(bus.clone(), Arc::new(ResetControl::new()))),
-        )?;
-        parts.add(Port92::PORTS, Arc::new(Port92::new()))?;
-        parts.add(PostCodes::PORTS, Arc::new(PostCodes::new()))?;
         parts.add(DebugExit::PORTS, Arc::new(DebugExit))?;
         parts.add(DebugConsole::PORTS, Arc::new(DebugConsole::new(backends.debug)))?;
-        let mut mmio = MmioBus::new();
-        mmio.map(Ioapic::BASE, Ioapic::LEN, fabric.ioapic().clone(), 0)?;
-        mmio.map(ECAM, Ecam::LEN, Arc::new(Ecam::new(bus.clone())), 0)?;
-        let windows = Arc::new(PciMemory::new(bus));
-        for window in [PCI_LOW, PCI_HIGH] {
-            mmio.map(window.start, window.end - window.start, windows.clone(), window.start)?;
+        parts.mmio.map(Ioapic::BASE, Ioapic::LEN, fabric.ioapic().clone(), 0)?;
+        let lines: Vec<_> =
+            (0..irq::VIRTIO_LINES).map(|line| SharedLine::new(fabric.line(irq::VIRTIO + line))).collect();
+        let reset_control = Arc::new(ResetControl::new());
+        let mut virtio = 0;
+        match kind {
+            BoardKind::Pc => {
+                parts.add(I8259::PORTS, fabric.pic().clone())?;
+                parts.add(I8254::PORTS, pit)?;
+                parts.add(Rtc::PORTS, rtc.clone())?;
+                parts.add(Port92::PORTS, Arc::new(Port92::new()))?;
+                parts.add(PostCodes::PORTS, Arc::new(PostCodes::new()))?;
+                parts.add_pci(reset_control, pci_bus(&ram, &fabric, &lines, devices)?)?;
+            }
+            BoardKind::Microvm => {
+                parts.add(ResetControl::PORTS, reset_control)?;
+                for device in devices {
+                    let line = lines[(virtio % irq::VIRTIO_LINES) as usize].input(virtio);
+                    let part = Arc::new(VirtioMmio::new(device, ram.clone(), line));
+                    parts.add_mmio(VIRTIO + u64::from(virtio) * VirtioMmio::LEN, VirtioMmio::LEN, part)?;
+                    virtio += 1;
+                }
+            }
         }
-
-        let Parts { ports, mut parts } = parts;
-        parts.push(windows);
-        Ok(Self { ram, clock, ports, mmio, timers, fabric, uart, keyboard, power, rtc, parts })
+        let Parts { ports, mmio, parts } = parts;
+        Ok(Self { ram, clock, ports, mmio, timers, fabric, uart, keyboard, power, kind, virtio, rtc, parts })
     }
 
     /// Every part back to power-on, then what firmware would have done: the boot processor's APIC passes on
@@ -146,7 +158,19 @@ impl Pc {
     }
 
     /// The board for the ACPI tables.
-    pub fn acpi(cpus: u32) -> acpi::Board {
+    pub fn acpi(&self, cpus: u32) -> acpi::Board {
+        let (first_gsi, lines) = (irq::VIRTIO as u8, irq::VIRTIO_LINES as u8);
+        let pci = acpi::PciRoot {
+            ecam: ECAM as u32,
+            ecam_len: Ecam::LEN as u32,
+            low: (PCI_LOW.start as u32, (PCI_LOW.end - 1) as u32),
+            high: (PCI_HIGH.start, PCI_HIGH.end - 1),
+            first_gsi,
+            lines,
+        };
+        let (base, len) = (VIRTIO as u32, VirtioMmio::LEN as u32);
+        let virtio = acpi::VirtioMmio { base, len, count: self.virtio, first_gsi, lines };
+        let legacy = self.kind == BoardKind::Pc;
         acpi::Board {
             cpus,
             lapic: LAPIC,
@@ -159,14 +183,9 @@ impl Pc {
             reset: (ResetControl::PORTS[0].port, ResetControl::RESET),
             serial: &SERIAL,
             i8042: true,
-            pci: Some(acpi::PciRoot {
-                ecam: ECAM as u32,
-                ecam_len: Ecam::LEN as u32,
-                low: (PCI_LOW.start as u32, (PCI_LOW.end - 1) as u32),
-                high: (PCI_HIGH.start, PCI_HIGH.end - 1),
-                first_gsi: irq::PCI as u8,
-                lines: irq::PCI_LINES as u8,
-            }),
+            pci: legacy.then_some(pci),
+            virtio: Some(virtio).filter(|v| v.count > 0),
+            legacy,
         }
     }
 }
@@ -175,16 +194,15 @@ impl Pc {
 fn pci_bus(
     ram: &Arc<GuestRam>,
     fabric: &Arc<InterruptFabric>,
+    lines: &[Arc<SharedLine>],
     devices: Vec<Arc<dyn VirtioDevice>>,
 ) -> Result<PciBus, MachineError> {
-    let lines: Vec<_> =
-        (0..irq::PCI_LINES).map(|line| SharedLine::new(fabric.line(irq::PCI + line))).collect();
     let mut bus = PciBus::new(PciWindows { low: PCI_LOW, high: PCI_HIGH }, Arc::new(HostBridge::new()));
     for device in devices {
         let slot = u32::from(bus.next_slot());
-        let line = slot % irq::PCI_LINES;
+        let line = slot % irq::VIRTIO_LINES;
         let pin = lines[line as usize].input(slot);
-        let number = (irq::PCI + line) as u8;
+        let number = (irq::VIRTIO + line) as u8;
         bus.add(Arc::new(VirtioPci::new(device, ram.clone(), pin, number, fabric.clone())))?;
     }
     Ok(bus)
@@ -194,10 +212,11 @@ fn window(port: u16, len: u16) -> PortWindow {
     PortWindow { port, len, offset: 0 }
 }
 
-/// Parts in the port space, each of which is reset with the board.
+/// Parts and where they are, each of which is reset with the board.
 #[derive(Default)]
 struct Parts {
     ports: PortBus,
+    mmio: MmioBus,
     parts: Vec<Arc<dyn Device>>,
 }
 
@@ -205,5 +224,23 @@ impl Parts {
     fn add<T: Registers + 'static>(&mut self, windows: &[PortWindow], part: Arc<T>) -> Result<(), BusError> {
         self.parts.push(part.clone());
         self.ports.map_windows(windows, part)
+    }
+
+    fn add_mmio<T: Registers + 'static>(&mut self, at: u64, len: u64, part: Arc<T>) -> Result<(), BusError> {
+        self.parts.push(part.clone());
+        self.mmio.map(at, len, part, 0)
+    }
+
+    /// The ways into the bus: ports, configuration space, windows.
+    fn add_pci(&mut self, reset_control: Arc<ResetControl>, bus: PciBus) -> Result<(), BusError> {
+        let bus = Arc::new(bus);
+        self.add(ConfigPorts::PORTS, Arc::new(ConfigPorts::new(bus.clone(), reset_control)))?;
+        self.add_mmio(ECAM, Ecam::LEN, Arc::new(Ecam::new(bus.clone())))?;
+        let windows = Arc::new(PciMemory::new(bus));
+        self.parts.push(windows.clone());
+        for window in [PCI_LOW, PCI_HIGH] {
+            self.mmio.map(window.start, window.end - window.start, windows.clone(), window.start)?;
+        }
+        Ok(())
     }
 }

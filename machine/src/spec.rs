@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use boot::Protocol;
 use serde::{Deserialize, Serialize};
 
-use crate::{EngineKind, MachineError, Size, host};
+use crate::{BoardKind, EngineKind, MachineError, Size, host};
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
 pub const MAX_CPUS: u32 = 64;
@@ -37,6 +37,8 @@ pub struct MachineSpec {
     /// What CPUID says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
+    /// Which parts it has.
+    pub board: BoardKind,
     /// How guest code is run.
     pub engine: EngineKind,
     /// How the kernel is started.
@@ -79,6 +81,7 @@ impl Default for MachineSpec {
             memory: Size::mib(512),
             cpus: 1,
             cpu_model: None,
+            board: BoardKind::default(),
             engine: EngineKind::default(),
             boot: Protocol::default(),
             no_reboot: false,

@@ -4,15 +4,16 @@ use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Name, Package, ResourceTemplate, Scope};
 use acpi_tables::sdt::Sdt;
 
-use super::{Board, OEM, OEM_TABLE, REVISION, bytes, pci};
+use super::{Board, OEM, OEM_TABLE, REVISION, bytes, pci, virtio};
 
 pub fn build(board: &Board) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, REVISION);
-    let mut devices = vec![
-        device("RTC_", "PNP0B00", 0, &[(0x70, 2)], Some(8)),
-        device("TMR_", "PNP0100", 0, &[(0x40, 4)], Some(0)),
-        device("PIC_", "PNP0000", 0, &[(0x20, 2), (0xa0, 2), (0x4d0, 2)], Some(2)),
-    ];
+    let mut devices = Vec::new();
+    if board.legacy {
+        devices.push(device("RTC_", "PNP0B00", 0, &[(0x70, 2)], Some(8)));
+        devices.push(device("TMR_", "PNP0100", 0, &[(0x40, 4)], Some(0)));
+        devices.push(device("PIC_", "PNP0000", 0, &[(0x20, 2), (0xa0, 2), (0x4d0, 2)], Some(2)));
+    }
     for (i, &(port, irq)) in board.serial.iter().enumerate().take(4) {
         let name = format!("COM{}", i + 1);
         devices.push(device(&name, "PNP0501", i as u8, &[(port, 8)], Some(irq)));
@@ -24,6 +25,7 @@ pub fn build(board: &Board) -> Vec<u8> {
         devices.push(pci::root_bus(root));
         devices.push(pci::reservation(root));
     }
+    devices.extend(board.virtio.iter().flat_map(virtio::devices));
     let mut content = bytes(&s5(board.s5_type));
     content.extend(Scope::raw("_SB_".into(), devices.concat()));
     table.append_slice(&content);

@@ -18,7 +18,7 @@ pub fn build(board: &Board) -> Vec<u8> {
     let mut body = Vec::new();
     let mut add = |data: &[u8]| body.extend_from_slice(data);
     add(&board.lapic.to_le_bytes());
-    add(&PCAT_COMPAT.to_le_bytes());
+    add(&if board.legacy { PCAT_COMPAT } else { 0 }.to_le_bytes());
     for id in 0..board.cpus {
         if id < FIRST_X2APIC {
             add(&[0, 8, id as u8, id as u8]);
@@ -34,7 +34,9 @@ pub fn build(board: &Board) -> Vec<u8> {
     add(&board.ioapic.to_le_bytes());
     add(&0u32.to_le_bytes());
     // The timer's IRQ 0 is wired to input 2, as on every PC; the SCI is level-triggered.
-    source_override(&mut add, 0, 2, BUS);
+    if board.legacy {
+        source_override(&mut add, 0, 2, BUS);
+    }
     source_override(&mut add, board.sci, u32::from(board.sci), HIGH_LEVEL);
     // LINT1 is NMI on all CPUs.
     add(&[4, 6, 0xff]);

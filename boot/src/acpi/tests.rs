@@ -21,6 +21,8 @@ const BOARD: Board = Board {
         first_gsi: 16,
         lines: 8,
     }),
+    virtio: None,
+    legacy: true,
 };
 
 fn at(area: &[u8], address: u64) -> &[u8] {
@@ -133,6 +135,22 @@ fn the_bus_is_where_the_mcfg_and_the_dsdt_say() {
     assert!(find(b"\x86\x09\x00\x01\x00\x00\x00\xe0\x00\x00\x10\x00"), "the memory is reserved");
     let without = build(&Board { pci: None, ..BOARD });
     assert!(!without.windows(4).any(|w| w == b"MCFG" || w == b"PCI0"));
+}
+
+#[test]
+fn a_board_without_legacy_parts_has_virtio_devices_by_themselves() {
+    let virtio = VirtioMmio { base: 0xd000_0000, len: 0x1000, count: 10, first_gsi: 16, lines: 8 };
+    let area = build(&Board { pci: None, virtio: Some(virtio), legacy: false, ..BOARD });
+    let aml = &table(&area, b"DSDT")[36..];
+    let find = |part: &[u8]| aml.windows(part.len()).any(|w| w == part);
+    assert!(!find(b"RTC_") && !find(b"PIC_") && find(b"VR09") && !find(b"VR0A"));
+    assert!(find(b"\x08_HID\x0dLNRO0005\x00"));
+    let ninth = b"\x86\x09\x00\x01\x00\x90\x00\xd0\x00\x10\x00\x00\x89\x06\x00\x09\x01\x11\x00\x00\x00";
+    assert!(find(ninth), "registers at 0xd0009000, a shared level on 17");
+    assert_eq!(table(&area, b"FACP")[109] & 0b10_0011, 0b10_0010, "an 8042, no clock");
+    let madt = table(&area, b"APIC");
+    assert_eq!(u32_at(madt, 40), Some(0), "no 8259");
+    assert_eq!(structures(madt).iter().filter(|s| s.0 == 2).count(), 1);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! ACPI tables of boards as the machine may describe them, and of ones it never would.
 
-use boot::acpi::{Board, PciRoot, install};
+use boot::acpi::{Board, PciRoot, VirtioMmio, install};
 use memory::GuestRam;
 
 use super::one_line;
@@ -47,6 +47,13 @@ fn run(data: &[u8]) {
         first_gsi: input.u8(),
         lines: input.u8(),
     };
+    let virtio = VirtioMmio {
+        base: input.u32(),
+        len: input.u32(),
+        count: input.u32(),
+        first_gsi: input.u8(),
+        lines: input.u8(),
+    };
     let board = Board {
         cpus,
         lapic,
@@ -60,6 +67,8 @@ fn run(data: &[u8]) {
         serial: &SERIAL[..usize::from(serial) % (SERIAL.len() + 1)],
         i8042: flags & 4 != 0,
         pci: (flags & 8 != 0).then_some(pci),
+        virtio: (flags & 16 != 0).then_some(virtio),
+        legacy: flags & 32 != 0,
     };
     let size = if mib == 0 { 0x9_0000 } else { u64::from(mib) << 20 };
     let Ok(ram) = GuestRam::new(size) else { return };
