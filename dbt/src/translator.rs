@@ -391,7 +391,8 @@ impl Translator {
         for _ in 0..ATTEMPTS {
             bytes.clear();
             (0..PAGE / 8).for_each(|i| bytes.extend_from_slice(&word(i).to_le_bytes()));
-            self.block.decode(bytes, usize::from(offset));
+            let known = self.pages.get(page);
+            self.block.decode(bytes, usize::from(offset), |at| known.block(at).is_some());
             self.second = None;
             if self.block.insns.is_empty() {
                 self.read_crossing(s, page, offset, bytes)?;

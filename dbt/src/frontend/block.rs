@@ -27,23 +27,26 @@ pub struct Block {
 
 impl Block {
     /// Decodes the block at `offset` of a page's bytes. It ends at a jump, and before what is no instruction or crosses
-    /// into the next page.
-    pub fn decode(&mut self, page: &[u8], offset: usize) {
-        self.decode_some(page, offset, MAX);
+    /// into the next page. So it does where another block `begins` already.
+    pub fn decode(&mut self, page: &[u8], offset: usize, begins: impl Fn(u16) -> bool) {
+        self.decode_some(page, offset, MAX, begins);
     }
 
     /// Decodes the one instruction at `offset`, which goes on behind the page in the next one's first bytes.
     pub fn decode_crossing(&mut self, bytes: &[u8], offset: usize) {
-        self.decode_some(bytes, offset, 1);
+        self.decode_some(bytes, offset, 1, |_| false);
     }
 
-    fn decode_some(&mut self, page: &[u8], offset: usize, max: usize) {
+    fn decode_some(&mut self, page: &[u8], offset: usize, max: usize, begins: impl Fn(u16) -> bool) {
         self.insns.clear();
         self.live.clear();
         let mut decoder = Decoder::with_ip(64, &page[offset..], offset as u64, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         self.end = offset;
         while self.insns.len() < max && decoder.can_decode() {
+            if !self.insns.is_empty() && begins(self.end as u16) {
+                break;
+            }
             decoder.decode_out(&mut insn);
             if insn.is_invalid() {
                 break;
