@@ -39,7 +39,8 @@ impl DriverLink {
     /// The driver did what cannot be answered: it is told to reset the device, which does nothing until then.
     pub fn fail(&self, queue: u16, why: &QueueError) {
         if !self.broken.swap(true, Ordering::SeqCst) {
-            tracing::warn!("{}: the driver of queue {queue} made a mistake: {why}", self.name);
+            // No warning: a guest could fill the host's log with them.
+            tracing::info!("{}: the driver of queue {queue} made a mistake: {why}", self.name);
             self.interrupt.config();
         }
     }

@@ -8,6 +8,7 @@ mod request;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ::block::{BlockBackend, SECTOR};
 
@@ -58,6 +59,8 @@ pub struct Blk {
 struct Disk {
     backend: Arc<dyn BlockBackend>,
     serial: [u8; SERIAL],
+    /// A request failed on the host and the user was told.
+    warned: Arc<AtomicBool>,
 }
 
 impl Blk {
@@ -75,7 +78,7 @@ impl Blk {
         for (byte, &value) in serial.iter_mut().zip(options.serial.as_bytes()) {
             *byte = value;
         }
-        let disk = Arc::new(Disk { backend, serial });
+        let disk = Arc::new(Disk { backend, serial, warned: Arc::default() });
         let worker = Worker::new("virtio-blk", move |session, index, in_flight| {
             serve(&disk, session, index, in_flight)
         })?;

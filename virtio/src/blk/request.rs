@@ -4,6 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ::block::{Buffers, Operation, Request, SECTOR};
 use memory::GuestRam;
@@ -77,12 +78,14 @@ pub fn start(
     match plan {
         Plan::Done(status, written) => finish(&queue, &chain, room, status, written),
         Plan::Start(operation) => {
+            // Not the disk: a request that outlived it would end the image on the image's own thread.
+            let warned = disk.warned.clone();
             let done = Box::new(move |result: io::Result<()>| {
                 let ticket = ticket;
                 let status = match result {
                     Ok(()) => Status::Ok,
                     Err(error) => {
-                        tracing::warn!("a disk request of type {kind} at sector {sector} failed: {error}");
+                        report(&warned, kind, sector, &error);
                         Status::Error
                     }
                 };
@@ -94,6 +97,17 @@ pub fn start(
         }
     }
     Ok(())
+}
+
+/// The host's errors are the guest's to deal with; the user hears of the first of a disk.
+fn report(warned: &AtomicBool, kind: u32, sector: u64, error: &io::Error) {
+    if warned.swap(true, Ordering::Relaxed) {
+        tracing::debug!("a disk request of type {kind} at sector {sector} failed: {error}");
+    } else {
+        tracing::warn!(
+            "a disk request of type {kind} at sector {sector} failed ({error}): the guest is told; see more with --log debug"
+        );
+    }
 }
 
 /// Gives the chain back: `written` bytes of data, and the status in its last byte.
