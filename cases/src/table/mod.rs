@@ -2,6 +2,7 @@
 
 mod bits;
 mod call_gates;
+mod calls;
 mod control;
 mod debug;
 mod faults;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Vec<Case> {
         faults::CASES,
         bits::CASES,
         halfway::CASES,
+        calls::CASES,
         interrupts::CASES,
         privilege::CASES,
         strings::CASES,

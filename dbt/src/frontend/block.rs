@@ -7,7 +7,7 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
 use crate::analysis::flags;
 
 /// Instructions of a block at most.
-pub const MAX: usize = 96;
+pub const MAX: usize = 24;
 
 /// Instructions that follow one another in a page, with the flags live before each of them.
 #[derive(Default)]

@@ -102,7 +102,8 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
         && area.code.contains(&rip)
         && let Some(mode) = area.below.mode(address)
     {
-        registers[libc::REG_RSP as usize] = area.below.begin(mode) as i64;
+        let rsp = &mut registers[libc::REG_RSP as usize];
+        *rsp = area.below.begin_with(mode, *rsp as u64) as i64;
         // SAFETY: the context lives as long as the area; the interrupted code is the only other user. Bytes at RIP
         // are code of the arena.
         unsafe {

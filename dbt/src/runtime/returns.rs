@@ -99,6 +99,16 @@ impl Below {
         (at < STRIDE * MODES && at % STRIDE < SIZE).then_some(at / STRIDE)
     }
 
+    /// The same, keeping the words that `pointer` points to: a stub may be in the middle of something.
+    pub fn begin_with(&self, mode: usize, pointer: u64) -> u64 {
+        const KEPT: u64 = 64;
+        let top = self.begin(mode) - KEPT;
+        // SAFETY: the pointer is that of a stack that is used up, so that there are thousands of words above it; the place
+        // is at the other end of the same stack.
+        unsafe { std::ptr::copy(pointer as *const u8, top as *mut u8, KEPT as usize) };
+        top
+    }
+
     /// Empties a stack: its pointer.
     pub fn begin(&self, mode: usize) -> u64 {
         let top = self.first + (mode % MODES * STRIDE + STRIDE - 16) as u64;

@@ -481,6 +481,10 @@ impl Engine {
     fn access(&mut self, s: &mut Session, mode: usize, number: u32, pair: bool) -> Next {
         let lin = self.context.r10;
         let site = self.translator.sites.get(number);
+        if site.len & PARKED != 0 {
+            // Code of ours has clobbered them since; whoever goes on from here may want them.
+            self.context.flags = self.context.parked;
+        }
         let (store, size) = (site.size < 0, u64::from(site.size.unsigned_abs()));
         let rip = self.translator.pages.lin(site.code).wrapping_add(u64::from(site.offset));
         if (lin & 0xfff) + size <= 4096 {
@@ -508,9 +512,6 @@ impl Engine {
         self.counters.interpreted_accesses += 1;
         // Its return address is not needed.
         self.returns.set(mode, self.context.returns.wrapping_add(8));
-        if site.len & PARKED != 0 {
-            self.context.flags = self.context.parked;
-        }
         self.store(s, rip);
         let lent = s.x87_lent();
         match s.step(u64::from(site.len & !PARKED)) {

@@ -110,6 +110,26 @@ pub(super) const CASES: &[BoardCase] = &[
         ..BASE
     },
     BoardCase {
+        name: "a periodic timer interrupts a loop of calls that never return",
+        build: |p| {
+            p.count(V)?;
+            p.cpu(0, |a| {
+                start_timer(a, apic::PERIODIC | TIMER, 100_000)?;
+                a.sti()?;
+                let (mut spin, mut end) = (a.create_label(), a.create_label());
+                a.push(0)?;
+                a.set_label(&mut spin)?;
+                a.lea(rsp, qword_ptr(rsp + 8))?;
+                a.cmp(qword_ptr(cpu_word(0, V.into())), 20)?;
+                a.jae(end)?;
+                a.call(spin)?;
+                a.set_label(&mut end)?;
+                a.nop()
+            })
+        },
+        ..BASE
+    },
+    BoardCase {
         name: "a masked timer runs out unseen",
         build: |p| {
             p.cpu(0, |a| {
