@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
+use cpu::TraceFile;
 use machine::{BoardKind, DiskSpec, EngineKind, MAX_CPUS, Protocol, Size};
 
 const EXAMPLES: &str = "\
@@ -128,6 +129,14 @@ pub struct RunArguments {
     /// write it; `,serial=TEXT` gives it a serial number. May be repeated.
     #[arg(long, value_name = "PATH[,readonly]", value_parser = disk)]
     pub disk: Vec<DiskSpec>,
+    /// Write /tmp/perf-PID.map, so that `perf report` names what the translator made of the guest's code: mode, linear and
+    /// guest-physical address. The file stays for the report.
+    #[arg(long)]
+    pub perf_map: bool,
+    /// Write a line for everything that the translator makes of the guest's code, and a summary at the end, to a file;
+    /// `-` is stderr, since stdout is the guest's. With `,code` guest instructions and host code stand side by side.
+    #[arg(long, value_name = "FILE[,code]", value_parser = trace_file)]
+    pub dbt_trace: Option<TraceFile>,
     /// Program to run in the default guest instead of a shell, with its arguments.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
     pub command: Vec<OsString>,
@@ -151,6 +160,21 @@ fn disk(text: &str) -> Result<DiskSpec, String> {
     }
     disk.path = rest.into();
     Ok(disk)
+}
+
+/// `FILE[,code]`.
+fn trace_file(text: &str) -> Result<TraceFile, String> {
+    let (path, code) = match text.rsplit_once(',') {
+        Some((path, "code")) => (path, true),
+        Some((_, option)) if !std::path::Path::new(text).exists() => {
+            return Err(format!("{option:?} is no option of a trace: give FILE or FILE,code"));
+        }
+        _ => (text, false),
+    };
+    if path.is_empty() {
+        return Err("no file is named: give FILE[,code], or - for stderr".to_owned());
+    }
+    Ok(TraceFile { path: path.into(), code })
 }
 
 /// A parser that knows all names, for help and completions.
@@ -185,6 +209,16 @@ mod tests {
         std::fs::write(&odd, []).unwrap();
         let odd = odd.to_str().unwrap();
         assert_eq!(disk(&format!("{odd},readonly")), spec(odd, true, ""));
+    }
+
+    #[test]
+    fn a_trace_has_a_file_and_may_have_code() {
+        let file = |path: &str, code| Ok(TraceFile { path: path.into(), code });
+        assert_eq!(trace_file("t.txt"), file("t.txt", false));
+        assert_eq!(trace_file("a,code,code"), file("a,code", true));
+        assert_eq!(trace_file("-,code"), file("-", true));
+        assert!(trace_file("t.txt,cod").unwrap_err().contains("cod"));
+        assert!(trace_file(",code").is_err() && trace_file("").is_err());
     }
 
     #[test]

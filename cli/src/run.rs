@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use cpu::Observe;
 use machine::{Backends, CharBackend, Machine, NullBackend, Outcome};
 
 use crate::args::RunArguments;
@@ -27,12 +28,15 @@ struct Reasons {
 
 /// Boots a machine and stays with it to its end; the exit status.
 pub fn run(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<u8> {
+    // What is certainly wrong should not cost a download first.
+    let choice = machine::engine::choose(arguments.engine)?;
+    let observe = Observe { perf_map: arguments.perf_map, trace: arguments.dbt_trace.clone() };
+    let engine = if observe.any() { choice.engine.observed(&observe)? } else { choice.engine };
     let plan = match Plan::new(arguments, signals) {
         Ok(plan) if signals.caught().is_none() => plan,
         other => return exit::after_signal(signals, other.map(|_| 0)),
     };
-    let choice = machine::engine::choose(plan.spec.engine)?;
-    tracing::info!("engine {}: {}; {:?}", choice.engine.name(), choice.reason, plan.spec);
+    tracing::info!("engine {}: {}; {:?}", engine.name(), choice.reason, plan.spec);
 
     let reasons = Arc::new(Reasons::default());
     let ended = Arc::clone(&reasons);
@@ -48,8 +52,7 @@ pub fn run(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<u8> {
         Style::Plain { .. } => backend.clone(),
         Style::Command | Style::Shell => Arc::new(NullBackend),
     };
-    let machine =
-        Machine::new(plan.spec.clone(), choice.engine.as_ref(), Backends { console: backend, debug })?;
+    let machine = Machine::new(plan.spec.clone(), engine.as_ref(), Backends { console: backend, debug })?;
     let machine = Arc::new(machine);
 
     let raw = if plan.raw { RawMode::enter().ok() } else { None };

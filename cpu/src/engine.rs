@@ -1,12 +1,13 @@
 //! The engine contract: how a machine runs vCPUs without knowing the technique.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use memory::GuestRam;
 use thiserror::Error;
 
 use crate::x86::CpuModel;
-use crate::{Clock, CpuIo, CpuState, Signals};
+use crate::{Clock, CpuIo, CpuState, Observe, Signals};
 
 /// What an engine can do on this host; data, so that a machine is refused early and with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,6 +30,13 @@ pub trait Engine: Send + Sync {
     fn capabilities(&self) -> Capabilities;
     /// Makes a machine's execution context.
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError>;
+    /// The same engine, telling of its translations from now on.
+    ///
+    /// # Errors
+    /// It does not translate, or a file cannot be written.
+    fn observed(&self, _: &Observe) -> Result<Arc<dyn Engine>, EngineError> {
+        Err(EngineError::NoTranslations { engine: self.name() })
+    }
 }
 
 /// What all vCPUs of a machine share.
@@ -65,6 +73,8 @@ pub trait Vcpu: Send {
     fn instructions(&self) -> u64 {
         0
     }
+    /// The machine has come to its end: the engine concludes what it was asked to tell.
+    fn finish(&mut self) {}
 }
 
 /// Why [`Vcpu::run`] returned.
@@ -112,4 +122,18 @@ pub enum EngineError {
     /// A saved state that no CPU can be in.
     #[error("cpu state is not valid: {0}")]
     BadState(String),
+    /// Asked to tell of translations.
+    #[error("engine {engine} does not translate: --perf-map and --dbt-trace are for --engine dbt")]
+    NoTranslations {
+        /// Engine name.
+        engine: &'static str,
+    },
+    /// A file for what the engine tells.
+    #[error("{} cannot be written ({source}): name a file in a folder that you may write", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: std::io::Error,
+    },
 }

@@ -6,6 +6,7 @@
 mod clock;
 mod engine;
 mod io;
+mod observe;
 mod signals;
 mod state;
 pub mod x86;
@@ -13,5 +14,6 @@ pub mod x86;
 pub use clock::Clock;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
 pub use io::CpuIo;
+pub use observe::{Observe, TraceFile};
 pub use signals::{Bell, Signals};
 pub use state::{CpuState, DescriptorTable, Msrs, PendingEvents, Segment, XSAVE_LEN, XSAVE_SELECTORS};

@@ -2,24 +2,26 @@
 
 use std::sync::Arc;
 
-use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
+use cpu::{Capabilities, Engine, EngineError, Observe, Signals, Vcpu, Vm, VmConfig};
 
 use crate::peers::Peers;
 use crate::runtime::vcpu::DbtVcpu;
 use crate::ticker::Ticker;
+use crate::trace::Reports;
 
 /// Executions after which code is translated.
 const WARM: u8 = 12;
 
 /// The translating engine: x86-64 hosts with BMI2, no hardware virtualization, no privileges.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone)]
 pub struct Dbt {
     threshold: u8,
+    reports: Option<Arc<Reports>>,
 }
 
 impl Default for Dbt {
     fn default() -> Self {
-        Self { threshold: WARM }
+        Self::with_threshold(WARM)
     }
 }
 
@@ -31,7 +33,7 @@ impl Dbt {
 
     /// The engine, with everything translated that was executed more than `threshold` times.
     pub fn with_threshold(threshold: u8) -> Self {
-        Self { threshold }
+        Self { threshold, reports: None }
     }
 }
 
@@ -54,15 +56,22 @@ impl Engine for Dbt {
         Ok(Box::new(DbtVm {
             config,
             threshold: self.threshold,
+            reports: self.reports.clone(),
             ticker: Arc::new(ticker),
             peers: Arc::default(),
         }))
+    }
+
+    fn observed(&self, observe: &Observe) -> Result<Arc<dyn Engine>, EngineError> {
+        let reports = Some(Arc::new(Reports::open(observe)?));
+        Ok(Arc::new(Self { threshold: self.threshold, reports }))
     }
 }
 
 struct DbtVm {
     config: VmConfig,
     threshold: u8,
+    reports: Option<Arc<Reports>>,
     ticker: Arc<Ticker>,
     peers: Arc<Peers>,
 }
@@ -70,6 +79,8 @@ struct DbtVm {
 impl Vm for DbtVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
         let ticket = self.ticker.ticket(signals.clone());
-        Ok(Box::new(DbtVcpu::new(&self.config, index, signals, self.threshold, ticket, &self.peers)?))
+        let tracer = self.reports.as_ref().map(|reports| reports.tracer(index));
+        let vcpu = DbtVcpu::new(&self.config, index, signals, self.threshold, ticket, &self.peers, tracer)?;
+        Ok(Box::new(vcpu))
     }
 }

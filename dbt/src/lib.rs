@@ -12,6 +12,7 @@ mod frontend;
 mod peers;
 mod runtime;
 mod ticker;
+mod trace;
 mod translator;
 
 pub use engine::Dbt;

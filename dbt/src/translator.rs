@@ -26,6 +26,7 @@ use crate::peers::{Peer, Peers};
 use crate::runtime::bell;
 use crate::runtime::context::{Left, MODES};
 use crate::runtime::stubs::Stubs;
+use crate::trace::{Marks, Place, Tracer, Translation};
 
 /// Room that a block has to find.
 const BLOCK_CODE: usize = 64 << 10;
@@ -107,6 +108,8 @@ pub struct Translator {
     overwrites: Overwrites,
     peers: Arc<Peers>,
     own: Arc<Peer>,
+    /// Is told of translations.
+    pub tracer: Option<Box<Tracer>>,
 }
 
 impl Translator {
@@ -119,10 +122,14 @@ impl Translator {
         tables: &mut [Table; TABLES],
         peers: Arc<Peers>,
         own: Arc<Peer>,
+        mut tracer: Option<Box<Tracer>>,
     ) -> Result<Self, Errno> {
         let avx = std::arch::is_x86_feature_detected!("avx");
-        let mut arena = Arena::new()?;
+        let mut arena = Arena::new(tracer.as_ref().is_some_and(|t| t.names_code()))?;
         let stubs = Stubs::new(&mut arena, avx);
+        if let Some(tracer) = &mut tracer {
+            tracer.stubs(&stubs, arena.code().start, arena.data() as u64);
+        }
         // SAFETY: the words of bell and pages take the first part of the data area only.
         let (data, rest) = unsafe {
             let data = arena.data().add(bell::BYTES);
@@ -149,6 +156,7 @@ impl Translator {
             overwrites: Overwrites::default(),
             peers,
             own,
+            tracer,
             arena,
         })
     }
@@ -217,7 +225,8 @@ impl Translator {
 
     /// The instructions that were left to the interpreter most often.
     pub fn frequent_operations(&self) -> Vec<(Code, u64)> {
-        let mut counts = HashMap::<Code, u64>::new();
+        let mut counts: HashMap<Code, u64> =
+            self.tracer.as_ref().map_or_else(HashMap::new, |tracer| tracer.operations().clone());
         for operation in &self.operations {
             *counts.entry(operation.code).or_default() += operation.count;
         }
@@ -230,6 +239,10 @@ impl Translator {
     /// Forgets everything.
     pub fn clear(&mut self) {
         tracing::debug!(code = self.arena.used(), pages = self.pages.len(), "translations are dropped");
+        let code = self.stubs().end..self.code().end;
+        if let Some(tracer) = &mut self.tracer {
+            tracer.dropped(&code, self.operations.iter().map(|o| (o.code, o.count)));
+        }
         self.tlb.clear(&mut self.sites);
         self.pages.clear();
         self.sites.clear();
@@ -304,6 +317,21 @@ impl Translator {
         let bases = self.arena.next();
         self.arena.add(asm.finish(bases));
         self.arena.redirect(field, bases[0]);
+        self.joint("link", target_page, block.offset, bases);
+    }
+
+    /// Tells of code that was made beside translations, and where it leads.
+    fn joint(&mut self, what: &str, page: u32, offset: u16, bases: [u64; 2]) {
+        let place = self.place(page, offset);
+        if let Some(tracer) = &mut self.tracer {
+            tracer.joint(what, place, self.asm.finish(bases), bases);
+        }
+    }
+
+    fn place(&self, page: u32, offset: u16) -> Place {
+        let (offset, of) = (u64::from(offset), self.pages.get(page));
+        let mode = self.modes[usize::from(of.mode)];
+        Place { mode, lin: self.pages.lin(page).wrapping_add(offset), phys: of.phys | offset }
     }
 
     /// An entry to a translation for those who have a target in R10: made when it is first wanted. `None`: no room.
@@ -322,6 +350,7 @@ impl Translator {
         let bases = self.arena.next();
         self.arena.add(self.asm.finish(bases));
         self.pages.insert(page, Entry { checked: bases[0], ..block });
+        self.joint("entry", page, block.offset, bases);
         Some(bases[0])
     }
 
@@ -492,6 +521,7 @@ impl Translator {
             .collect();
         let slots = if windows { stack::slots(&block.insns, &classes, &block.live) } else { Vec::new() };
         let second = self.second;
+        let mut marks = self.tracer.is_some().then(Marks::default);
         let mut e = self.emitter(page, kind);
         let entry = e.asm.here();
         if let Some(second) = second {
@@ -499,6 +529,9 @@ impl Translator {
         }
         let mut open = true;
         for (i, insn) in block.insns.iter().enumerate() {
+            if let Some(marks) = &mut marks {
+                marks.begin(e.asm.lengths());
+            }
             e.live = block.live[i] != 0;
             e.live_behind = block.live.get(i + 1).map_or(block.live_end, |&live| live != 0);
             e.slot = slots.get(i).cloned().unwrap_or_default();
@@ -513,6 +546,9 @@ impl Translator {
             let done = e.instruction(insn, classes[i], raw, edge);
             open &= !(done.is_some() && classes[i].leaves());
             if done.is_none() {
+                if let Some(marks) = &mut marks {
+                    marks.left(insn.code());
+                }
                 let ends = s.lower(insn, insn.ip() as u16).ends;
                 e.operation(insn, ends);
                 if ends {
@@ -526,10 +562,16 @@ impl Translator {
             e.jump(block.end as i64, block.live_end, false);
         }
         let Emitter { branches, operations, segments, made, unit, .. } = e;
+        let place = self.place(page, offset);
         self.block = block;
         self.notes.extend(unit.notes.into_iter().map(|note| (page, note)));
         let bases = self.arena.next();
-        self.arena.add(self.asm.finish(bases));
+        let code = self.asm.finish(bases);
+        self.arena.add(code);
+        if let (Some(tracer), Some(marks)) = (&mut self.tracer, marks) {
+            let insns = &self.block.insns;
+            tracer.made(&Translation { place, windows, insns, marks, code, bases });
+        }
         let address = |place| self.asm.address(place, bases);
         for branch in branches {
             let field = if branch.redirect { address(branch.field) } else { 0 };

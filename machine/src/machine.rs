@@ -235,6 +235,7 @@ impl Machine {
             // A panic was reported by the thread's guard.
             let _ = thread.join();
         }
+        self.shared.slots.iter().for_each(|slot| slot.vcpu.lock().finish());
         outcome
     }
 

@@ -3,11 +3,14 @@
 // UNSAFETY: maps memory and copies code into it.
 #![allow(unsafe_code)]
 
+use std::ffi::c_void;
 use std::ptr::null_mut;
 
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{
+    MapFlags, MprotectFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, mremap_fixed, munmap,
+};
 
 /// Bytes for code. Pages are taken from the host as they are written.
 pub const CODE: usize = 48 << 20;
@@ -29,13 +32,11 @@ pub struct Arena {
 unsafe impl Send for Arena {}
 
 impl Arena {
-    /// Maps the arena.
+    /// Maps the arena. `profiled`: so that profilers take code as what has its names in a map, not in a file.
     ///
     /// # Errors
     /// The host refuses executable memory.
-    pub fn new() -> Result<Self, Errno> {
-        let file = memfd_create("guesthouse-code", MemfdFlags::CLOEXEC)?;
-        ftruncate(&file, CODE as u64)?;
+    pub fn new(profiled: bool) -> Result<Self, Errno> {
         let private = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let data = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses replaces none.
@@ -45,11 +46,8 @@ impl Arena {
             let _ = unsafe { munmap(exec, CODE + DATA) };
             error
         };
-        let code = ProtFlags::READ | ProtFlags::EXEC;
-        // SAFETY: replaces the first part of the mapping just made.
-        unsafe { mmap(exec, CODE, code, MapFlags::SHARED | MapFlags::FIXED, &file, 0) }.map_err(unmap_all)?;
-        // SAFETY: a new mapping at an address that the kernel chooses replaces none.
-        let write = unsafe { mmap(null_mut(), CODE, data, MapFlags::SHARED, &file, 0) }.map_err(unmap_all)?;
+        let map = if profiled { map_anonymous } else { map_file };
+        let write = map(exec).map_err(unmap_all)?;
         Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0 })
     }
 
@@ -107,6 +105,35 @@ impl Arena {
     pub fn used(&self) -> usize {
         self.hot + self.cold
     }
+}
+
+/// Maps code to `exec`, which is the beginning of an arena's mapping, to be executed, and elsewhere to be written.
+fn map_file(exec: *mut c_void) -> Result<*mut c_void, Errno> {
+    let file = memfd_create("guesthouse-code", MemfdFlags::CLOEXEC)?;
+    ftruncate(&file, CODE as u64)?;
+    let code = ProtFlags::READ | ProtFlags::EXEC;
+    // SAFETY: replaces the first part of the arena's mapping.
+    unsafe { mmap(exec, CODE, code, MapFlags::SHARED | MapFlags::FIXED, &file, 0) }?;
+    let data = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address that the kernel chooses replaces none.
+    unsafe { mmap(null_mut(), CODE, data, MapFlags::SHARED, &file, 0) }
+}
+
+/// The same without a file. Hosts that let no mapping become executable refuse it: it is not the first choice.
+fn map_anonymous(exec: *mut c_void) -> Result<*mut c_void, Errno> {
+    let data = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: a new mapping at an address that the kernel chooses replaces none.
+    let write = unsafe { mmap_anonymous(null_mut(), CODE, data, MapFlags::SHARED) }?;
+    // SAFETY: of a shared mapping, an old size of zero maps its pages a second time (mremap(2)); this replaces the first
+    // part of the arena's mapping.
+    let second = unsafe {
+        mremap_fixed(write, 0, CODE, MremapFlags::MAYMOVE, exec)
+            .and_then(|_| mprotect(exec, CODE, MprotectFlags::READ | MprotectFlags::EXEC))
+    };
+    second.map(|()| write).inspect_err(|_| {
+        // SAFETY: mapped above with this length, and nothing points into it.
+        let _ = unsafe { munmap(write, CODE) };
+    })
 }
 
 impl Drop for Arena {

@@ -149,6 +149,11 @@ impl Asm {
         self.written |= 1 << reg;
     }
 
+    /// Bytes of the hot and the cold section so far.
+    pub fn lengths(&self) -> [usize; 2] {
+        [self.hot.len(), self.cold.len()]
+    }
+
     /// Where the next instruction goes.
     pub fn here(&self) -> Place {
         let offset = match self.section {

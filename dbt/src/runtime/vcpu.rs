@@ -17,6 +17,7 @@ use crate::cache::site::PARKED;
 use crate::cache::tlb::{store_is_free, table};
 use crate::peers::Peers;
 use crate::ticker::Ticket;
+use crate::trace::Tracer;
 use crate::translator::{Link, Translator};
 
 /// How often a page that is not known to take stores is left to the interpreter.
@@ -97,6 +98,7 @@ impl DbtVcpu {
         threshold: u8,
         ticket: Ticket,
         peers: &Arc<Peers>,
+        tracer: Option<Box<Tracer>>,
     ) -> Result<Self, EngineError> {
         let refused = |error| EngineError::Unusable {
             engine: "dbt",
@@ -106,8 +108,8 @@ impl DbtVcpu {
         };
         let own = peers.join(signals.clone());
         let mut context = Context::boxed();
-        let translator =
-            Translator::new(threshold, &mut context.tables, peers.clone(), own.clone()).map_err(refused)?;
+        let translator = Translator::new(threshold, &mut context.tables, peers.clone(), own.clone(), tracer)
+            .map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(lookup).map_err(refused)?;
         context.signals = signals.word();
@@ -152,6 +154,9 @@ impl Vcpu for DbtVcpu {
             operations = ?engine.translator.frequent_operations(),
             "left the guest"
         );
+        if let Some(tracer) = &mut engine.translator.tracer {
+            tracer.idle();
+        }
         outcome
     }
 
@@ -165,6 +170,20 @@ impl Vcpu for DbtVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.core.set_state(state)
+    }
+
+    fn finish(&mut self) {
+        let Engine { translator, counters, .. } = &mut *self.engine;
+        let operations = translator.frequent_operations();
+        if let Some(tracer) = translator.tracer.take() {
+            tracer.finish(counters, &operations);
+        }
+    }
+}
+
+impl Drop for DbtVcpu {
+    fn drop(&mut self) {
+        self.finish();
     }
 }
 

@@ -1,24 +1,19 @@
 //! The host code of a table of guest instructions, as a snapshot that is read when it changes. Addresses are replaced by
 //! what is there.
 
-use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 
 use cpu::x86::{CpuModel, cr0, cr4, efer};
 use cpu::{Clock, CpuIo, CpuState, Segment, Signals, VcpuExit, VmConfig};
-use iced_x86::{
-    Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter, Instruction, SymbolResolver, SymbolResult,
-};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter};
 use interp::core::{Core, End, Session};
 use memory::GuestRam;
 
 use super::Translator;
-use crate::cache::pages::Pages;
-use crate::cache::site::Pair;
 use crate::peers::Peers;
-use crate::runtime::bell;
-use crate::runtime::context::{Context, Left, field};
+use crate::runtime::context::Context;
+use crate::trace::listing::{Listing, Names};
 
 /// Where the instructions are.
 const CODE: u64 = 0x10_0000;
@@ -184,7 +179,7 @@ impl Bench {
     fn code(&mut self, insn: &[u8], behind: &[u8]) -> String {
         let own = self.peers.join(self.signals.clone());
         let mut context = Context::boxed();
-        let mut translator = Translator::new(0, &mut context.tables, self.peers.clone(), own).unwrap();
+        let mut translator = Translator::new(0, &mut context.tables, self.peers.clone(), own, None).unwrap();
         let mut text = String::new();
         let ram = self.ram.clone();
         let outcome = self.core.session(&NoDevices, |mut session| {
@@ -224,134 +219,17 @@ fn translate(translator: &mut Translator, session: &mut Session) -> super::Entry
 
 /// Both sections, the hot one for `len` bytes.
 fn listing(translator: &mut Translator, entry: super::Entry, bases: [u64; 2], len: usize) -> String {
-    let names = Names::new(translator, [entry.entry, bases[1]]);
-    let stubs = translator.stubs.clone();
-    let [hot, cold] = translator.asm.finish(bases).map(<[u8]>::to_vec);
-    let mut formatter = GasFormatter::with_options(Some(Box::new(names)), None);
-    formatter.options_mut().set_rip_relative_addresses(false);
+    let names = Arc::new(Names::new(&translator.stubs, translator.bell() as u64));
+    let [hot, cold] = translator.asm.finish(bases);
+    let starts = [entry.entry, bases[1]];
+    let mut listing = Listing::new(&names, starts.map(|start| start..start + 0x1000));
     let mut text = String::new();
-    for (code, at, indent) in [(&hot[..len], entry.entry, "    "), (&cold, bases[1], "  cold  ")] {
-        let mut decoder = Decoder::with_ip(64, code, at, DecoderOptions::NONE);
-        while decoder.can_decode() {
-            let insn = decoder.decode();
-            let offset = insn.ip() - at;
-            let _ = write!(text, "{indent}{offset:3x}  ");
-            formatter.format(&insn, &mut text);
-            let target = insn.near_branch_target();
-            if insn.is_call_near() && (stubs.leave.contains(&target) || stubs.miss.contains(&target)) {
-                let argument = decoder.position();
-                let _ = write!(
-                    text,
-                    ", {}",
-                    u32::from_le_bytes(code[argument..argument + 4].try_into().unwrap())
-                );
-                let _ = decoder.set_position(argument + 4);
-                decoder.set_ip(insn.next_ip() + 4);
-            }
-            text.push('\n');
-        }
+    for (code, start, indent) in [(&hot[..len], starts[0], "    "), (cold, starts[1], "  cold  ")] {
+        listing.lines(code, start, |at, line| {
+            let _ = writeln!(text, "{indent}{:3x}  {line}", at - start);
+        });
     }
     text
-}
-
-/// What addresses mean.
-struct Names {
-    known: HashMap<u64, String>,
-    words: std::ops::Range<u64>,
-    sites: std::ops::Range<u64>,
-    /// First bytes of the sections.
-    sections: [u64; 2],
-}
-
-impl Names {
-    fn new(translator: &Translator, sections: [u64; 2]) -> Self {
-        let stubs = &translator.stubs;
-        let mut known = HashMap::new();
-        for left in (0..Left::COUNT).map(|left| Left::from_raw(left as u32)) {
-            let name = format!("{left:?}").to_lowercase();
-            known.insert(stubs.exits[left as usize], format!("exit_{name}"));
-            known.insert(stubs.leave[left as usize], format!("leave_{name}"));
-        }
-        for (table, sizes) in stubs.access.iter().enumerate() {
-            for (size, &stub) in sizes.iter().enumerate() {
-                known.insert(stub, format!("table{table}_{}bits", 8 << size));
-            }
-            known.insert(stubs.miss[table], format!("miss_table{table}"));
-            known.insert(stubs.window[table], format!("window_table{table}"));
-        }
-        for (pieces, name) in stubs.pieces.iter().zip(["stos", "movs"]) {
-            for (size, &stub) in pieces.iter().enumerate() {
-                known.insert(stub, format!("{name}_{}bits", 8 << size));
-            }
-        }
-        let fields = [
-            (field::ARGUMENT, "argument"),
-            (field::SIGNALS, "signals"),
-            (field::ATTENTION, "attention"),
-            (field::FS_BASE, "fs_base"),
-            (field::GS_BASE, "gs_base"),
-            (field::INTERRUPTS, "interrupts"),
-            (field::SYSTEM_FLAGS + 1, "direction"),
-            (field::SYSTEM_FLAGS, "system_flags"),
-            (field::CALLED, "called"),
-            (field::OVERWRITTEN, "overwritten"),
-            (field::X87_AWAY, "x87_away"),
-            (field::X87_NOTE, "x87_note"),
-            (field::X87_SEGMENT, "x87_segment"),
-            (field::X87_OPERAND, "x87_operand"),
-            (field::X87_WORD, "x87_word"),
-            (field::SELECTORS + 8, "ss"),
-            (field::STACK_WINDOW, "minus_window"),
-            (field::PAGE_MASK, "page_mask"),
-            (field::WORD_MASK, "word_mask"),
-            (field::STACK_ADDEND, "stack_addend"),
-            (field::STACK_NEG, "minus_stack_addend"),
-            (field::PAUSES, "pauses"),
-            (field::PARKED, "parked"),
-            (field::reg(9), "r9"),
-            (field::reg(10), "r10"),
-            (field::reg(11), "r11"),
-            (field::jumps(0), "jumps"),
-        ];
-        known.extend(fields.map(|(offset, name)| (u64::from(offset), format!("guest_{name}"))));
-        let bell = translator.bell() as u64;
-        known.insert(bell::rung(bell), "rung".to_owned());
-        known.insert(bell::mask(bell), "jump_mask".to_owned());
-        let data = bell + bell::BYTES as u64;
-        let sites = data + Pages::BYTES as u64;
-        Self { known, words: data..sites, sites: sites..sites + (1 << 20), sections }
-    }
-}
-
-impl SymbolResolver for Names {
-    fn symbol(
-        &mut self,
-        _: &Instruction,
-        _: u32,
-        _: Option<u32>,
-        address: u64,
-        _: u32,
-    ) -> Option<SymbolResult<'_>> {
-        let name = if let Some(name) = self.known.get(&address) {
-            name.clone()
-        } else if self.words.contains(&address) {
-            if (address - self.words.start).is_multiple_of(16) { "page" } else { "minus_page" }.to_owned()
-        } else if self.sites.contains(&address) {
-            let at = (address - self.sites.start) as usize;
-            let (number, field) = (at / size_of::<Pair>(), (at % size_of::<Pair>()) as i32);
-            let name = match field {
-                Pair::NEG_PAGE => "minus_page",
-                Pair::HOST => "host",
-                _ => "end",
-            };
-            format!("site{number}_{name}")
-        } else if let Some(section) = self.sections.iter().position(|s| (*s..s + 0x1000).contains(&address)) {
-            format!("{}{:x}", ["", "cold_"][section], address - self.sections[section])
-        } else {
-            return None;
-        };
-        Some(SymbolResult::with_string(address, name))
-    }
 }
 
 fn state() -> CpuState {
