@@ -73,6 +73,37 @@ impl Buffers {
         self.pieces.drain(..done);
     }
 
+    /// The first `count` bytes, which are the same memory.
+    pub fn first(&self, count: u64) -> Self {
+        let mut first = self.clone();
+        let mut left = count.min(self.len);
+        first.len = left;
+        for piece in &mut first.pieces {
+            piece.iov_len = (piece.iov_len as u64).min(left) as usize;
+            left -= piece.iov_len as u64;
+        }
+        first.pieces.retain(|piece| piece.iov_len != 0);
+        first
+    }
+
+    /// Fills all of it with zeroes.
+    pub fn clear(&self) {
+        for piece in &self.pieces {
+            // SAFETY: the piece is writable by the contract of `new`, and nobody has references to it.
+            unsafe { piece.iov_base.cast::<u8>().write_bytes(0, piece.iov_len) };
+        }
+    }
+
+    /// Copies bytes to the beginning, as many as there is room for.
+    pub fn copy_from(&self, mut bytes: &[u8]) {
+        for piece in &self.pieces {
+            let (part, rest) = bytes.split_at(piece.iov_len.min(bytes.len()));
+            // SAFETY: as in `clear`; a Rust slice is never the same memory.
+            unsafe { piece.iov_base.cast::<u8>().copy_from_nonoverlapping(part.as_ptr(), part.len()) };
+            bytes = rest;
+        }
+    }
+
     /// Memory of its own, for those that have none (tests, tools).
     pub fn owned(bytes: &[u8]) -> Self {
         let cells: Arc<[std::sync::atomic::AtomicU8]> = bytes.iter().map(|&b| b.into()).collect();
@@ -109,6 +140,13 @@ mod tests {
         // SAFETY: parts of memory that the owner keeps.
         let mut parts = unsafe { Buffers::new([(at(0), 3), (at(3), 0), (at(5), 3)], owner) };
         assert_eq!((parts.len(), parts.pieces().len(), parts.to_vec()), (6, 2, b"abcfgh".to_vec()));
+        assert_eq!((parts.first(4).to_vec(), parts.first(9).len()), (b"abcf".to_vec(), 6));
+        parts.first(4).copy_from(b"1234xyz");
+        assert_eq!(memory.to_vec(), b"123de4gh");
+        parts.first(2).clear();
+        parts.first(6).copy_from(b"ab");
+        assert_eq!(memory.to_vec(), b"ab3de4gh");
+        parts.copy_from(b"abcf");
         parts.advance(2);
         assert_eq!(parts.to_vec(), b"cfgh");
         parts.advance(2);

@@ -40,6 +40,60 @@ pub enum BlockError {
         /// Who holds the lock, if the host says.
         pid: Option<i32>,
     },
+    /// A qcow2 image that cannot be used.
+    #[error("disk {} cannot be used as qcow2: {fact}; see what guesthouse image check says", path.display())]
+    Qcow2 {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        fact: String,
+    },
+    /// It would make us open a file that the user has not named.
+    #[error("disk {} is based on '{name}': if you trust the image, allow that with backing=yes", path.display())]
+    Backing {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        name: String,
+    },
+    /// Not the name of a file.
+    #[error("disk {} is based on '{name}', which is no file: give it another base with qemu-img rebase", path.display())]
+    BackingName {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        name: String,
+    },
+    /// A backing file whose format is not told.
+    #[error("disk {} does not say which format '{name}' has: tell it with qemu-img rebase -u -F", path.display())]
+    BackingFormat {
+        /// The file.
+        path: PathBuf,
+        /// What it names.
+        name: String,
+    },
+    /// An image is based on itself, or too many on each other.
+    #[error("disk {} comes twice in a chain of backing files, or too late: give one that ends", path.display())]
+    Loop {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A backing file cannot be used.
+    #[error("disk {} is based on another: {source}", path.display())]
+    Behind {
+        /// The file.
+        path: PathBuf,
+        /// Why its backing file cannot be used.
+        source: Box<BlockError>,
+    },
+    /// No room for what a guest writes.
+    #[error("{} takes no temporary file ({source}): name another folder by TMPDIR", path.display())]
+    Overlay {
+        /// The folder.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The host gives no threads.
     #[error("the host refuses a thread for disk {} ({source}): raise its limit of tasks", path.display())]
     Thread {

@@ -5,14 +5,22 @@
 mod backend;
 mod buffers;
 mod error;
+mod file;
+mod format;
+mod guard;
 mod lock;
+mod open;
 mod pool;
+mod qcow2;
 mod raw;
 mod uring;
 
 pub use backend::{BlockBackend, Completion, Operation, Request, SECTOR};
 pub use buffers::Buffers;
 pub use error::BlockError;
+pub use format::Format;
+pub use open::{ImageOptions, open};
 pub use pool::{Image, Pool};
+pub use qcow2::LayeredImage;
 pub use raw::RawImage;
 pub use uring::Uring;

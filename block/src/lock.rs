@@ -4,6 +4,7 @@
 use std::fs::{File, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::fs::{major, minor};
 
@@ -18,15 +19,27 @@ pub enum Access {
     Exclusive,
 }
 
+/// A process that is being started has a copy of its parent's files for a moment, and one that ends may take one.
+const ATTEMPTS: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Locks `file`, which was opened from `path`, for as long as it is open.
 ///
 /// # Errors
 /// Another process holds a lock that excludes this one.
 pub fn lock(file: &File, path: &Path, access: Access) -> Result<(), BlockError> {
-    let locked = match access {
+    let attempt = || match access {
         Access::Shared => file.try_lock_shared(),
         Access::Exclusive => file.try_lock(),
     };
+    let mut locked = attempt();
+    for _ in 0..ATTEMPTS {
+        if !matches!(locked, Err(TryLockError::WouldBlock)) {
+            break;
+        }
+        std::thread::sleep(PAUSE);
+        locked = attempt();
+    }
     match locked {
         Ok(()) => Ok(()),
         Err(TryLockError::WouldBlock) => Err(BlockError::Locked { path: path.to_owned(), pid: holder(file) }),

@@ -16,7 +16,7 @@ Examples:
   tar c . | guesthouse run -- tar t          streams pass through, also binary ones
   guesthouse run --cpus 4 --memory 1G        a larger machine
   guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
-  guesthouse run --disk disk.raw             with a disk, /dev/vda
+  guesthouse run --disk disk.qcow2           with a disk, /dev/vda
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
@@ -125,10 +125,15 @@ pub struct RunArguments {
     /// Module for a multiboot or PVH kernel: a file and, after a blank, its arguments. May be repeated.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub module: Vec<String>,
-    /// Disk of the machine: a raw image or a block device, as /dev/vda, vdb ... With `,readonly` the guest cannot
-    /// write it; `,serial=TEXT` gives it a serial number. May be repeated.
-    #[arg(long, value_name = "PATH[,readonly]", value_parser = disk)]
+    /// Disk of the machine: a raw or qcow2 image or a block device, as /dev/vda, vdb ... May be repeated. Options:
+    /// `readonly`: the guest cannot write it; `snapshot`: what it writes is gone at the end; `format=raw` or
+    /// `qcow2`, instead of a look at the content; `backing=yes`: files that the image names as its base may be
+    /// opened; `serial=TEXT`: its serial number.
+    #[arg(long, value_name = "PATH[,OPTION...]", value_parser = disk)]
     pub disk: Vec<DiskSpec>,
+    /// Keep the disks as they are: what the guest writes is gone at the end.
+    #[arg(long)]
+    pub snapshot: bool,
     /// Write /tmp/perf-PID.map, so that `perf report` names what the translator made of the guest's code: mode, linear and
     /// guest-physical address. The file stays for the report.
     #[arg(long)]
@@ -142,21 +147,34 @@ pub struct RunArguments {
     pub command: Vec<OsString>,
 }
 
-/// `PATH[,readonly][,serial=TEXT]`. Options are looked for from the end, so that a path may have commas.
+const DISK_OPTIONS: &str = "readonly, snapshot, format=FORMAT, backing=yes or serial=TEXT";
+
+fn yes_or_no(answer: &str) -> Result<bool, String> {
+    match answer {
+        "yes" => Ok(true),
+        "no" => Ok(false),
+        _ => Err(format!("{answer:?} is neither yes nor no")),
+    }
+}
+
+/// `PATH[,OPTION...]`. Options are looked for from the end, so that a path may have commas.
 fn disk(text: &str) -> Result<DiskSpec, String> {
     let mut disk = DiskSpec::default();
     let mut rest = text;
     while let Some((path, option)) = rest.rsplit_once(',') {
         match option.split_once('=') {
             None if option == "readonly" => disk.readonly = true,
+            None if option == "snapshot" => disk.snapshot = true,
+            Some(("format", format)) => disk.format = Some(format.parse()?),
+            Some(("backing", answer)) => disk.backing = yes_or_no(answer)?,
             Some(("serial", serial)) => serial.clone_into(&mut disk.serial),
             _ if std::path::Path::new(rest).exists() => break,
-            _ => return Err(format!("{option:?} is no option of a disk: give readonly or serial=TEXT")),
+            _ => return Err(format!("{option:?} is no option of a disk: give {DISK_OPTIONS}")),
         }
         rest = path;
     }
     if rest.is_empty() {
-        return Err("no file is named: give PATH[,readonly]".to_owned());
+        return Err("no file is named: give PATH[,OPTION...]".to_owned());
     }
     disk.path = rest.into();
     Ok(disk)
@@ -189,6 +207,7 @@ where
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use machine::Format;
 
     #[test]
     fn the_command_line_is_consistent() {
@@ -198,10 +217,13 @@ mod tests {
     #[test]
     fn a_disk_has_a_path_and_options() {
         let spec = |path: &str, readonly, serial: &str| {
-            Ok(DiskSpec { path: path.into(), readonly, serial: serial.to_owned() })
+            Ok(DiskSpec { path: path.into(), readonly, serial: serial.to_owned(), ..DiskSpec::default() })
         };
         assert_eq!(disk("a.raw"), spec("a.raw", false, ""));
         assert_eq!(disk("a.raw,serial=x=1,readonly"), spec("a.raw", true, "x=1"));
+        let all = disk("a,snapshot,format=qcow2,backing=yes").unwrap();
+        assert_eq!((all.snapshot, all.format, all.backing), (true, Some(Format::Qcow2), true));
+        assert!(disk("a,format=vmdk").is_err() && disk("a,backing=maybe").is_err());
         assert!(disk("a.raw,readonyl").unwrap_err().contains("readonyl"));
         assert!(disk(",readonly").is_err());
         let folder = tempfile::tempdir().unwrap();

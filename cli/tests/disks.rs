@@ -123,3 +123,72 @@ fn a_disk_has_one_machine() {
     assert!(stderr.contains(&format!("is in use by process {}", std::process::id())), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
 }
+
+/// Runs qemu-img in a folder.
+fn qemu_img(folder: &Path, arguments: &str) -> String {
+    let output = Command::new("qemu-img").args(arguments.split(' ')).current_dir(folder).output();
+    let output = output.unwrap_or_else(|e| panic!("qemu-img: {e}: install qemu-utils"));
+    let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{arguments}: {text}");
+    text
+}
+
+#[test]
+fn a_chain_of_images_is_written_and_a_snapshot_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let raw = image(folder.path(), "raw", 64);
+    host("mke2fs", &["-q", "-t", "ext4"], &raw).unwrap();
+    qemu_img(folder.path(), "convert -c -f raw -O qcow2 raw base.qcow2");
+    qemu_img(folder.path(), "create -q -f qcow2 -b base.qcow2 -F qcow2 top.qcow2");
+    let top = folder.path().join("top.qcow2");
+    let disk = format!("{},backing=yes", top.display());
+    let write = r#"
+        mount -o discard /dev/vda /mnt
+        head -c 9000000 /dev/urandom >/mnt/data
+        head -c 3000000 /dev/urandom >/mnt/gone
+        sync
+        rm /mnt/gone
+        sync
+        fstrim /mnt
+        sha256sum </mnt/data
+        umount /mnt
+    "#;
+    let written = guest(&["--disk", &disk, "--cpus", "2"], write);
+    qemu_img(folder.path(), "check -q top.qcow2");
+    qemu_img(folder.path(), "convert -O raw top.qcow2 after");
+    host("e2fsck", &["-fn"], &folder.path().join("after")).unwrap();
+    let before = std::fs::read(&top).unwrap();
+    let try_out = "mount /dev/vda /mnt; sha256sum </mnt/data; rm /mnt/data; sync; umount /mnt; mount /dev/vda /mnt; ls /mnt";
+    let seen = guest(&["--disk", &disk, "--snapshot"], try_out);
+    assert_eq!(seen.lines().next(), written.lines().next());
+    assert!(!seen.contains("data"), "{seen}");
+    assert!(std::fs::read(&top).unwrap() == before, "a snapshot was written");
+}
+
+#[test]
+fn an_image_from_a_stranger_opens_no_other_file() {
+    let folder = tempfile::tempdir().unwrap();
+    image(folder.path(), "secret", 1);
+    qemu_img(folder.path(), "create -q -f qcow2 -b secret -F raw top.qcow2");
+    let top = folder.path().join("top.qcow2");
+    let output = guesthouse(&["run", "--disk", top.to_str().unwrap(), "--", "true"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("'secret'") && stderr.contains("backing=yes"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+}
+
+#[test]
+fn a_guest_cannot_make_its_raw_disk_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = image(folder.path(), "a.raw", 1);
+    let write = r"printf 'QFI\373\0\0\0\003' | dd of=/dev/vda conv=notrunc,fsync 2>/dev/null || echo refused";
+    let disk = disk.to_str().unwrap();
+    assert_eq!(guest(&["--disk", disk], write), "refused\n");
+    assert_eq!(guest(&["--disk", &format!("{disk},format=raw")], write), "");
+    // Now that it is one, it is read only as what the user says.
+    assert_eq!(guest(&["--disk", &format!("{disk},format=raw")], "wc -c </dev/vda"), "1048576\n");
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block::{BlockBackend, BlockError, Pool, RawImage, Uring};
+use block::{BlockBackend, ImageOptions};
 use virtio::{Blk, BlkOptions, Rng, VirtioDevice};
 
 use crate::{DiskSpec, MachineError, MachineSpec};
@@ -19,13 +19,12 @@ pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineErr
 }
 
 fn image(disk: &DiskSpec) -> Result<Arc<dyn BlockBackend>, MachineError> {
-    let image = match Uring::new(RawImage::open(&disk.path, disk.readonly)?) {
-        Ok(uring) => return Ok(Arc::new(uring)),
-        Err((image, error)) => {
-            tracing::info!("disk {} has threads: io_uring is refused ({error})", disk.path.display());
-            image
-        }
+    let options = ImageOptions {
+        path: disk.path.clone(),
+        format: disk.format,
+        read_only: disk.readonly,
+        snapshot: disk.snapshot,
+        backing: disk.backing,
     };
-    let thread = |source| BlockError::Thread { path: disk.path.clone(), source };
-    Ok(Arc::new(Pool::new(image).map_err(thread)?))
+    Ok(block::open(&options)?)
 }

@@ -26,6 +26,7 @@ pub use report::Report;
 pub use size::Size;
 pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec};
 
+pub use block::Format;
 pub use boot::Protocol;
 pub use cpu::CpuState;
 pub use device::{CharBackend, NullBackend};

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use block::Format;
 use boot::Protocol;
 use serde::{Deserialize, Serialize};
 
@@ -61,10 +62,17 @@ pub struct ModuleSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DiskSpec {
-    /// The image: a file or block device, taken byte for byte.
+    /// The image: a file or block device.
     pub path: PathBuf,
+    /// What is in it; without, its first bytes say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<Format>,
     /// The guest cannot write it.
     pub readonly: bool,
+    /// What the guest writes is gone with the machine.
+    pub snapshot: bool,
+    /// Files that the image names as its base are opened.
+    pub backing: bool,
     /// Serial number; the guest sees 20 bytes of it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub serial: String,

@@ -47,6 +47,7 @@ impl Plan {
             no_reboot: arguments.no_reboot,
             ..MachineSpec::default()
         };
+        spec.disks.iter_mut().for_each(|disk| disk.snapshot |= arguments.snapshot);
         let command = !arguments.command.is_empty();
         if let (Some(kernel), false) = (&arguments.kernel, command) {
             spec.kernel.clone_from(kernel);

@@ -1,0 +1,65 @@
+//! From what a user says about a disk to something that takes requests.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::guard::Guard;
+use crate::qcow2::{Chain, overlay};
+use crate::{BlockBackend, BlockError, Format, Image, LayeredImage, Pool, RawImage, Uring};
+
+/// A disk as its user describes it.
+#[derive(Debug, Clone, Default)]
+pub struct ImageOptions {
+    /// The file or block device.
+    pub path: PathBuf,
+    /// What is in it; without, its first bytes say it.
+    pub format: Option<Format>,
+    /// It is not written.
+    pub read_only: bool,
+    /// It is not written; what is, is kept elsewhere and gone with the disk.
+    pub snapshot: bool,
+    /// Files that an image names as its base are opened.
+    pub backing: bool,
+}
+
+/// Opens and locks a disk and what it is based on.
+///
+/// # Errors
+/// See [`BlockError`]; each is one line.
+pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError> {
+    let path = &options.path;
+    let guessed = match options.format {
+        Some(_) => None,
+        None => Some(guess(path)?),
+    };
+    let format = options.format.or(guessed).unwrap_or(Format::Raw);
+    if format == Format::Raw && !options.snapshot {
+        let disk = raw(RawImage::open(path, options.read_only)?, path)?;
+        return Ok(if guessed.is_some() && !options.read_only { Arc::new(Guard::new(disk)) } else { disk });
+    }
+    let write = !options.read_only && !options.snapshot;
+    let (layers, _) = Chain::new(options.backing).open(path, Some(format), write)?;
+    let image =
+        if options.snapshot && !options.read_only { overlay(layers)? } else { LayeredImage::new(layers) };
+    pool(image, path)
+}
+
+fn guess(path: &Path) -> Result<Format, BlockError> {
+    let refuse = |source| BlockError::Open { path: path.to_owned(), source };
+    Format::probe(&crate::file::open(path, false)?).map_err(refuse)
+}
+
+fn raw(image: RawImage, path: &Path) -> Result<Arc<dyn BlockBackend>, BlockError> {
+    match Uring::new(image) {
+        Ok(uring) => Ok(Arc::new(uring)),
+        Err((image, error)) => {
+            tracing::info!("disk {} has threads: io_uring is refused ({error})", path.display());
+            pool(image, path)
+        }
+    }
+}
+
+fn pool(image: impl Image, path: &Path) -> Result<Arc<dyn BlockBackend>, BlockError> {
+    let thread = |source| BlockError::Thread { path: path.to_owned(), source };
+    Ok(Arc::new(Pool::new(image).map_err(thread)?))
+}

@@ -1,0 +1,245 @@
+//! Disks in layers: qcow2 images, with their backing chains, through `imago`. It says where the bytes of the disk
+//! are; they go between there and the guest's memory without a copy.
+//!
+//! NOT modelled: internal snapshots, encryption, external data files, images that want to be repaired first.
+
+mod chain;
+mod storage;
+
+pub use chain::{Chain, Layers};
+pub use storage::ImageFile;
+
+use std::fs::File;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use imago::format::PreallocateMode;
+use imago::qcow2::Qcow2;
+use imago::{DenyImplicitOpenGate, FormatCreateBuilder, Mapping, StorageExt};
+use parking_lot::RwLock;
+
+use crate::{BlockError, Buffers, Format, Image, Operation, file};
+
+/// Most that is uncompressed at once.
+const BOUNCE: u64 = 1 << 20;
+/// Bytes of a cluster, unless told otherwise.
+pub const CLUSTER: u64 = 1 << 16;
+
+/// An image in layers.
+pub struct LayeredImage {
+    /// Whoever takes clusters away from the disk has it for himself: nobody else may know where they were.
+    layers: RwLock<Layers>,
+    len: u64,
+    read_only: bool,
+    /// Its metadata contradicted itself; what is in memory of it is worth nothing.
+    broken: AtomicBool,
+}
+
+impl LayeredImage {
+    /// The disk that these layers are.
+    pub fn new(layers: Layers) -> Self {
+        let (len, read_only) = (layers.size(), !layers.inner().writable());
+        Self { layers: RwLock::new(layers), len, read_only, broken: AtomicBool::new(false) }
+    }
+
+    fn read(&self, mut offset: u64, mut to: Buffers) -> io::Result<()> {
+        let layers = self.layers.read();
+        while !to.is_empty() {
+            let (mapping, len) = layers.get_mapping(offset, to.len())?;
+            let len = len.min(to.len());
+            let part = to.first(len);
+            let done = match mapping {
+                Mapping::Raw { storage, offset, .. } => {
+                    let mut rest = part;
+                    file::read_some(storage.file(), offset, &mut rest)?;
+                    if !rest.is_empty() && storage.ends_before(offset + (len - rest.len()))? {
+                        return Err(io::ErrorKind::UnexpectedEof.into());
+                    }
+                    rest.clear();
+                    len
+                }
+                Mapping::Special { .. } => {
+                    let mut plain = vec![0; len.min(BOUNCE) as usize];
+                    layers.read(&mut plain[..], offset)?;
+                    part.copy_from(&plain);
+                    plain.len() as u64
+                }
+                // Nothing is beyond the end.
+                _ if len == 0 => {
+                    to.clear();
+                    return Ok(());
+                }
+                _ => {
+                    part.clear();
+                    len
+                }
+            };
+            to.advance(done);
+            offset += done;
+        }
+        Ok(())
+    }
+
+    fn write(&self, mut offset: u64, mut from: Buffers) -> io::Result<()> {
+        let layers = self.layers.read();
+        while !from.is_empty() {
+            let mapping = layers.prepare_data_mapping(offset, from.len(), true)?;
+            let (at, len) = (mapping.offset(), mapping.length());
+            let end = at.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
+            {
+                let _guard = mapping.storage().weak_write_blocker(at..end);
+                file::write(mapping.storage().file(), at, from.first(len))?;
+            }
+            layers.commit_data_mapping(mapping)?;
+            from.advance(len);
+            offset += len;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        let layers = self.layers.read();
+        layers.flush()?;
+        layers.sync()
+    }
+
+    /// Takes clusters away from the disk, and gives the host back what they took.
+    fn discard(&self, offset: u64, len: u64, zero: bool) -> io::Result<()> {
+        let mut layers = self.layers.write();
+        self.punch(&layers, offset, len)?;
+        let result = match zero {
+            true => layers.discard_to_zero(offset, len),
+            false => layers.discard_to_any(offset, len),
+        };
+        match result {
+            // Version 2 has no way to say that something is gone.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                drop(layers);
+                if zero { self.write_zeroes(offset, len) } else { Ok(()) }
+            }
+            other => other,
+        }
+    }
+
+    /// Makes holes in the file where it holds nothing but this range of the disk.
+    fn punch(&self, layers: &Layers, mut offset: u64, mut len: u64) -> io::Result<()> {
+        while len > 0 {
+            let (mapping, step) = layers.get_mapping(offset, len)?;
+            let step = step.min(len);
+            match mapping {
+                Mapping::Raw { storage, offset, writable: true, .. } => {
+                    file::punch(storage.file(), offset, step)?
+                }
+                _ if step == 0 => return Ok(()),
+                _ => {}
+            }
+            offset += step;
+            len -= step;
+        }
+        Ok(())
+    }
+
+    fn write_zeroes(&self, offset: u64, len: u64) -> io::Result<()> {
+        static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+        let result = self.layers.read().write_zeroes(offset, len);
+        match result {
+            // Version 2 again: byte by byte.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                let (layers, end) = (self.layers.read(), offset + len);
+                (offset..end).step_by(ZEROES.len()).try_for_each(|at| {
+                    layers.write(&ZEROES[..(end - at).min(ZEROES.len() as u64) as usize], at)
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Changes the size of the disk; what is beyond a smaller one is lost.
+    pub fn resize(&mut self, len: u64) -> io::Result<()> {
+        caught(|| self.layers.get_mut().resize(len, PreallocateMode::Zero))?;
+        self.len = len;
+        self.flush()
+    }
+}
+
+impl Image for LayeredImage {
+    fn len(&self) -> u64 {
+        self.len
+    }
+
+    fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    fn perform(&self, operation: Operation) -> io::Result<()> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the image contradicts itself: see guesthouse image check"));
+        }
+        caught(|| match operation {
+            Operation::Read { offset, to } => self.read(offset, to),
+            Operation::Write { offset, from, durable } => {
+                self.write(offset, from)?;
+                if durable { self.flush() } else { Ok(()) }
+            }
+            Operation::Flush => self.flush(),
+            Operation::Discard { offset, len } => self.discard(offset, len, false),
+            Operation::WriteZeroes { offset, len, unmap: true } => self.discard(offset, len, true),
+            Operation::WriteZeroes { offset, len, unmap: false } => self.write_zeroes(offset, len),
+        })
+        .inspect_err(|error| {
+            if error.get_ref().is_some_and(|e| e.is::<Panicked>()) {
+                self.broken.store(true, Ordering::Relaxed);
+            }
+        })
+    }
+}
+
+/// A library gave up on metadata that contradicts itself.
+#[derive(Debug, thiserror::Error)]
+#[error("its metadata contradicts itself")]
+struct Panicked;
+
+/// An image may be made to break the assumptions of who reads it; that is an error of the image's.
+fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other(Panicked)))
+}
+
+/// Writes an empty qcow2 image of `len` bytes into `file`; in its header stands the backing file, if there is one.
+///
+/// # Errors
+/// What the host says.
+pub fn create(
+    file: File,
+    path: &Path,
+    len: u64,
+    cluster: u64,
+    backing: Option<(String, Format)>,
+) -> io::Result<Qcow2<ImageFile>> {
+    let mut builder = Qcow2::<ImageFile>::create_builder(ImageFile::new(file, path, cluster))
+        .size(len)
+        .cluster_size(cluster as usize);
+    if let Some((name, format)) = backing {
+        builder = builder.backing(name, format.to_string());
+    }
+    builder.create_open(DenyImplicitOpenGate::default(), |file| Ok(Qcow2::builder(file).backing(None)))
+}
+
+/// A disk like `base` that takes writes, until it is dropped: they go into a file without a name.
+///
+/// # Errors
+/// There is no room for a temporary file.
+pub fn overlay(base: Layers) -> Result<LayeredImage, BlockError> {
+    let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let make = || {
+        let file = tempfile::tempfile_in(&folder)?;
+        let mut image = create(file, &folder, base.size(), CLUSTER, None)?;
+        image.set_backing(Some(base));
+        Ok(LayeredImage::new(Layers::new(image)))
+    };
+    make().map_err(|source| BlockError::Overlay { path: folder.clone(), source })
+}
+
+#[cfg(test)]
+mod tests;
