@@ -31,7 +31,13 @@ impl Clock {
     /// Guest TSC now, in ticks of [`tsc_hz`](Self::tsc_hz).
     #[inline]
     pub fn tsc(&self) -> u64 {
-        host_tsc().wrapping_add(self.offset.load(Ordering::Relaxed))
+        host_tsc().wrapping_add(self.offset())
+    }
+
+    /// What the guest TSC is ahead of the host's.
+    #[inline]
+    pub fn offset(&self) -> u64 {
+        self.offset.load(Ordering::Relaxed)
     }
 
     /// Ticks per second.

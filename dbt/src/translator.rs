@@ -178,6 +178,17 @@ impl Translator {
         self.modes.len()
     }
 
+    /// The number of a mode that code of another leads to, if there is one left.
+    fn other_mode(&mut self, mode: Mode) -> Option<usize> {
+        if let Some(number) = self.modes.iter().position(|&m| m == mode) {
+            return Some(number);
+        }
+        (self.modes.len() < MODES).then(|| {
+            self.modes.push(mode);
+            self.modes.len() - 1
+        })
+    }
+
     /// The mode of a number.
     pub fn mode_of(&self, number: usize) -> Mode {
         self.modes[number]
@@ -484,6 +495,7 @@ impl Translator {
             page,
             mode: usize::from(self.pages.get(page).mode),
             kind,
+            other: 0,
             first_branch: self.links.len() as u32,
             first_operation: self.operations.len() as u32,
             first_segment: self.segments.len() as u32,
@@ -514,15 +526,26 @@ impl Translator {
         let kind = self.modes[mode];
         self.asm.clear();
         let block = std::mem::take(&mut self.block);
-        let classes: Vec<Class> = block
+        let mut classes: Vec<Class> = block
             .insns
             .iter()
             .map(|insn| if s.allows(insn.code()) { class(insn, kind) } else { Class::Operation })
             .collect();
+        let mut other = mode;
+        for class in &mut classes {
+            if let Some(kind) = class.other(kind) {
+                match self.other_mode(kind) {
+                    Some(number) => other = number,
+                    None => *class = Class::Operation,
+                }
+                break;
+            }
+        }
         let slots = if windows { stack::slots(&block.insns, &classes, &block.live) } else { Vec::new() };
         let second = self.second;
         let mut marks = self.tracer.is_some().then(Marks::default);
         let mut e = self.emitter(page, kind);
+        e.other = other;
         let entry = e.asm.here();
         if let Some(second) = second {
             e.expect_second(second, offset);
@@ -544,7 +567,10 @@ impl Translator {
             let backward = target <= insn.ip() as i64;
             let edge = Edge { target, backward, live: block.live_ahead[i] };
             let done = e.instruction(insn, classes[i], raw, edge);
-            open &= !(done.is_some() && classes[i].leaves());
+            if done.is_some() && classes[i].leaves() {
+                open = false;
+                break;
+            }
             if done.is_none() {
                 if let Some(marks) = &mut marks {
                     marks.left(insn.code());

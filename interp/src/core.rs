@@ -4,6 +4,7 @@
 //! instructions, devices, faults, interrupts, code that is not worth translating. State is kept in one place only, here,
 //! but for the x87 registers, which the engine may borrow.
 
+pub mod system;
 pub mod x87;
 
 use std::sync::Arc;
@@ -54,6 +55,8 @@ pub struct Mode {
     pub avx: bool,
     /// x87 and MMX instructions run, with all exceptions masked.
     pub x87: bool,
+    /// RDTSC is allowed at CPL 3.
+    pub tsc: bool,
 }
 
 /// An instruction in the interpreter's form.
@@ -224,7 +227,8 @@ impl Session<'_, '_> {
         let state = xcr0::SSE | xcr0::AVX;
         let avx = masked && cpu.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0 & state == state;
         let x87 = cpu.cr0 & (cr0::EM | cr0::TS | cr0::NE) == cr0::NE && cpu.host.x87_is_quiet();
-        Some(Mode { user, user_pages: !user && cpu.cr4 & cr4::SMAP != 0 && ac, sse, avx, x87 })
+        let tsc = cpu.cr4 & cr4::TSD == 0;
+        Some(Mode { user, user_pages: !user && cpu.cr4 & cr4::SMAP != 0 && ac, sse, avx, x87, tsc })
     }
 
     /// Between two blocks: requests of the machine, timers, interrupts.

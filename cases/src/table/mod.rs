@@ -17,6 +17,7 @@ mod segments;
 mod strings;
 mod syscall;
 mod tasks;
+mod transitions;
 mod v8086;
 mod x87;
 
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         segments::CASES,
         call_gates::CASES,
         tasks::CASES,
+        transitions::CASES,
         debug::CASES,
         paging::CASES,
         rewrites::CASES,

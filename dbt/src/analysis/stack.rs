@@ -87,7 +87,9 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         }
         Class::JmpIndirect => Effect { access: operand(8), change: None },
         Class::Ret => Effect { access: Some(0..8), change: None },
-        Class::Leave | Class::Operation => Effect { access: None, change: None },
+        Class::Leave | Class::Syscall | Class::Sysret | Class::Operation => {
+            Effect { access: None, change: None }
+        }
         Class::Native(access) | Class::X87 { access, .. } => native(access),
         Class::Lea => native(None),
         Class::LoadControl => Effect { access: operand(2), change: Some(0) },
@@ -101,7 +103,10 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         | Class::Jcc
         | Class::Jmp
         | Class::Cli
-        | Class::Sti => Effect { access: None, change: Some(0) },
+        | Class::Sti
+        | Class::Swapgs
+        | Class::Rdtsc
+        | Class::Rdtscp => Effect { access: None, change: Some(0) },
     }
 }
 

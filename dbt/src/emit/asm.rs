@@ -8,6 +8,7 @@
 pub mod reg {
     pub const RAX: u8 = 0;
     pub const RCX: u8 = 1;
+    pub const RDX: u8 = 2;
     pub const RSP: u8 = 4;
     pub const RSI: u8 = 6;
     pub const RDI: u8 = 7;
@@ -473,6 +474,12 @@ impl Asm {
     pub fn or(&mut self, to: u8, mem: Mem) {
         self.writes(to);
         self.memory(&op(&[0x0b]), to, mem, 0);
+    }
+
+    /// `and to, [mem]` (32-bit).
+    pub fn and32(&mut self, to: u8, mem: Mem) {
+        self.writes(to);
+        self.memory(&op32(&[0x23]), to, mem, 0);
     }
 
     /// `movzx to, word [mem]`.

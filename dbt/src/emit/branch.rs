@@ -179,7 +179,7 @@ impl Emitter<'_> {
 
     /// The index of the target in R10 in the jump table: R9. If there are signals it is that of the entry that asks the
     /// engine.
-    fn index(&mut self) {
+    pub(super) fn index(&mut self) {
         let mask = Mem::Data(bell::mask(self.bell));
         self.asm.pext_mem(R9, R10, mask);
     }

@@ -80,6 +80,11 @@ impl Emitter<'_> {
             Class::Sti => self.sti(insn),
             Class::Pushf => self.pushf(insn),
             Class::Selector => self.selector(insn),
+            Class::Swapgs => self.swapgs(),
+            Class::Rdtsc => self.rdtsc(),
+            Class::Rdtscp => self.rdtscp(),
+            Class::Syscall => self.syscall(insn),
+            Class::Sysret => self.sysret(insn),
             Class::X87 { access, noted } => self.x87(insn, bytes, access, noted)?,
             Class::LoadControl => self.load_control(insn)?,
         }

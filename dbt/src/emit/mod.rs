@@ -17,6 +17,7 @@ pub mod pause;
 pub mod stack;
 pub mod string;
 pub mod system;
+pub mod transition;
 pub mod x87;
 
 use std::ops::Range;
@@ -88,6 +89,8 @@ pub struct Emitter<'a> {
     pub page: u32,
     pub mode: usize,
     pub kind: Mode,
+    /// Number of the mode that SYSCALL or SYSRET of the block leads to.
+    pub other: usize,
     /// Numbers that the lists below begin with.
     pub first_branch: u32,
     pub first_operation: u32,

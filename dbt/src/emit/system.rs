@@ -6,7 +6,7 @@ use super::asm::{Mem, Target, at, reg, sum};
 use super::stack::word;
 use super::{Emitter, spilled};
 use crate::runtime::context::field;
-use reg::{R9, R10, RCX};
+use reg::{R9, R10, RAX, RCX, RDX};
 
 /// All arithmetic flags in RFLAGS.
 const STATUS: u32 = 0x8d5;
@@ -67,6 +67,35 @@ impl Emitter<'_> {
         asm.store(slot, R9);
         self.move_stack(-8);
         self.sites_end(first);
+    }
+
+    /// SWAPGS at CPL 0.
+    pub fn swapgs(&mut self) {
+        let asm = &mut *self.asm;
+        asm.load(R9, Mem::Gs(field::GS_BASE));
+        asm.load(R10, Mem::Gs(field::KERNEL_GS_BASE));
+        asm.store(Mem::Gs(field::KERNEL_GS_BASE), R9);
+        asm.store(Mem::Gs(field::GS_BASE), R10);
+    }
+
+    /// RDTSC: the host's, and what the guest's is ahead of it. Keeps flags.
+    pub fn rdtsc(&mut self) {
+        let asm = &mut *self.asm;
+        asm.bytes(&[0x0f, 0x31]); // rdtsc
+        asm.bytes(&[0xc4, 0xe3, 0xfb, 0xf0, 0xd2, 32]); // rorx rdx, rdx, 32
+        asm.lea(RAX, sum(RAX, RDX));
+        asm.load(R9, Mem::Gs(field::TSC_OFFSET));
+        asm.lea(RAX, sum(RAX, R9));
+        asm.bytes(&[0xc4, 0xe3, 0xfb, 0xf0, 0xd0, 32]); // rorx rdx, rax, 32
+        asm.mov32(RDX, RDX);
+        asm.mov32(RAX, RAX);
+    }
+
+    /// RDTSCP, which waits for all loads before it.
+    pub fn rdtscp(&mut self) {
+        self.asm.bytes(&[0x0f, 0xae, 0xe8]); // lfence
+        self.rdtsc();
+        self.asm.load32(RCX, Mem::Gs(field::TSC_AUX));
     }
 
     /// MOV of a segment register to a 32-bit register.

@@ -41,6 +41,13 @@ pub enum Class {
     Sti,
     Pushf,
     Selector,
+    /// SWAPGS, and the time-stamp counter.
+    Swapgs,
+    Rdtsc,
+    Rdtscp,
+    /// SYSCALL of CPL 3, SYSRET to 64-bit code.
+    Syscall,
+    Sysret,
     /// x87 and MMX instructions themselves; `noted`: they become the x87 unit's last instruction.
     X87 {
         access: Option<Access>,
@@ -55,7 +62,16 @@ pub enum Class {
 impl Class {
     /// Control never goes on behind it.
     pub fn leaves(self) -> bool {
-        matches!(self, Self::Jmp | Self::JmpIndirect | Self::Ret)
+        matches!(self, Self::Jmp | Self::JmpIndirect | Self::Ret | Self::Syscall | Self::Sysret)
+    }
+
+    /// The mode it leads to from `mode`, where that is another one.
+    pub fn other(self, mode: Mode) -> Option<Mode> {
+        match self {
+            Self::Syscall => Some(Mode { user: false, ..mode }),
+            Self::Sysret => Some(Mode { user: true, ..mode }),
+            _ => None,
+        }
     }
 }
 
@@ -114,6 +130,11 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         }
         M::Cli if !mode.user => Class::Cli,
         M::Sti if !mode.user => Class::Sti,
+        M::Swapgs if !mode.user => Class::Swapgs,
+        M::Rdtsc if mode.tsc || !mode.user => Class::Rdtsc,
+        M::Rdtscp if mode.tsc || !mode.user => Class::Rdtscp,
+        M::Syscall if mode.user => Class::Syscall,
+        M::Sysretq if !mode.user && !mode.user_pages => Class::Sysret,
         M::Pushfq if insn.code() == iced_x86::Code::Pushfq => Class::Pushf,
         M::Mov if insn.code() == iced_x86::Code::Mov_r32m16_Sreg && register(0) => Class::Selector,
         _ if insn.is_jcc_short_or_near() => Class::Jcc,

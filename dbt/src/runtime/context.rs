@@ -132,6 +132,37 @@ pub struct Context {
     pub x87_operand: u64,
     /// PAUSE instructions until one is left to the interpreter.
     pub pauses: u32,
+    /// IA32_KERNEL_GS_BASE.
+    pub kernel_gs_base: u64,
+    /// What the guest's TSC is ahead of the host's.
+    pub tsc_offset: u64,
+    /// IA32_TSC_AUX.
+    pub tsc_aux: u32,
+    /// What SYSCALL and SYSRET load, and when.
+    pub gates: Gates,
+    /// The mode that translated code has come to by itself: number of the gate, from 1, above the mode's number.
+    pub passed: u32,
+    /// Stack pointers of the return stacks, but for that of the mode in force.
+    pub stacks: [u64; MODES],
+    /// What `stack_window` is where there is no window.
+    pub no_window: u64,
+}
+
+/// SYSCALL and SYSRET as code of ours does them.
+#[repr(C)]
+pub struct Gates {
+    /// Where SYSCALL goes.
+    pub target: u64,
+    /// CS and SS.
+    pub inner: [u32; 2],
+    pub outer: [u32; 2],
+    /// System flags that SYSCALL keeps, and arithmetic ones, as `lahf; seto al` gives them.
+    pub kept: u32,
+    pub kept_status: u32,
+    /// System flags with any of which SYSCALL is the interpreter's.
+    pub refused: u32,
+    /// Of these flags SYSRET may find IF set and no other, or is the interpreter's.
+    pub outer_flags: u32,
 }
 
 impl Context {
@@ -165,6 +196,21 @@ pub mod field {
     pub const STACK_WINDOW: u32 = offset_of!(Context, stack_window) as u32;
     pub const PAGE_MASK: u32 = offset_of!(Context, page_mask) as u32;
     pub const WORD_MASK: u32 = offset_of!(Context, word_mask) as u32;
+    pub const KERNEL_GS_BASE: u32 = offset_of!(Context, kernel_gs_base) as u32;
+    pub const TSC_OFFSET: u32 = offset_of!(Context, tsc_offset) as u32;
+    pub const TSC_AUX: u32 = offset_of!(Context, tsc_aux) as u32;
+    pub const GATE_TARGET: u32 = offset_of!(Context, gates.target) as u32;
+    pub const GATE_INNER: u32 = offset_of!(Context, gates.inner) as u32;
+    pub const GATE_OUTER: u32 = offset_of!(Context, gates.outer) as u32;
+    pub const GATE_KEPT: u32 = offset_of!(Context, gates.kept) as u32;
+    pub const GATE_KEPT_STATUS: u32 = offset_of!(Context, gates.kept_status) as u32;
+    pub const GATE_REFUSED: u32 = offset_of!(Context, gates.refused) as u32;
+    pub const GATE_OUTER_FLAGS: u32 = offset_of!(Context, gates.outer_flags) as u32;
+    pub const PASSED: u32 = offset_of!(Context, passed) as u32;
+    pub const fn stack_of(mode: usize) -> u32 {
+        (offset_of!(Context, stacks) + mode * 8) as u32
+    }
+    pub const NO_WINDOW: u32 = offset_of!(Context, no_window) as u32;
     pub const STACK_ADDEND: u32 = offset_of!(Context, stack_addend) as u32;
     pub const STACK_NEG: u32 = offset_of!(Context, stack_neg) as u32;
     pub const PARKED: u32 = offset_of!(Context, parked) as u32;

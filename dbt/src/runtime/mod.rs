@@ -6,5 +6,6 @@ pub mod exhausted;
 pub mod pieces;
 pub mod returns;
 pub mod stubs;
+pub mod transition;
 pub mod vcpu;
 pub mod x87;

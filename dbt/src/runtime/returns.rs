@@ -23,8 +23,6 @@ const ROOM: u64 = 64;
 pub struct Returns {
     mapping: *mut u8,
     base: *mut u8,
-    /// Stack pointers.
-    pointers: [u64; MODES],
     bottom: u64,
 }
 
@@ -42,7 +40,7 @@ impl Returns {
         let mapping = unsafe { mmap_anonymous(null_mut(), MAPPED, ProtFlags::empty(), flags)? }.cast::<u8>();
         // SAFETY: one stride into a mapping that has one more than there are stacks.
         let base = unsafe { mapping.add(STRIDE) };
-        let mut returns = Self { mapping, base, pointers: [0; MODES], bottom };
+        let returns = Self { mapping, base, bottom };
         for mode in 0..MODES {
             let protection = MprotectFlags::READ | MprotectFlags::WRITE;
             // SAFETY: the upper half of a stride of the mapping just made, which nothing uses yet.
@@ -51,7 +49,6 @@ impl Returns {
                 let _ = unsafe { munmap(mapping.cast(), MAPPED) };
             })?;
         }
-        (0..MODES).for_each(|mode| returns.reset(mode));
         Ok(returns)
     }
 
@@ -64,24 +61,18 @@ impl Returns {
         Below { first: self.base as u64 - SIZE as u64, bottom: self.bottom }
     }
 
-    /// The stack pointer of a mode. A stack that is nearly used up, or that was popped to the end, begins anew.
-    pub fn pointer(&mut self, mode: usize) -> u64 {
-        let pointer = self.pointers[mode];
+    /// The stack pointer to go on with where translated code has left `pointer`. A stack that is nearly used up, or that
+    /// was popped to the end, begins anew.
+    #[inline]
+    pub fn settle(&self, mode: usize, pointer: u64) -> u64 {
         let top = self.top(mode);
-        if !(top - SIZE as u64 + ROOM..top).contains(&pointer) {
-            self.reset(mode);
-        }
-        self.pointers[mode]
+        let good = (top - SIZE as u64 + ROOM..top).contains(&pointer);
+        if good { pointer } else { self.below().begin(mode) }
     }
 
-    /// Takes over the stack pointer that translated code has left.
-    pub fn set(&mut self, mode: usize, pointer: u64) {
-        self.pointers[mode] = pointer;
-    }
-
-    /// Empties a stack.
-    pub fn reset(&mut self, mode: usize) {
-        self.pointers[mode] = self.below().begin(mode);
+    /// Empties all stacks: their pointers.
+    pub fn empty(&self) -> [u64; MODES] {
+        std::array::from_fn(|mode| self.below().begin(mode))
     }
 }
 

@@ -11,7 +11,7 @@ use super::bell::Bell;
 use super::context::{Context, JUMP_MASK, Left, MODES, from_rflags, to_rflags};
 use super::exhausted::{Area, Watch};
 use super::returns::Returns;
-use super::x87;
+use super::{transition, x87};
 use crate::cache::pages::nowhere;
 use crate::cache::site::PARKED;
 use crate::cache::tlb::{store_is_free, table};
@@ -113,6 +113,8 @@ impl DbtVcpu {
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(lookup).map_err(refused)?;
         context.signals = signals.word();
+        context.stacks = returns.empty();
+        context.no_window = nowhere();
         context.mxcsr = 0x1f80;
         // SAFETY: the place is kept for this, in an arena that is dropped after the bell.
         let bell = unsafe { Bell::new(translator.bell(), signals.clone()) };
@@ -219,15 +221,11 @@ impl Engine {
         if self.generation != self.translator.generation {
             self.generation = self.translator.generation;
             self.modes = 0;
-            (0..MODES).for_each(|mode| self.returns.reset(mode));
-        }
-        while self.modes < self.translator.modes() {
-            let lookup = self.translator.stubs.exits[Left::Lookup as usize];
-            self.context.jumps[self.modes].fill(lookup);
-            self.modes += 1;
+            self.context.stacks = self.returns.empty();
         }
         let context = &mut *self.context;
         context.regs.copy_from_slice(s.registers());
+        context.kernel_gs_base = s.kernel_gs_base();
         context.flags = from_rflags(s.flags());
         context.fs_base = s.segment_base(4);
         context.gs_base = s.segment_base(5);
@@ -272,12 +270,14 @@ impl Engine {
         s.set_flags(to_rflags(self.context.flags));
         s.set_mxcsr(self.context.mxcsr);
         s.set_interrupt_flag(self.context.interrupts & 0xff != 0);
+        s.set_gs_bases(self.context.gs_base, self.context.kernel_gs_base);
         s.set_rip(rip);
     }
 
     /// Runs translated code until something else has to run. State is the session's before and afterwards.
-    fn translated(&mut self, s: &mut Session, mode: usize, entry: u64) -> Option<End> {
+    fn translated(&mut self, s: &mut Session, mut mode: usize, entry: u64) -> Option<End> {
         self.load(s);
+        transition::load(&mut self.context, s);
         self.open_window(s, mode, s.registers()[4]);
         let mut next = Next::Enter(entry);
         loop {
@@ -287,15 +287,21 @@ impl Engine {
                 Next::Around => return None,
                 Next::End(end) => return Some(end),
             };
+            // Code made meanwhile may lead to a mode that is new.
+            while self.modes < self.translator.modes() {
+                let lookup = self.translator.stubs.exits[Left::Lookup as usize];
+                self.context.jumps[self.modes].fill(lookup);
+                self.modes += 1;
+            }
             self.context.target = target;
             if !answers {
-                self.context.returns = self.returns.pointer(mode);
+                self.context.returns = self.context.stacks[mode];
             }
             if self.translator.enter(self.context.stack_window.wrapping_neg()) {
                 self.context.stack_window = nowhere();
                 if let Some(rip) = relies {
                     self.translator.leave();
-                    self.returns.set(mode, self.context.returns.wrapping_add(if answers { 8 } else { 0 }));
+                    self.set_returns(mode, if answers { 8 } else { 0 });
                     self.store(s, rip);
                     return None;
                 }
@@ -309,7 +315,8 @@ impl Engine {
             }
             self.translator.leave();
             x87::take_pointers(&mut self.context, &self.translator, s);
-            self.returns.set(mode, self.context.returns);
+            mode = transition::take(&mut self.context, s).unwrap_or(mode);
+            self.set_returns(mode, 0);
             next = self.left(s, mode);
         }
     }
@@ -489,6 +496,12 @@ impl Engine {
         Next::Around
     }
 
+    /// The return stack in force is as code has left it, but for so many bytes.
+    fn set_returns(&mut self, mode: usize, popped: u64) {
+        let pointer = self.context.returns.wrapping_add(popped);
+        self.context.stacks[mode] = self.returns.settle(mode, pointer);
+    }
+
     /// Something wants to be looked at between two instructions.
     fn signalled(&self) -> bool {
         // SAFETY: the word lives as long as the vCPU.
@@ -530,7 +543,7 @@ impl Engine {
         }
         self.counters.interpreted_accesses += 1;
         // Its return address is not needed.
-        self.returns.set(mode, self.context.returns.wrapping_add(8));
+        self.set_returns(mode, 8);
         self.store(s, rip);
         let lent = s.x87_lent();
         match s.step(u64::from(site.len & !PARKED)) {

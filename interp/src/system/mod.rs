@@ -16,6 +16,7 @@ mod operand;
 mod segment;
 mod stack;
 mod syscall;
+pub use syscall::Gate;
 mod tables;
 mod task;
 mod time;

@@ -47,7 +47,37 @@ fn flat_data(selector: u16, cpl: u8) -> Segment {
     Segment { selector, base: 0, limit: u32::MAX, attr }
 }
 
+/// Instructions that take CS and SS from IA32_STAR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// SYSCALL, to CPL 0.
+    Syscall,
+    /// SYSRET to 64-bit code at CPL 3.
+    Sysret,
+    /// SYSRET to 32-bit code at CPL 3.
+    Sysret32,
+}
+
 impl Cpu {
+    /// The selectors of CS and SS that an instruction takes from IA32_STAR.
+    pub fn gate_selectors(&self, gate: Gate) -> [u16; 2] {
+        let star = self.msrs.star;
+        let (inner, outer) = ((star >> 32) as u16 & !3, (star >> 48) as u16);
+        match gate {
+            Gate::Syscall => [inner, inner.wrapping_add(8)],
+            Gate::Sysret => [outer.wrapping_add(16) | 3, outer.wrapping_add(8) | 3],
+            Gate::Sysret32 => [outer | 3, outer.wrapping_add(8) | 3],
+        }
+    }
+
+    /// Loads CS and SS with what IA32_STAR says, flat, and the CPL.
+    pub fn enter_gate(&mut self, gate: Gate) {
+        let cpl = if gate == Gate::Syscall { 0 } else { 3 };
+        let [code, stack] = self.gate_selectors(gate);
+        self.segments[seg::SS] = flat_data(stack, cpl);
+        self.set_code(flat_code(code, cpl, gate != Gate::Sysret32), cpl);
+    }
+
     fn enter_flat(&mut self, code: Segment, stack: Segment, cpl: u8) -> Done {
         self.segments[seg::SS] = stack;
         self.set_code(code, cpl);
@@ -67,8 +97,8 @@ fn syscall(cpu: &mut Cpu, op: &Op) -> Done {
     if cpu.eflags & rflags::TF == 0 {
         cpu.watch_hits |= NO_STEP_TRAP;
     }
-    let cs = (cpu.msrs.star >> 32) as u16 & !3;
-    cpu.enter_flat(flat_code(cs, 0, true), flat_data(cs.wrapping_add(8), 0), 0)
+    cpu.enter_gate(Gate::Syscall);
+    Err(Stop::Jump)
 }
 
 fn sysret64(cpu: &mut Cpu, _: &Op) -> Done {
@@ -90,11 +120,9 @@ fn sysret(cpu: &mut Cpu, long: bool) -> Done {
     let dropped = rflags::RF | rflags::VM | rflags::VIF | rflags::VIP;
     cpu.set_rflags(cpu.regs[11] & !dropped);
     cpu.rip = if long { target } else { target & 0xffff_ffff };
-    let base = (cpu.msrs.star >> 48) as u16;
-    let cs = if long { base.wrapping_add(16) } else { base } | 3;
-    let done = cpu.enter_flat(flat_code(cs, 3, long), flat_data(base.wrapping_add(8) | 3, 3), 3);
+    cpu.enter_gate(if long { Gate::Sysret } else { Gate::Sysret32 });
     cpu.check_alignment_mode();
-    done
+    Err(Stop::Jump)
 }
 
 fn sysenter(cpu: &mut Cpu, _: &Op) -> Done {
@@ -168,7 +196,7 @@ fn write_base(cpu: &mut Cpu, op: &Op) -> Done {
 
 impl Cpu {
     /// Sets the base of FS or GS.
-    pub(super) fn set_base(&mut self, index: usize, base: u64) {
+    pub(crate) fn set_base(&mut self, index: usize, base: u64) {
         self.segments[index].base = base;
         self.seg_base[index] = base;
     }

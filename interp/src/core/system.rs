@@ -1,0 +1,67 @@
+//! What an engine needs that executes system instructions itself.
+
+use cpu::x86::{efer, rflags, seg};
+
+use super::Session;
+use crate::cpu::Cpu;
+pub use crate::system::Gate;
+
+/// What SYSCALL and SYSRET load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gates {
+    /// EFER.SCE.
+    pub enabled: bool,
+    /// IA32_LSTAR.
+    pub target: u64,
+    /// Flags that SYSCALL clears: IA32_FMASK.
+    pub mask: u64,
+    /// CS and SS behind SYSCALL.
+    pub inner: [u16; 2],
+    /// CS and SS behind SYSRET to 64-bit code.
+    pub outer: [u16; 2],
+}
+
+impl Session<'_, '_> {
+    /// What SYSCALL and SYSRET would load now.
+    pub fn gates(&self) -> Gates {
+        let cpu = self.cpu();
+        Gates {
+            enabled: cpu.efer & efer::SCE != 0 && Cpu::canonical(cpu.msrs.lstar),
+            target: cpu.msrs.lstar,
+            mask: cpu.msrs.sfmask,
+            inner: cpu.gate_selectors(Gate::Syscall),
+            outer: cpu.gate_selectors(Gate::Sysret),
+        }
+    }
+
+    /// The engine has executed SYSCALL or SYSRET: takes over segments and privilege, and RFLAGS but for the arithmetic
+    /// flags.
+    pub fn passed(&mut self, gate: Gate, system_flags: u64) {
+        let cpu = &mut *self.run.cpu;
+        cpu.eflags = system_flags & rflags::ALL & !rflags::STATUS | rflags::FIXED;
+        cpu.enter_gate(gate);
+    }
+
+    /// IA32_KERNEL_GS_BASE.
+    pub fn kernel_gs_base(&self) -> u64 {
+        self.cpu().msrs.kernel_gs_base
+    }
+
+    /// Replaces the base of GS and IA32_KERNEL_GS_BASE.
+    pub fn set_gs_bases(&mut self, base: u64, kernel: u64) {
+        let cpu = &mut *self.run.cpu;
+        cpu.set_base(seg::GS, base);
+        cpu.msrs.kernel_gs_base = kernel;
+    }
+
+    /// What the guest's TSC is ahead of the host's. Stays as it is until the guest changes it.
+    pub fn tsc_offset(&self) -> u64 {
+        let cpu = self.cpu();
+        cpu.clock.offset().wrapping_add(cpu.msrs.tsc_adjust)
+    }
+
+    /// IA32_TSC_AUX.
+    pub fn tsc_aux(&self) -> u32 {
+        self.cpu().msrs.tsc_aux as u32
+    }
+}
