@@ -55,6 +55,8 @@ pub struct Mode {
     pub avx: bool,
     /// x87 and MMX instructions run, with all exceptions masked.
     pub x87: bool,
+    /// SMAP is on.
+    pub smap: bool,
     /// RDTSC is allowed at CPL 3.
     pub tsc: bool,
 }
@@ -228,7 +230,8 @@ impl Session<'_, '_> {
         let avx = masked && cpu.cr4 & cr4::OSXSAVE != 0 && cpu.xcr0 & state == state;
         let x87 = cpu.cr0 & (cr0::EM | cr0::TS | cr0::NE) == cr0::NE && cpu.host.x87_is_quiet();
         let tsc = cpu.cr4 & cr4::TSD == 0;
-        Some(Mode { user, user_pages: !user && cpu.cr4 & cr4::SMAP != 0 && ac, sse, avx, x87, tsc })
+        let smap = cpu.cr4 & cr4::SMAP != 0;
+        Some(Mode { user, user_pages: !user && smap && ac, sse, avx, x87, smap, tsc })
     }
 
     /// Between two blocks: requests of the machine, timers, interrupts.

@@ -34,6 +34,14 @@ fn prepare(g: &mut Guest) {
     g.idt_access(0x61, 0xee);
 }
 
+/// All pages but [`layout::PAGE`] are the kernel's, and SMAP is on.
+fn supervise(g: &mut Guest) {
+    for page in 0..0x40 {
+        g.map(page << 12, page << 12 | 3);
+    }
+    g.state.cr4 |= cpu::x86::cr4::SMAP;
+}
+
 /// SYSRET of the case's own code to [`USER`] with these flags.
 fn sysret(g: &mut Guest, flags: u32) -> Result<(), IcedError> {
     g.asm.mov(ecx, USER as i32)?;
@@ -216,5 +224,55 @@ pub(super) const CASES: &[Case] = &[
             })
         },
         expect: &[Expect::Fault(0x61, 0), Expect::FaultFlags(rflags::AC, rflags::AC), Expect::Reg(RBX, 2)],
+    },
+    Case {
+        name: "clac takes a stack in a user page away",
+        mode: Mode::Long,
+        build: |g| {
+            supervise(g);
+            g.asm.mov(esp, layout::PAGE as i32 + 0x800)?;
+            g.asm.stac()?;
+            g.asm.push(0x11)?;
+            g.asm.pop(rbx)?;
+            g.asm.clac()?;
+            // Nor can the fault's frame be pushed.
+            g.asm.push(0x22)?;
+            g.asm.hlt()
+        },
+        expect: &[Expect::Shutdown, Expect::Reg(RBX, 0x11), Expect::Mem(layout::PAGE + 0x7f8, 0x11)],
+    },
+    Case {
+        name: "stac and clac in a loop, with a call between them",
+        mode: Mode::Long,
+        build: |g| {
+            supervise(g);
+            g.code_at(layout::DATA, 64, |a| {
+                a.mov(rax, qword_ptr(layout::PAGE as i32))?;
+                a.mov(qword_ptr(layout::PAGE as i32 + 8), rcx)?;
+                a.ret()
+            })?;
+            g.write_u64(layout::PAGE, 3);
+            let mut again = g.asm.create_label();
+            g.asm.xor(ebx, ebx)?;
+            g.asm.mov(edi, layout::DATA as i32)?;
+            g.asm.mov(ecx, 200)?;
+            g.asm.set_label(&mut again)?;
+            g.asm.stc()?;
+            g.asm.stac()?;
+            g.asm.call(rdi)?;
+            g.asm.clac()?;
+            g.asm.adc(rbx, rax)?;
+            g.asm.dec(ecx)?;
+            g.asm.jne(again)?;
+            g.mark()?;
+            g.asm.mov(eax, dword_ptr(layout::PAGE))
+        },
+        expect: &[
+            Expect::Fault(vector::PF, 1),
+            Expect::FaultAtMark,
+            Expect::Reg(RBX, 800),
+            Expect::Mem(layout::PAGE + 8, 1),
+            Expect::FaultFlags(rflags::AC, 0),
+        ],
     },
 ];

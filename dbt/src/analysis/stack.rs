@@ -87,14 +87,14 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         }
         Class::JmpIndirect => Effect { access: operand(8), change: None },
         Class::Ret => Effect { access: Some(0..8), change: None },
-        Class::Leave | Class::Syscall | Class::Sysret | Class::Operation => {
+        Class::Leave | Class::Syscall | Class::Sysret | Class::Stac | Class::Clac | Class::Operation => {
             Effect { access: None, change: None }
         }
         Class::Native(access) | Class::X87 { access, .. } => native(access),
         Class::Lea => native(None),
-        Class::LoadControl => Effect { access: operand(2), change: Some(0) },
+        Class::StoreSelector | Class::LoadControl => Effect { access: operand(2), change: Some(0) },
         Class::Divide => Effect { access: operand(insn.memory_size().size() as u8), change: Some(0) },
-        Class::Selector => native(None),
+        Class::Selector | Class::Control => native(None),
         Class::Nothing
         | Class::BitString(_)
         | Class::Pause

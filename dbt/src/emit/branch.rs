@@ -111,6 +111,16 @@ impl Emitter<'_> {
         self.lead(jump, number, target);
     }
 
+    /// Goes on at a target, given from the first byte of the page, in code of another mode.
+    pub fn jump_out(&mut self, target: i64) {
+        let number = self.branch(target);
+        let jump = self.asm.jmp(Target::Fixed(0));
+        let field = self.asm.field(jump);
+        let branch = &mut self.branches[(number - self.first_branch) as usize];
+        (branch.field, branch.redirect) = (field, true);
+        self.aside(jump, |e| e.exit(Left::Link, number));
+    }
+
     /// A conditional branch.
     pub fn jcc(&mut self, condition: u8, target: i64, live: bool, backward: bool) {
         if backward {

@@ -1,10 +1,11 @@
 //! System instructions that touch a flag or a selector and nothing else.
 
-use iced_x86::Instruction;
+use iced_x86::{Instruction, Register};
 
 use super::asm::{Mem, Target, at, reg, sum};
 use super::stack::word;
 use super::{Emitter, spilled};
+use crate::frontend::class::Access;
 use crate::runtime::context::field;
 use reg::{R9, R10, RAX, RCX, RDX};
 
@@ -104,6 +105,28 @@ impl Emitter<'_> {
         let from = insn.op1_register().number() as u32;
         let host = if spilled(to) { R10 } else { to };
         self.asm.load32(host, Mem::Gs(field::SELECTORS + 4 * from));
+        if spilled(to) {
+            self.store_register(to, R10);
+        }
+    }
+
+    /// MOV of a segment register to memory.
+    pub fn store_selector(&mut self, insn: &Instruction) -> Option<()> {
+        let first = self.made.len();
+        let slot = self.operand(insn, Access { size: 2, store: true, aligned: false })?;
+        let slot = self.without_r9(slot);
+        self.asm.load32(R9, Mem::Gs(field::SELECTORS + 4 * insn.op1_register().number() as u32));
+        self.asm.store16(slot, R9);
+        self.sites_end(first);
+        Some(())
+    }
+
+    /// MOV of CR2 or CR3 to a register.
+    pub fn control(&mut self, insn: &Instruction) {
+        let to = insn.op0_register().number() as u8;
+        let from = if insn.op1_register() == Register::CR2 { field::CR2 } else { field::CR3 };
+        let host = if spilled(to) { R10 } else { to };
+        self.asm.load(host, Mem::Gs(from));
         if spilled(to) {
             self.store_register(to, R10);
         }

@@ -1,4 +1,4 @@
-//! SYSCALL and SYSRET: from one mode to another without leaving translated code. What belongs to the interpreter's state,
+//! SYSCALL, SYSRET, STAC and CLAC: from one mode to another without leaving translated code. What belongs to the interpreter's state,
 //! segments and privilege, follows when translated code is left.
 
 use iced_x86::Instruction;
@@ -6,7 +6,7 @@ use iced_x86::Instruction;
 use super::Emitter;
 use super::asm::{Forward, Mem, Section, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, field};
-use crate::runtime::transition::{IF, MASKED, PLAIN, STATUS, SYSCALL, SYSRET};
+use crate::runtime::transition::{AC, IF, MASKED, PLAIN, STATUS, SYSCALL, SYSRET};
 use reg::{R9, R10, R11, RAX, RCX, RSP};
 
 impl Emitter<'_> {
@@ -98,21 +98,43 @@ impl Emitter<'_> {
         self.hand(insn, None, 0);
     }
 
+    /// STAC and CLAC with SMAP, each in the mode where AC is not yet as it says.
+    pub fn set_access(&mut self, insn: &Instruction, set: bool) {
+        let change = if set { AC as i32 } else { -(AC as i32) };
+        self.asm.load(R9, Mem::Gs(field::SYSTEM_FLAGS));
+        self.asm.lea(R9, at(R9, change));
+        self.asm.store(Mem::Gs(field::SYSTEM_FLAGS), R9);
+        if !set {
+            self.close_window();
+        }
+        self.change_mode();
+        self.jump_out(insn.next_ip() as i64);
+    }
+
     /// Goes on in the other mode, at the address in R10. Keeps flags.
     fn pass(&mut self, gate: u32) {
-        let (from, to) = (self.mode, self.other);
+        self.close_window();
+        self.asm.store_imm32(Mem::Gs(field::GATE), gate);
+        self.change_mode();
+        self.index();
+        self.asm.jmp_table(R9, field::jumps(self.other));
+    }
+
+    /// Less may be accessed from here on than what the stack's window was opened for.
+    fn close_window(&mut self) {
         let asm = &mut *self.asm;
-        // What may be accessed is another matter now: the window is closed.
         asm.load(R9, Mem::Gs(field::STACK_NEG));
         asm.lea(R11, sum(R11, R9));
         asm.load(R9, Mem::Gs(field::NO_WINDOW));
         asm.store(Mem::Gs(field::STACK_WINDOW), R9);
         asm.store_imm(Mem::Gs(field::STACK_ADDEND), 0);
         asm.store_imm(Mem::Gs(field::STACK_NEG), 0);
-        asm.store_imm32(Mem::Gs(field::PASSED), gate | to as u32);
-        asm.store(Mem::Gs(field::stack_of(from)), RSP);
-        asm.load(RSP, Mem::Gs(field::stack_of(to)));
-        self.index();
-        self.asm.jmp_table(R9, field::jumps(to));
+    }
+
+    fn change_mode(&mut self) {
+        let asm = &mut *self.asm;
+        asm.store_imm32(Mem::Gs(field::PASSED), self.other as u32 + 1);
+        asm.store(Mem::Gs(field::stack_of(self.mode)), RSP);
+        asm.load(RSP, Mem::Gs(field::stack_of(self.other)));
     }
 }

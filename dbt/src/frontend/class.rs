@@ -41,6 +41,10 @@ pub enum Class {
     Sti,
     Pushf,
     Selector,
+    /// A selector to memory.
+    StoreSelector,
+    /// CR2 or CR3 to a register.
+    Control,
     /// SWAPGS, and the time-stamp counter.
     Swapgs,
     Rdtsc,
@@ -48,6 +52,9 @@ pub enum Class {
     /// SYSCALL of CPL 3, SYSRET to 64-bit code.
     Syscall,
     Sysret,
+    /// STAC and CLAC with SMAP, where they make a difference.
+    Stac,
+    Clac,
     /// x87 and MMX instructions themselves; `noted`: they become the x87 unit's last instruction.
     X87 {
         access: Option<Access>,
@@ -62,7 +69,16 @@ pub enum Class {
 impl Class {
     /// Control never goes on behind it.
     pub fn leaves(self) -> bool {
-        matches!(self, Self::Jmp | Self::JmpIndirect | Self::Ret | Self::Syscall | Self::Sysret)
+        matches!(
+            self,
+            Self::Jmp
+                | Self::JmpIndirect
+                | Self::Ret
+                | Self::Syscall
+                | Self::Sysret
+                | Self::Stac
+                | Self::Clac
+        )
     }
 
     /// The mode it leads to from `mode`, where that is another one.
@@ -70,6 +86,8 @@ impl Class {
         match self {
             Self::Syscall => Some(Mode { user: false, ..mode }),
             Self::Sysret => Some(Mode { user: true, ..mode }),
+            Self::Stac => Some(Mode { user_pages: true, ..mode }),
+            Self::Clac => Some(Mode { user_pages: false, ..mode }),
             _ => None,
         }
     }
@@ -130,6 +148,19 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         }
         M::Cli if !mode.user => Class::Cli,
         M::Sti if !mode.user => Class::Sti,
+        M::Mov if insn.code() == iced_x86::Code::Mov_rm16_Sreg && memory.is_some() => Class::StoreSelector,
+        M::Mov
+            if insn.code() == iced_x86::Code::Mov_r64_cr
+                && !mode.user
+                && matches!(insn.op1_register(), Register::CR2 | Register::CR3) =>
+        {
+            Class::Control
+        }
+        M::Clac if mode.user_pages => Class::Clac,
+        M::Stac if !mode.user && mode.smap && !mode.user_pages => Class::Stac,
+        // AC has that value already.
+        M::Clac if !mode.user && mode.smap => Class::Nothing,
+        M::Stac if mode.user_pages => Class::Nothing,
         M::Swapgs if !mode.user => Class::Swapgs,
         M::Rdtsc if mode.tsc || !mode.user => Class::Rdtsc,
         M::Rdtscp if mode.tsc || !mode.user => Class::Rdtscp,

@@ -140,8 +140,13 @@ pub struct Context {
     pub tsc_aux: u32,
     /// What SYSCALL and SYSRET load, and when.
     pub gates: Gates,
-    /// The mode that translated code has come to by itself: number of the gate, from 1, above the mode's number.
+    /// Number, from 1, of the mode that translated code has come to by itself.
     pub passed: u32,
+    /// The last of SYSCALL and SYSRET on the way there.
+    pub gate: u32,
+    /// As the guest sees them.
+    pub cr2: u64,
+    pub cr3: u64,
     /// Stack pointers of the return stacks, but for that of the mode in force.
     pub stacks: [u64; MODES],
     /// What `stack_window` is where there is no window.
@@ -206,6 +211,9 @@ pub mod field {
     pub const GATE_KEPT_STATUS: u32 = offset_of!(Context, gates.kept_status) as u32;
     pub const GATE_REFUSED: u32 = offset_of!(Context, gates.refused) as u32;
     pub const GATE_OUTER_FLAGS: u32 = offset_of!(Context, gates.outer_flags) as u32;
+    pub const GATE: u32 = offset_of!(Context, gate) as u32;
+    pub const CR2: u32 = offset_of!(Context, cr2) as u32;
+    pub const CR3: u32 = offset_of!(Context, cr3) as u32;
     pub const PASSED: u32 = offset_of!(Context, passed) as u32;
     pub const fn stack_of(mode: usize) -> u32 {
         (offset_of!(Context, stacks) + mode * 8) as u32

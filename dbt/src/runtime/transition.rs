@@ -1,4 +1,4 @@
-//! SYSCALL and SYSRET that translated code has executed by itself: what it needs to know for that, and what the
+//! SYSCALL, SYSRET, STAC and CLAC that translated code has executed by itself: what it needs to know for that, and what the
 //! interpreter's state has to learn afterwards.
 
 use cpu::Signals;
@@ -13,7 +13,7 @@ pub const IF: u32 = 1 << 9;
 const FIXED: u32 = 1 << 1;
 const TF: u32 = 1 << 8;
 const RF: u32 = 1 << 16;
-const AC: u32 = 1 << 18;
+pub const AC: u32 = 1 << 18;
 /// The arithmetic flags.
 pub const STATUS: u32 = 0x8d5;
 /// The others that SYSRET may load without anything else to be done.
@@ -21,9 +21,9 @@ pub const PLAIN: u32 = 1 << 10 | 3 << 12 | 1 << 14 | 1 << 21;
 /// What is attended to while IF is clear.
 pub const MASKED: u8 = !(Signals::INTR as u8);
 
-/// In [`Context::passed`].
-pub const SYSCALL: u32 = 1 << 8;
-pub const SYSRET: u32 = 2 << 8;
+/// In [`Context::gate`].
+pub const SYSCALL: u32 = 1;
+pub const SYSRET: u32 = 2;
 
 /// Before translated code is entered, unless nothing but an instruction that goes on behind itself was executed since.
 pub fn load(context: &mut Context, s: &Session) {
@@ -46,12 +46,11 @@ pub fn load(context: &mut Context, s: &Session) {
 /// learns of segments, privilege and system flags.
 #[inline]
 pub fn take(context: &mut Context, s: &mut Session) -> Option<usize> {
-    match std::mem::take(&mut context.passed) {
-        0 => None,
-        passed => {
-            let gate = if passed & SYSCALL != 0 { Gate::Syscall } else { Gate::Sysret };
-            s.passed(gate, context.system_flags);
-            Some(passed as usize & 0xff)
-        }
+    let mode = std::mem::take(&mut context.passed).checked_sub(1)?;
+    match std::mem::take(&mut context.gate) {
+        SYSCALL => s.passed(Gate::Syscall, context.system_flags),
+        SYSRET => s.passed(Gate::Sysret, context.system_flags),
+        _ => s.set_system_flags(context.system_flags),
     }
+    Some(mode as usize)
 }

@@ -226,6 +226,7 @@ impl Engine {
         let context = &mut *self.context;
         context.regs.copy_from_slice(s.registers());
         context.kernel_gs_base = s.kernel_gs_base();
+        [context.cr2, context.cr3] = s.cr2_and_cr3();
         context.flags = from_rflags(s.flags());
         context.fs_base = s.segment_base(4);
         context.gs_base = s.segment_base(5);

@@ -37,9 +37,20 @@ impl Session<'_, '_> {
     /// The engine has executed SYSCALL or SYSRET: takes over segments and privilege, and RFLAGS but for the arithmetic
     /// flags.
     pub fn passed(&mut self, gate: Gate, system_flags: u64) {
+        self.set_system_flags(system_flags);
+        self.run.cpu.enter_gate(gate);
+    }
+
+    /// The engine has executed STAC or CLAC at CPL 0: takes over RFLAGS but for the arithmetic flags.
+    pub fn set_system_flags(&mut self, flags: u64) {
         let cpu = &mut *self.run.cpu;
-        cpu.eflags = system_flags & rflags::ALL & !rflags::STATUS | rflags::FIXED;
-        cpu.enter_gate(gate);
+        cpu.eflags = flags & rflags::ALL & !rflags::STATUS | rflags::FIXED;
+        cpu.tlb.set_ac(flags & rflags::AC != 0);
+    }
+
+    /// CR2 and CR3.
+    pub fn cr2_and_cr3(&self) -> [u64; 2] {
+        [self.cpu().cr2, self.cpu().cr3]
     }
 
     /// IA32_KERNEL_GS_BASE.
