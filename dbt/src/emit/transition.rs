@@ -1,5 +1,5 @@
-//! SYSCALL, SYSRET, STAC and CLAC: from one mode to another without leaving translated code. What belongs to the interpreter's state,
-//! segments and privilege, follows when translated code is left.
+//! SYSCALL, SYSRET, STAC and CLAC: from one mode to another without leaving translated code. What belongs to the
+//! interpreter's state, segments and privilege, follows when translated code is left.
 
 use iced_x86::Instruction;
 

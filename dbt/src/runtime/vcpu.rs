@@ -8,7 +8,7 @@ use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit, VmCon
 use interp::core::{Core, End, Session};
 
 use super::bell::Bell;
-use super::context::{Context, JUMP_MASK, Left, MODES, from_rflags, to_rflags};
+use super::context::{Context, JUMP_MASK, Left, from_rflags, to_rflags};
 use super::exhausted::{Area, Watch};
 use super::returns::Returns;
 use super::{transition, x87};

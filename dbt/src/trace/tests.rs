@@ -8,7 +8,8 @@ use super::*;
 use crate::cache::arena::Arena;
 use crate::runtime::stubs::Stubs;
 
-const MODE: Mode = Mode { user: false, user_pages: true, sse: true, avx: false, x87: true };
+const MODE: Mode =
+    Mode { user: false, user_pages: true, sse: true, avx: false, x87: true, smap: true, tsc: true };
 
 struct Folder(tempfile::TempDir);
 

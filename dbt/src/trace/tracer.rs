@@ -239,6 +239,8 @@ fn mode_name(mode: Mode) -> String {
         (!mode.sse, "-sse"),
         (!mode.avx, "-avx"),
         (!mode.x87, "-x87"),
+        (!mode.smap, "-smap"),
+        (!mode.tsc, "-tsc"),
     ];
     differs.iter().filter(|d| d.0).for_each(|d| name.push_str(d.1));
     name
