@@ -86,6 +86,42 @@ pub enum BlockError {
         /// Why its backing file cannot be used.
         source: Box<BlockError>,
     },
+    /// There is a file of that name.
+    #[error("{} is there already: give another name, or --force to replace it", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// An image that cannot be.
+    #[error("image {}: {fact}", path.display())]
+    Impossible {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do.
+        fact: String,
+    },
+    /// Reading fails.
+    #[error("disk {} cannot be read ({source}): see what guesthouse image check says", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// Writing fails.
+    #[error("image {} cannot be written ({source}): check the folder's permissions and the room on its disk", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
+    /// The user does not want to wait.
+    #[error("image {}: the work was interrupted and nothing is left of it", path.display())]
+    Interrupted {
+        /// The file.
+        path: PathBuf,
+    },
     /// No room for what a guest writes.
     #[error("{} takes no temporary file ({source}): name another folder by TMPDIR", path.display())]
     Overlay {

@@ -13,6 +13,7 @@ mod open;
 mod pool;
 mod qcow2;
 mod raw;
+pub mod tools;
 mod uring;
 
 pub use backend::{BlockBackend, Completion, Operation, Request, SECTOR};

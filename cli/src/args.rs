@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::image::ImageAction;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
@@ -17,6 +18,7 @@ Examples:
   guesthouse run --cpus 4 --memory 1G        a larger machine
   guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
   guesthouse run --disk disk.qcow2           with a disk, /dev/vda
+  guesthouse image create disk.qcow2 20G     an empty disk
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
@@ -77,6 +79,9 @@ pub enum Action {
         #[arg(long)]
         json: bool,
     },
+    /// Make, copy, check and resize disk images.
+    #[command(subcommand)]
+    Image(ImageAction),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -196,7 +201,7 @@ fn trace_file(text: &str) -> Result<TraceFile, String> {
 }
 
 /// A parser that knows all names, for help and completions.
-fn one_of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
+pub fn one_of<T>(names: impl IntoIterator<Item = &'static str>) -> impl TypedValueParser<Value = T>
 where
     T: FromStr<Err = String> + Clone + Send + Sync + 'static,
 {

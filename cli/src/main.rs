@@ -6,6 +6,7 @@ mod console;
 mod doctor;
 mod exit;
 mod guests;
+mod image;
 mod run;
 mod signals;
 mod terminal;
@@ -54,6 +55,11 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
             let signals = Signals::watch()?;
             let result = guests::run(build.as_deref(), *json, &signals);
             exit::after_signal(&signals, result.map(|()| 0))
+        }
+        Action::Image(action) => {
+            let signals = Signals::watch()?;
+            let result = image::run(action, &signals);
+            exit::after_signal(&signals, result)
         }
         Action::Completions { shell } => {
             let mut text = Vec::new();

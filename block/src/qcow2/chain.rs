@@ -5,24 +5,19 @@
 //! guest may have written.
 
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use imago::FormatAccess;
 use imago::qcow2::Qcow2;
 use imago::raw::Raw;
 
-use super::ImageFile;
+use super::{Header, ImageFile, sound};
 use crate::lock::{self, Access};
 use crate::{BlockError, Format, SECTOR, file};
 
 /// Most images in a chain.
 const MAX_LAYERS: usize = 64;
-
-/// Most entries of an L1 table: what QEMU takes.
-const MAX_L1_ENTRIES: u64 = (32 << 20) / 8;
-/// Where an L2 table is, in an entry of the L1 table.
-const L2_OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 
 /// An image with all that is behind it.
 pub type Layers = FormatAccess<ImageFile>;
@@ -77,9 +72,12 @@ impl Chain {
 
     fn qcow2(&mut self, opened: File, path: &Path, write: bool) -> Result<Layers, BlockError> {
         let bad = |fact: String| BlockError::Qcow2 { path: path.to_owned(), fact };
-        // Where nobody may be hurt yet, so that a file that ends early is named as such.
-        let cluster = check_header(&opened).map_err(bad)?;
-        let storage = ImageFile::new(opened, path, cluster);
+        let header = Header::read(&opened).map_err(bad)?;
+        header.check(&opened).map_err(bad)?;
+        if write {
+            sound::check(&opened, &header).map_err(bad)?;
+        }
+        let storage = ImageFile::new(opened, path, header.cluster());
         let open = || Qcow2::<ImageFile>::open_image(storage, write);
         let mut image = super::caught(open).map_err(|e| bad(e.to_string()))?;
         if image.requires_external_data_file() {
@@ -139,42 +137,6 @@ pub fn backing_path(image: &Path, name: &str) -> Option<PathBuf> {
         return None;
     }
     Some(image.parent().unwrap_or(Path::new("")).join(name))
-}
-
-/// Looks at the header (Qcow2 format, "Header"): tables that are to be read have to be in the file. Bytes of a
-/// cluster.
-fn check_header(file: &File) -> Result<u64, String> {
-    let mut header = [0; 72];
-    file.read_exact_at(&mut header, 0).map_err(|_| "the file ends in its header".to_owned())?;
-    let word = |at: usize| {
-        u64::from(u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]))
-    };
-    let long = |at: usize| word(at) << 32 | word(at + 4);
-    let (cluster_bits, encryption, l1_entries) = (word(20), word(32), word(36));
-    if !(9..=21).contains(&cluster_bits) {
-        return Err(format!("it has clusters of 2^{cluster_bits} bytes"));
-    }
-    if encryption != 0 {
-        return Err("it is encrypted, which is not supported".to_owned());
-    }
-    let len = file::len(file).map_err(|e| e.to_string())?;
-    let tables =
-        [("L1 table", long(40), l1_entries * 8), ("refcount table", long(48), word(56) << cluster_bits)];
-    if let Some((table, ..)) =
-        tables.iter().find(|(_, offset, bytes)| offset.checked_add(*bytes).is_none_or(|end| end > len))
-    {
-        return Err(format!("the file ends before its {table}"));
-    }
-    if l1_entries > MAX_L1_ENTRIES {
-        return Err(format!("its L1 table has {l1_entries} entries"));
-    }
-    let mut l1 = vec![0; l1_entries as usize * 8];
-    file.read_exact_at(&mut l1, long(40)).map_err(|e| e.to_string())?;
-    let (tables, _) = l1.as_chunks::<8>();
-    match tables.iter().find(|entry| u64::from_be_bytes(**entry) & L2_OFFSET >= len) {
-        Some(_) => Err("the file ends before one of its L2 tables".to_owned()),
-        None => Ok(1 << cluster_bits),
-    }
 }
 
 #[cfg(test)]

@@ -4,9 +4,12 @@
 //! NOT modelled: internal snapshots, encryption, external data files, images that want to be repaired first.
 
 mod chain;
+pub mod header;
+pub mod sound;
 mod storage;
 
-pub use chain::{Chain, Layers};
+pub use chain::{Chain, Layers, backing_path};
+pub use header::Header;
 pub use storage::ImageFile;
 
 use std::fs::File;
@@ -19,6 +22,8 @@ use imago::format::PreallocateMode;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatCreateBuilder, Mapping, StorageExt};
 use parking_lot::RwLock;
+use rustix::fs::{SeekFrom, seek};
+use rustix::io::Errno;
 
 use crate::{BlockError, Buffers, Format, Image, Operation, file};
 
@@ -97,6 +102,28 @@ impl LayeredImage {
             offset += len;
         }
         Ok(())
+    }
+
+    /// How many bytes from `offset` on are alike, at most `len`, and whether they may be anything but zero.
+    pub fn extent(&self, offset: u64, len: u64) -> io::Result<(u64, bool)> {
+        let layers = self.layers.read();
+        caught(|| {
+            let (mapping, alike) = layers.get_mapping(offset, len)?;
+            let alike = alike.min(len);
+            let Mapping::Raw { storage, offset, .. } = mapping else {
+                return Ok((
+                    if alike == 0 { len } else { alike },
+                    matches!(mapping, Mapping::Special { .. }),
+                ));
+            };
+            // Where the file has holes, the disk has zeroes.
+            let to = |at: Result<u64, Errno>| at.unwrap_or(u64::MAX).saturating_sub(offset).min(alike);
+            match seek(storage.file(), SeekFrom::Data(offset)) {
+                Err(error) if error != Errno::NXIO => Ok((alike, true)),
+                data if to(data) > 0 => Ok((to(data), false)),
+                _ => Ok((to(seek(storage.file(), SeekFrom::Hole(offset))), true)),
+            }
+        })
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -202,7 +229,7 @@ impl Image for LayeredImage {
 struct Panicked;
 
 /// An image may be made to break the assumptions of who reads it; that is an error of the image's.
-fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other(Panicked)))
 }
 

@@ -4,6 +4,7 @@ mod acpi;
 mod device;
 mod execute;
 mod guest;
+mod image;
 mod kernel;
 mod machine;
 mod samples;
@@ -40,6 +41,7 @@ pub const TARGETS: &[Target] = &[
     device::SAVED,
     virtio::PCI,
     virtio::MMIO,
+    image::QCOW2,
 ];
 
 /// A message for people is one line, whatever the input was.
