@@ -24,6 +24,11 @@ for device in /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/LNRO0005:01/
     esac
 done
 
+# An address, if there is somebody who gives one.
+for card in /sys/class/net/eth*; do
+    [ -e "$card" ] && udhcpc -i "${card##*/}" -q -n -t 5 -T 1 -s /etc/udhcpc.sh >/dev/null 2>&1
+done
+
 line=/dev/ttyS0
 [ -c $line ] || line=/dev/console
 # What the host says about the terminal: "rows columns name".

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::image::ImageAction;
+use crate::net_args::net;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
-use machine::{BoardKind, DiskSpec, EngineKind, MAX_CPUS, Protocol, Size};
+use machine::{BoardKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, Protocol, Size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -19,6 +20,7 @@ Examples:
   guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
   guesthouse run --disk disk.qcow2           with a disk, /dev/vda
   guesthouse image create disk.qcow2 20G     an empty disk
+  guesthouse run --net user,forward=2222:22  with a network; the host's port 2222 is the guest's 22
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
@@ -147,6 +149,12 @@ pub struct RunArguments {
     /// `-` is stderr, since stdout is the guest's. With `,code` guest instructions and host code stand side by side.
     #[arg(long, value_name = "FILE[,code]", value_parser = trace_file)]
     pub dbt_trace: Option<TraceFile>,
+    /// Network card: `user` is a network of the guest's own behind the host's sockets, which needs no privileges.
+    /// It may have `,forward=[udp:][ADDRESS:]PORT:PORT` (a port of the host's, one of the guest's; any number of them),
+    /// `,loopback=yes` (10.0.2.2 is the host's 127.0.0.1), `,outside=no` (nothing but that and forwarded ports),
+    /// `,mac=ADDRESS` and `,capture=FILE` (all frames, for tcpdump and the like). `none` is none. May be repeated.
+    #[arg(long, value_name = "KIND[,OPTION...]", value_parser = net)]
+    pub net: Vec<Option<NetSpec>>,
     /// Program to run in the default guest instead of a shell, with its arguments.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
     pub command: Vec<OsString>,

@@ -7,6 +7,7 @@ mod doctor;
 mod exit;
 mod guests;
 mod image;
+mod net_args;
 mod run;
 mod signals;
 mod terminal;

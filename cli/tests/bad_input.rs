@@ -36,6 +36,8 @@ fn wrong_usage() {
         (&["run", "--cpus", "100000"], "100000"),
         (&["run", "--engine", "warp"], "warp"),
         (&["run", "--boot", "tftp"], "tftp"),
+        (&["run", "--net", "bridge"], "bridge"),
+        (&["run", "--net", "user,forward=22"], "forward"),
         (&["run", "--guest", "beos"], "beos"),
         (&["run", "--module", "x"], "--kernel"),
         (&["run", "--initrd", "x"], "--kernel"),

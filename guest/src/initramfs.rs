@@ -4,6 +4,8 @@ use crate::cpio::{Archive, Node};
 
 /// Process 1.
 pub(crate) const INIT: &str = include_str!("../init.sh");
+/// What its DHCP client does with an address.
+const UDHCPC: &str = include_str!("../udhcpc.sh");
 /// Runs a command on the serial line; see `agent/agent.rs`.
 pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 
@@ -20,6 +22,7 @@ pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a st
         .add("dev/console", 0o600, Node::CharDevice(5, 1))
         .add("dev/null", 0o666, Node::CharDevice(1, 3))
         .add("init", 0o755, Node::File(INIT.into()))
+        .add("etc/udhcpc.sh", 0o755, Node::File(UDHCPC.into()))
         .add("sbin/guesthouse-agent", 0o755, Node::File(AGENT.into()))
         .add("bin/busybox", 0o755, Node::File(busybox))
         .add("usr/bin", 0o777, Node::Link(b"../bin".to_vec()))

@@ -9,6 +9,7 @@ use cpu::x86::ModelError;
 use device::BusError;
 use device::pci::PciError;
 use memory::MemoryError;
+use net::NetError;
 use thiserror::Error;
 
 use crate::Size;
@@ -105,4 +106,7 @@ pub enum MachineError {
     /// A disk.
     #[error(transparent)]
     Disk(#[from] BlockError),
+    /// A network.
+    #[error(transparent)]
+    Net(#[from] NetError),
 }

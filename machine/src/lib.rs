@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod host;
 mod machine;
+mod nets;
 mod pc;
 mod report;
 mod size;
@@ -24,13 +25,14 @@ pub use machine::Machine;
 pub use pc::{Backends, Pc};
 pub use report::Report;
 pub use size::Size;
-pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec};
+pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec, NetSpec};
 
 pub use block::Format;
 pub use boot::Protocol;
 pub use cpu::CpuState;
 pub use device::{CharBackend, NullBackend};
 pub use engine::EngineKind;
+pub use net::{Forward, Mac, UserConfig};
 
 #[cfg(test)]
 mod tests;

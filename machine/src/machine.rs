@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::control::{Control, Go};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
-use crate::{MachineError, MachineSpec, Outcome, disks, files};
+use crate::{MachineError, MachineSpec, Outcome, disks, files, nets};
 
 /// What the threads of a machine share.
 pub struct Shared {
@@ -115,7 +115,8 @@ impl Machine {
         let ram = Arc::new(GuestRam::new(spec.memory.get())?);
         let clock = Arc::new(Clock::new());
         let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
-        let devices = disks::open(&spec)?;
+        let mut devices = disks::open(&spec)?;
+        devices.extend(nets::open(&spec)?);
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
         let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
         let slots = (0..spec.cpus)

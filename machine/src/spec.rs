@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::Format;
 use boot::Protocol;
+use net::UserConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{BoardKind, EngineKind, MachineError, Size, host};
@@ -29,6 +30,9 @@ pub struct MachineSpec {
     /// Disks, in the order in which the guest finds them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub disks: Vec<DiskSpec>,
+    /// Network cards and what they are plugged into, in the order in which the guest finds them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nets: Vec<NetSpec>,
     /// The kernel's command line.
     pub cmdline: String,
     /// Guest RAM.
@@ -78,6 +82,14 @@ pub struct DiskSpec {
     pub serial: String,
 }
 
+/// A network of a machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum NetSpec {
+    /// One of its own, behind address translation.
+    User(UserConfig),
+}
+
 impl Default for MachineSpec {
     fn default() -> Self {
         Self {
@@ -85,6 +97,7 @@ impl Default for MachineSpec {
             initrd: None,
             modules: Vec::new(),
             disks: Vec::new(),
+            nets: Vec::new(),
             cmdline: String::new(),
             memory: Size::mib(512),
             cpus: 1,
@@ -137,6 +150,20 @@ mod tests {
         let again: MachineSpec = toml::from_str(&toml::to_string(&spec).unwrap()).unwrap();
         assert_eq!(again, spec);
         assert!(toml::from_str::<MachineSpec>("kernal = \"vmlinuz\"").is_err());
+    }
+
+    #[test]
+    fn a_file_may_have_networks() {
+        let text = "kernel = \"k\"\n[[nets]]\nkind = \"user\"\nforwards = [\"2222:22\"]\nloopback = true\n";
+        let spec: MachineSpec = toml::from_str(text).unwrap();
+        let [NetSpec::User(user)] = &spec.nets[..] else { panic!("{spec:?}") };
+        assert!(user.loopback && user.outside && user.forwards[0].guest == 22);
+        assert_eq!(toml::from_str::<MachineSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
+        for wrong in
+            ["kind = \"ether\"", "kind = \"user\"\nloopbakc = true", "kind = \"user\"\nforwards = [\"22\"]"]
+        {
+            assert!(toml::from_str::<MachineSpec>(&format!("[[nets]]\n{wrong}\n")).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ const ALLOWED: &[(&str, Option<&[&str]>)] = &[
     ("dbt", Some(&["cpu", "memory", "interp"])),
     ("kvm", Some(&["cpu", "memory"])),
     ("device", Some(&["cpu", "memory"])),
-    ("virtio", Some(&["block", "device", "memory"])),
+    ("virtio", Some(&["block", "device", "memory", "net"])),
     ("boot", Some(&["cpu", "memory"])),
     ("machine", Some(&["memory", "net", "block", "cpu", "interp", "dbt", "kvm", "device", "virtio", "boot"])),
     ("oci", Some(&["machine"])),

@@ -38,6 +38,7 @@ impl Plan {
         let mut spec = MachineSpec {
             modules: arguments.module.iter().map(|text| module(text)).collect(),
             disks: arguments.disk.clone(),
+            nets: arguments.net.iter().flatten().cloned().collect(),
             board: arguments.board,
             memory: arguments.memory,
             cpus: arguments.cpus,

@@ -156,3 +156,34 @@ pub(crate) fn write_at(ram: &GuestRam, segments: &[Segment], from: u64, data: &[
     }
     (data.len() - rest.len()) as u64
 }
+
+/// Writes one thing behind the other into buffers.
+pub(crate) struct Writer<'a, I> {
+    ram: &'a GuestRam,
+    segments: I,
+    current: Segment,
+}
+
+impl<'a, I: Iterator<Item = &'a Segment>> Writer<'a, I> {
+    /// Begins with the first buffer.
+    pub fn new(ram: &'a GuestRam, segments: I) -> Self {
+        Self { ram, segments, current: Segment { addr: 0, len: 0 } }
+    }
+
+    /// Writes as much as there is room for.
+    pub fn write(&mut self, mut data: &[u8]) {
+        while !data.is_empty() {
+            if self.current.len == 0 {
+                let Some(&next) = self.segments.next() else { return };
+                self.current = next;
+            }
+            let count = data.len().min(self.current.len as usize);
+            let (now, later) = data.split_at(count);
+            // The buffers were checked to be RAM, which stays where it is.
+            let _ = self.ram.write(self.current.addr, now);
+            self.current.addr += count as u64;
+            self.current.len -= count as u32;
+            data = later;
+        }
+    }
+}

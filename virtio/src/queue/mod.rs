@@ -4,7 +4,7 @@ mod chain;
 mod ring;
 
 pub use chain::{Chain, Segment};
-pub(crate) use chain::{read_at, slice, total, write_at};
+pub(crate) use chain::{Writer, read_at, slice, total, write_at};
 pub use ring::{Queue, QueueLayout, QueuePosition};
 
 use thiserror::Error;

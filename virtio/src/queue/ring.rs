@@ -149,15 +149,31 @@ impl Queue {
 
     /// Gives a chain back with the number of bytes that were written to it. [`signal`](Self::signal) later.
     pub fn push(&self, head: u16, written: u32) {
+        self.push_all(&[(head, written)]);
+    }
+
+    /// Gives chains back, which the driver sees all at once.
+    pub fn push_all(&self, chains: &[(u16, u32)]) {
         let mut state = self.state.lock();
-        let used = state.position.used;
-        let entry = self.layout.used + ENTRIES + 8 * u64::from(used & (self.layout.size - 1));
-        // The rings were checked to be RAM, which stays where it is.
-        let _ = self.ram.store_u32(entry, head.into());
-        let _ = self.ram.store_u32(entry + 4, written);
-        state.position.used = used.wrapping_add(1);
-        state.in_use = state.in_use.saturating_sub(1);
+        for &(head, written) in chains {
+            let used = state.position.used;
+            let entry = self.layout.used + ENTRIES + 8 * u64::from(used & (self.layout.size - 1));
+            // The rings were checked to be RAM, which stays where it is.
+            let _ = self.ram.store_u32(entry, head.into());
+            let _ = self.ram.store_u32(entry + 4, written);
+            state.position.used = used.wrapping_add(1);
+            state.in_use = state.in_use.saturating_sub(1);
+        }
         self.store(self.layout.used + INDEX, state.position.used);
+    }
+
+    /// The last `count` chains that were taken are as if they had not been. Nobody else takes from the queue, and
+    /// nothing was done with them.
+    pub fn untake(&self, count: u16) {
+        let mut state = self.state.lock();
+        let count = count.min(state.in_use);
+        state.position.available = state.position.available.wrapping_sub(count);
+        state.in_use -= count;
     }
 
     /// Interrupts the driver if it wants to hear of what was given back.

@@ -90,6 +90,19 @@ fn notifications_are_asked_for_when_the_queue_is_empty() {
 }
 
 #[test]
+fn chains_that_were_not_used_are_there_again() {
+    let p = pair(8, 0);
+    (0..3).for_each(|head| p.driver.offer_chain(head, &[(BUFFERS, 4, true)]));
+    assert_eq!([(); 2].map(|()| p.queue.pop().unwrap().head), [0, 1]);
+    p.queue.untake(1);
+    assert_eq!([(); 2].map(|()| p.queue.pop().unwrap().head), [1, 2]);
+    p.queue.untake(9);
+    assert_eq!((p.queue.position().available, p.queue.pop().unwrap().head), (0, 0));
+    p.queue.push_all(&[(0, 1), (2, 3)]);
+    assert_eq!([p.driver.used(), p.driver.used(), p.driver.used()], [Some((0, 1)), Some((2, 3)), None]);
+}
+
+#[test]
 fn a_table_of_descriptors_may_be_anywhere() {
     let p = pair(8, INDIRECT_DESC);
     for table in [BUFFERS, BUFFERS + 1] {

@@ -1,0 +1,26 @@
+//! The machine's network cards.
+
+use std::sync::Arc;
+
+use net::{Mac, NetBackend, UserNet};
+use virtio::{Net, VirtioDevice};
+
+use crate::{MachineError, MachineSpec, NetSpec};
+
+/// Makes the networks and the cards, in the order of their slots.
+pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
+    let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
+    for (net, index) in spec.nets.iter().zip(0u8..) {
+        // Networks of this kind do not know each other, so all machines may have the same addresses.
+        let (backend, mac): (Arc<dyn NetBackend>, _) = match net {
+            NetSpec::User(config) => {
+                let mac =
+                    config.mac.unwrap_or(Mac([0x52, 0x55, 0x0a, 0x00, 0x02, 0x0f_u8.wrapping_add(index)]));
+                (Arc::new(UserNet::new(config, mac)?), mac)
+            }
+        };
+        let pairs = spec.cpus.min(u16::MAX.into()) as u16;
+        devices.push(Arc::new(Net::new(backend, mac, pairs).map_err(MachineError::Thread)?));
+    }
+    Ok(devices)
+}

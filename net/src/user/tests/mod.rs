@@ -1,0 +1,5 @@
+mod garbage;
+mod guest;
+mod services;
+mod tcp;
+mod udp;

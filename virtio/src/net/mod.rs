@@ -1,0 +1,123 @@
+//! Network card (5.1): frames between the driver's queues and a [`net::NetBackend`], large ones whole, with several
+//! pairs of queues. The backend's thread does the work; vCPUs ring its bell.
+//!
+//! NOT modelled: receive filters (the cable has nobody else at it), VLAN filters, UDP segmentation, hash reports and
+//! RSS, a change of the link's state.
+
+mod control;
+mod port;
+
+use std::io;
+use std::sync::Arc;
+
+use ::net::{Mac, NetBackend};
+
+use crate::device::read_image;
+use crate::{Session, VirtioDevice};
+use port::Port;
+
+/// Feature bits (5.1.3).
+mod bit {
+    pub const CSUM: u64 = 1;
+    pub const GUEST_CSUM: u64 = 1 << 1;
+    pub const MAC: u64 = 1 << 5;
+    pub const GUEST_TSO4: u64 = 1 << 7;
+    pub const GUEST_TSO6: u64 = 1 << 8;
+    pub const HOST_TSO4: u64 = 1 << 11;
+    pub const HOST_TSO6: u64 = 1 << 12;
+    pub const MRG_RXBUF: u64 = 1 << 15;
+    pub const STATUS: u64 = 1 << 16;
+    pub const CTRL_VQ: u64 = 1 << 17;
+    pub const MQ: u64 = 1 << 22;
+}
+
+/// Entries of a queue: room for several large frames in small buffers.
+const QUEUE_SIZE: u16 = 1024;
+const CONTROL_SIZE: u16 = 64;
+/// Most pairs of queues.
+const MAX_PAIRS: u16 = 8;
+/// The link is up.
+const LINK_UP: u16 = 1;
+
+/// A network card.
+pub struct Net {
+    backend: Arc<dyn NetBackend>,
+    port: Arc<Port>,
+    queues: Vec<u16>,
+    config: [u8; 10],
+}
+
+impl Net {
+    /// A card with this address and 1 to 8 pairs of queues, plugged into `backend`.
+    ///
+    /// # Errors
+    /// The backend gets no thread from the host.
+    pub fn new(backend: Arc<dyn NetBackend>, mac: Mac, pairs: u16) -> io::Result<Self> {
+        let pairs = pairs.clamp(1, MAX_PAIRS);
+        let mut queues = vec![QUEUE_SIZE; usize::from(pairs) * 2];
+        queues.push(CONTROL_SIZE);
+        let mut config = [0; 10];
+        config[..6].copy_from_slice(&mac.0);
+        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
+        config[8..].copy_from_slice(&pairs.to_le_bytes());
+        let port = Arc::new(Port::new(pairs));
+        backend.connect(port.clone())?;
+        Ok(Self { backend, port, queues, config })
+    }
+
+    fn pairs(&self) -> u16 {
+        (self.queues.len() / 2) as u16
+    }
+}
+
+impl VirtioDevice for Net {
+    fn name(&self) -> &'static str {
+        "virtio-net"
+    }
+
+    fn kind(&self) -> u16 {
+        1
+    }
+
+    fn pci_class(&self) -> u32 {
+        0x02_0000
+    }
+
+    fn features(&self) -> u64 {
+        let checksums = bit::CSUM | bit::GUEST_CSUM;
+        let large = bit::GUEST_TSO4 | bit::GUEST_TSO6 | bit::HOST_TSO4 | bit::HOST_TSO6;
+        let several = if self.pairs() > 1 { bit::MQ } else { 0 };
+        checksums | large | bit::MAC | bit::MRG_RXBUF | bit::STATUS | bit::CTRL_VQ | several
+    }
+
+    fn queues(&self) -> &[u16] {
+        &self.queues
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        read_image(&self.config, offset, data);
+    }
+
+    fn start(&self, session: Arc<Session>) {
+        self.port.start(session);
+        self.backend.wake();
+    }
+
+    fn stop(&self) {
+        self.port.stop();
+    }
+
+    fn notify(&self, queue: u16) {
+        if !self.port.control(queue) {
+            self.backend.wake();
+        }
+    }
+
+    fn reset(&self) {
+        self.port.reset();
+        self.backend.reset();
+    }
+}
+
+#[cfg(test)]
+mod tests;
