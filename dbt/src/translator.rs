@@ -24,13 +24,15 @@ use crate::frontend::block::Block;
 use crate::frontend::class::{Class, class};
 use crate::peers::{Peer, Peers};
 use crate::runtime::bell;
-use crate::runtime::context::{Left, MODES};
+use crate::runtime::context::{JUMP_MASK, Left, MODES};
 use crate::runtime::stubs::Stubs;
 use crate::trace::{Marks, Place, Tracer, Translation};
 
 /// Room that a block has to find.
 const BLOCK_CODE: usize = 64 << 10;
 const BLOCK_SITES: usize = 512;
+/// Entries made at most for targets that meet in one place of a jump table: behind that the last one stays.
+const CROWD: u8 = 8;
 /// Attempts to read code that changes meanwhile.
 const ATTEMPTS: usize = 8;
 /// Bytes of a page.
@@ -95,6 +97,8 @@ pub struct Translator {
     /// x87 instructions with their code pages.
     pub notes: Vec<(u32, Note)>,
     modes: Vec<Mode>,
+    /// How often targets have met in a place of a mode's jump table.
+    crowds: HashMap<(u8, u16), u8>,
     heat: Box<[u8]>,
     threshold: u8,
     asm: Asm,
@@ -146,6 +150,7 @@ impl Translator {
             segments: Vec::new(),
             notes: Vec::new(),
             modes: Vec::new(),
+            crowds: HashMap::new(),
             heat: vec![0; HEATS].into_boxed_slice(),
             threshold,
             asm: Asm::default(),
@@ -262,6 +267,7 @@ impl Translator {
         self.segments.clear();
         self.notes.clear();
         self.modes.clear();
+        self.crowds.clear();
         self.arena.truncate(self.stubs.len);
         self.generation += 1;
     }
@@ -345,22 +351,33 @@ impl Translator {
         Place { mode, lin: self.pages.lin(page).wrapping_add(offset), phys: of.phys | offset }
     }
 
-    /// An entry to a translation for those who have a target in R10: made when it is first wanted. `None`: no room.
-    pub fn checked(&mut self, page: u32, block: Entry) -> Option<u64> {
-        if block.checked != 0 {
+    /// An entry to the translation of the code at `lin` for those who have a target in R10. `present` is what has its place
+    /// in the jump table: a translation there is tried behind this one. `None`: no room.
+    pub fn checked(&mut self, lin: u64, mode: usize, block: Entry, present: u64) -> Option<u64> {
+        let page = self.pages.mapped_at(lin, mode as u8)?;
+        let lookup = self.stubs.exits[Left::Lookup as usize];
+        let place = (mode as u8, (lin & u64::from(JUMP_MASK)) as u16);
+        let alone = present == lookup || present == block.checked;
+        let alone = alone || {
+            let crowd = self.crowds.entry(place).or_default();
+            *crowd = crowd.saturating_add(1);
+            *crowd > CROWD
+        };
+        if alone && block.checked != 0 {
             return Some(block.checked);
         }
         if self.arena.is_full(256) {
             return None;
         }
         self.asm.clear();
-        let kind = self.modes[usize::from(self.pages.get(page).mode)];
-        let mut e = self.emitter(page, kind);
-        e.expect_target(i32::from(block.offset));
+        let mut e = self.emitter(page, self.modes[mode]);
+        e.expect_target(i32::from(block.offset), if alone { lookup } else { present });
         let _ = e.asm.jmp(Target::Fixed(block.entry));
         let bases = self.arena.next();
         self.arena.add(self.asm.finish(bases));
-        self.pages.insert(page, Entry { checked: bases[0], ..block });
+        if alone {
+            self.pages.insert(page, Entry { checked: bases[0], ..block });
+        }
         self.joint("entry", page, block.offset, bases);
         Some(bases[0])
     }

@@ -102,6 +102,7 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         | Class::Cld
         | Class::Jcc
         | Class::Jmp
+        | Class::Serialize
         | Class::Cli
         | Class::Sti
         | Class::Swapgs

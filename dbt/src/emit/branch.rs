@@ -11,21 +11,20 @@ use crate::runtime::context::{Left, field};
 use reg::{R9, R10, RCX};
 
 impl Emitter<'_> {
-    /// Compares the target in R10 with an offset in this page; goes to the engine if it is another. Flags survive: it is
+    /// Compares the target in R10 with an offset in this page; goes to `other` if it is another. Flags survive: it is
     /// not known what that other place makes of them.
-    pub fn expect_target(&mut self, offset: i32) {
+    pub fn expect_target(&mut self, offset: i32, other: u64) {
         let neg = self.neg_word();
         // Whoever comes from elsewhere brings what they have.
         self.unit.present = false;
         self.held = [None; 2];
-        let lookup = Target::Fixed(self.stubs.exits[Left::Lookup as usize]);
         let asm = &mut *self.asm;
         asm.mov(R9, RCX);
         asm.load(RCX, neg);
         asm.lea(RCX, Mem::At { base: Some(RCX), index: Some(R10), scale: 0, disp: -offset });
         let here = asm.jrcxz();
         asm.mov(RCX, R9);
-        let _ = asm.jmp(lookup);
+        let _ = asm.jmp(Target::Fixed(other));
         asm.bind_short(here);
         asm.mov(RCX, R9);
     }
@@ -158,7 +157,7 @@ impl Emitter<'_> {
         let number = self.branch(target);
         let call = self.asm.call(Target::Fixed(0));
         self.lead(call, number, target);
-        self.expect_target(offset);
+        self.expect_target(offset, self.stubs.elsewhere[self.mode]);
     }
 
     /// R10 becomes the target of an indirect branch.
@@ -220,7 +219,7 @@ impl Emitter<'_> {
         self.note_origin(insn, -8);
         self.index();
         self.asm.call_table(R9, field::jumps(self.mode));
-        self.expect_target(offset);
+        self.expect_target(offset, self.stubs.elsewhere[self.mode]);
         Some(())
     }
 

@@ -39,6 +39,7 @@ impl Emitter<'_> {
                 | Class::Pushf
                 | Class::Nothing
                 | Class::Jmp
+                | Class::Serialize
                 | Class::BitString(_)
                 | Class::Pause
                 | Class::String(_)
@@ -73,6 +74,7 @@ impl Emitter<'_> {
             Class::Ret => self.ret(insn),
             Class::BitString(access) => self.bit_string(insn, bytes, access)?,
             Class::Pause => self.pause(insn),
+            Class::Serialize => self.serialize(insn),
             Class::String(size) => self.string(insn, size),
             Class::Cld => self.clear_direction(insn),
             Class::Divide => self.divide(insn)?,

@@ -99,6 +99,12 @@ impl Emitter<'_> {
         self.asm.load32(RCX, Mem::Gs(field::TSC_AUX));
     }
 
+    /// SERIALIZE. Whoever has overwritten code rings this vCPU before going on.
+    pub fn serialize(&mut self, insn: &Instruction) {
+        self.asm.bytes(&[0x0f, 0xae, 0xf0]); // mfence
+        self.jump(insn.next_ip() as i64, self.live_behind, true);
+    }
+
     /// MOV of a segment register to a 32-bit register.
     pub fn selector(&mut self, insn: &Instruction) {
         let to = insn.op0_register().full_register().number() as u8;

@@ -31,6 +31,8 @@ pub enum Class {
     /// BT, BTS, BTR and BTC of a bit in memory whose number is in a register.
     BitString(Access),
     Pause,
+    /// What was executed before is done, and code that was written is executed as written.
+    Serialize,
     /// A string instruction with elements of so many bytes, and CLD.
     String(u8),
     Cld,
@@ -72,6 +74,7 @@ impl Class {
         matches!(
             self,
             Self::Jmp
+                | Self::Serialize
                 | Self::JmpIndirect
                 | Self::Ret
                 | Self::Syscall
@@ -141,6 +144,7 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         M::Ret if matches!(insn.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => Class::Ret,
         M::Div | M::Idiv if divided(insn) => Class::Divide,
         M::Pause => Class::Pause,
+        M::Serialize => Class::Serialize,
         M::Cld => Class::Cld,
         _ if insn.is_string_instruction() => string(insn),
         M::Bt | M::Bts | M::Btr | M::Btc if memory.is_some() && register(1) => {

@@ -62,6 +62,13 @@ impl Bell {
         Self { words, signals, hung }
     }
 
+    /// It has been rung since it was reset.
+    #[inline]
+    pub fn is_rung(&self) -> bool {
+        // SAFETY: `Bell::new`'s caller vouches for the memory.
+        unsafe { &*self.words }.rung.load(Ordering::Relaxed) != 0
+    }
+
     /// Looks at the signals anew: those of `attention` ring.
     #[inline]
     pub fn reset(&self, attention: u32) {

@@ -1,7 +1,7 @@
 //! Return stacks: where the host's calls and returns of translated code go. One per mode, so that code of one privilege
-//! never returns into that of another; each ends in a return address that asks the engine. A stack that is used up begins
-//! anew: below it lies memory that cannot be written, and `exhausted` answers the host's signal. Returns that were forgotten
-//! ask the engine.
+//! never returns into that of another; each ends in a return address that goes by the mode's jump table. A stack that is
+//! used up begins anew: below it lies memory that cannot be written, and `exhausted` answers the host's signal. Returns that
+//! were forgotten go by the jump table, as do those whose call belongs to another task of the guest's.
 // UNSAFETY: maps memory and writes return addresses into it.
 #![allow(unsafe_code)]
 
@@ -23,18 +23,18 @@ const ROOM: u64 = 64;
 pub struct Returns {
     mapping: *mut u8,
     base: *mut u8,
-    bottom: u64,
+    bottom: [u64; MODES],
 }
 
 // SAFETY: the mapping belongs to this value.
 unsafe impl Send for Returns {}
 
 impl Returns {
-    /// Empty stacks that return to `bottom`.
+    /// Empty stacks that return to `bottom`, one for each mode.
     ///
     /// # Errors
     /// The host has no memory.
-    pub fn new(bottom: u64) -> Result<Self, Errno> {
+    pub fn new(bottom: [u64; MODES]) -> Result<Self, Errno> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at an address that the kernel chooses replaces none.
         let mapping = unsafe { mmap_anonymous(null_mut(), MAPPED, ProtFlags::empty(), flags)? }.cast::<u8>();
@@ -80,7 +80,7 @@ impl Returns {
 #[derive(Debug, Clone, Copy)]
 pub struct Below {
     first: u64,
-    bottom: u64,
+    bottom: [u64; MODES],
 }
 
 impl Below {
@@ -102,11 +102,12 @@ impl Below {
 
     /// Empties a stack: its pointer.
     pub fn begin(&self, mode: usize) -> u64 {
-        let top = self.first + (mode % MODES * STRIDE + STRIDE - 16) as u64;
+        let mode = mode % MODES;
+        let (top, bottom) = (self.first + (mode * STRIDE + STRIDE - 16) as u64, self.bottom[mode]);
         // SAFETY: the last words of a stack of a mapping that lives as long as the vCPU, on whose thread this runs.
         unsafe {
-            (top as *mut u64).write(self.bottom);
-            (top as *mut u64).add(1).write(self.bottom);
+            (top as *mut u64).write(bottom);
+            (top as *mut u64).add(1).write(bottom);
         }
         top
     }

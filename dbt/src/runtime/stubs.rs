@@ -4,8 +4,8 @@ use crate::cache::arena::Arena;
 use crate::cache::site::Pair;
 use crate::cache::tlb::{self, TABLES};
 use crate::emit::asm::{Asm, Mem, Place, Target, at, cond, reg, sum};
-use crate::runtime::context::{Left, field};
-use crate::runtime::pieces;
+use crate::runtime::context::{Left, MODES, field};
+use crate::runtime::{bell, pieces};
 use reg::{R9, R10, R11, RAX, RSP};
 
 /// Sizes of accesses that have a stub of their own, as powers of two.
@@ -30,6 +30,10 @@ pub struct Stubs {
     pub window: [u64; TABLES],
     /// Called for a piece of a repeated string instruction, `[0: STOS, 1: MOVS][log2 of the size]`.
     pub pieces: [[u64; pieces::SIZES]; 2],
+    /// Where returns go that are not what the host's stack says: to the target in R10, by a mode's jump table.
+    pub elsewhere: [u64; MODES],
+    /// The last return address of a mode's return stack: the same, and it stays there.
+    pub bottom: [u64; MODES],
     /// Bytes of all of them.
     pub len: usize,
 }
@@ -76,6 +80,15 @@ impl Stubs {
                 pieces::piece(&mut asm, copies, size);
             }
         }
+        let mask = Mem::Data(bell::mask(arena.data() as u64));
+        let (mut elsewhere, mut bottom) = (Vec::new(), Vec::new());
+        for mode in 0..MODES {
+            bottom.push(asm.here());
+            asm.lea(RSP, at(RSP, -8));
+            elsewhere.push(asm.here());
+            asm.pext_mem(R9, R10, mask);
+            asm.jmp_table(R9, field::jumps(mode));
+        }
         let bases = arena.next();
         arena.add(asm.finish(bases));
         let address = |place: Place| asm.address(place, bases);
@@ -84,7 +97,9 @@ impl Stubs {
         let slots = stubs.exits.iter_mut().chain(&mut stubs.leave).chain(stubs.access.iter_mut().flatten());
         let slots =
             slots.chain(&mut stubs.miss).chain(&mut stubs.window).chain(stubs.pieces.iter_mut().flatten());
-        for (slot, place) in slots.zip([exits, leave, access, miss, window, strings].concat()) {
+        let slots = slots.chain(&mut stubs.elsewhere).chain(&mut stubs.bottom);
+        let places = [exits, leave, access, miss, window, strings, elsewhere, bottom];
+        for (slot, place) in slots.zip(places.concat()) {
             *slot = address(place);
         }
         stubs

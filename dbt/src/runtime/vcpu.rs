@@ -111,7 +111,7 @@ impl DbtVcpu {
         let translator = Translator::new(threshold, &mut context.tables, peers.clone(), own.clone(), tracer)
             .map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];
-        let returns = Returns::new(lookup).map_err(refused)?;
+        let returns = Returns::new(translator.stubs.bottom).map_err(refused)?;
         context.signals = signals.word();
         context.stacks = returns.empty();
         context.no_window = nowhere();
@@ -423,16 +423,21 @@ impl Engine {
             self.store(s, rip);
             return Next::Around;
         }
+        // Signals that nobody attends to now: the table was not asked.
+        let unasked = self.bell.is_rung();
+        if unasked {
+            self.bell.reset(self.context.attention as u32);
+        }
         if let Some(block) = self.translator.find(s, rip, mode)
             && self.generation == self.translator.generation
         {
             let index = (rip & u64::from(JUMP_MASK)) >> JUMP_MASK.trailing_zeros();
             // The first entry stays the engine's.
-            if index != 0
-                && let Some(page) = self.translator.pages.mapped_at(rip, mode as u8)
-                && let Some(checked) = self.translator.checked(page, block)
-            {
-                self.context.jumps[mode][index as usize] = checked;
+            if index != 0 && !unasked {
+                let slot = &mut self.context.jumps[mode][index as usize];
+                if let Some(checked) = self.translator.checked(rip, mode, block, *slot) {
+                    *slot = checked;
+                }
             }
             return Next::Enter(block.entry);
         }

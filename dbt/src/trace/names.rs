@@ -30,6 +30,10 @@ pub fn stubs(stubs: &Stubs) -> Vec<(u64, String)> {
         let sizes = pieces.iter().enumerate();
         names.extend(sizes.map(|(size, &stub)| (stub, format!("{name}_{}bits", 8 << size))));
     }
+    for (mode, (&elsewhere, &bottom)) in stubs.elsewhere.iter().zip(&stubs.bottom).enumerate() {
+        names.push((elsewhere, format!("elsewhere{mode}")));
+        names.push((bottom, format!("bottom{mode}")));
+    }
     names.sort();
     names
 }

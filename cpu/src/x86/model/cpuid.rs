@@ -162,8 +162,8 @@ fn structured_features(model: &CpuModel) -> CpuidResult {
         | has(model, Feature::VAES, 9)
         | has(model, Feature::VPCLMULQDQ, 10)
         | has(model, Feature::RDPID, 22);
-    // FSRM, IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD
-    regs(2, ebx, ecx, bits32(&[4, 26, 27, 29, 31]))
+    // FSRM, SERIALIZE, IBRS and IBPB, STIBP, ARCH_CAPABILITIES, SSBD
+    regs(2, ebx, ecx, bits32(&[4, 14, 26, 27, 29, 31]))
 }
 
 /// Leaf 4: level 1 data and code, level 2, level 3 shared by all.

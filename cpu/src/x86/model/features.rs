@@ -164,6 +164,7 @@ fn available(needed: CpuidFeature, features: Feature) -> bool {
         | C::RDPMC
         | C::RDTSCP
         | C::SEP
+        | C::SERIALIZE
         | C::SMAP
         | C::SSE
         | C::SSE2
