@@ -9,6 +9,7 @@
 pub mod acpi;
 mod bytes;
 mod detect;
+pub mod disk;
 mod elf;
 mod entry;
 mod error;

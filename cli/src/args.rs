@@ -18,7 +18,8 @@ Examples:
   tar c . | guesthouse run -- tar t          streams pass through, also binary ones
   guesthouse run --cpus 4 --memory 1G        a larger machine
   guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
-  guesthouse run --disk disk.qcow2           with a disk, /dev/vda
+  guesthouse run --disk debian.qcow2         boot the system on a disk
+  guesthouse run --disk disk.raw -- fdisk -l the default guest with a disk, /dev/vda
   guesthouse image create disk.qcow2 20G     an empty disk
   guesthouse run --net user,forward=2222:22  with a network; the host's port 2222 is the guest's 22
   guesthouse doctor                          what this host offers, and the engine `auto` takes

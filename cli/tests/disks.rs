@@ -6,7 +6,7 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use common::guesthouse;
+use common::{Terminal, guesthouse, run};
 
 /// Runs a program of the host's, also from where only root looks; its output if it succeeds.
 fn host(program: &str, arguments: &[&str], image: &Path) -> Result<String, String> {
@@ -191,4 +191,55 @@ fn a_guest_cannot_make_its_raw_disk_an_image() {
     assert_eq!(guest(&["--disk", &format!("{disk},format=raw")], write), "");
     // Now that it is one, it is read only as what the user says.
     assert_eq!(guest(&["--disk", &format!("{disk},format=raw")], "wc -c </dev/vda"), "1048576\n");
+}
+
+/// A disk with a partition that holds the default guest as a distribution would install it: kernel, initrd, GRUB.
+fn installed(folder: &Path) -> PathBuf {
+    guest(&[], "true");
+    let (_, guests, _) = run(&["guests", "--json"]);
+    let guests: serde_json::Value = serde_json::from_str(&guests).unwrap();
+    let entry = guests.as_array().unwrap().iter().find(|g| g["name"] == "debian-12").unwrap();
+    let boot = folder.join("root/boot");
+    std::fs::create_dir_all(boot.join("grub")).unwrap();
+    for (field, name) in [("kernel", "vmlinuz-6.1"), ("initrd", "initrd.img-6.1")] {
+        std::fs::copy(entry[field].as_str().unwrap(), boot.join(name)).unwrap();
+    }
+    let menu = "menuentry 'Debian' {\n linux /boot/vmlinuz-6.1 root=/dev/vda1 ro quiet from=grub\n initrd /boot/initrd.img-6.1\n}\n";
+    std::fs::write(boot.join("grub/grub.cfg"), menu).unwrap();
+    let part = image(folder, "part", 48);
+    let root = folder.join("root");
+    host("mke2fs", &["-q", "-t", "ext4", "-d", root.to_str().unwrap()], &part).unwrap();
+    let mut disk = vec![0; 1 << 20];
+    disk[446..462].copy_from_slice(&[0, 0, 0, 0, 0x83, 0, 0, 0, 0, 8, 0, 0, 0, 128, 1, 0]);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk.extend(std::fs::read(part).unwrap());
+    std::fs::write(folder.join("disk.raw"), disk).unwrap();
+    qemu_img(folder, "convert -f raw -O qcow2 disk.raw disk.qcow2");
+    folder.join("disk.qcow2")
+}
+
+#[test]
+fn a_disk_with_a_system_on_it_boots() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = installed(folder.path());
+    let mut terminal =
+        Terminal::start(guesthouse(&["run", "--disk", disk.to_str().unwrap(), "--append", "from=user"]));
+    // The shell asks the terminal where the cursor is, because nobody has told it the size.
+    let (prompt, answer) = ("\x1b[6n", "\x1b[24;80R");
+    let script = "cat /proc/cmdline; mount /dev/vda1 /mnt; ls /mnt/boot; \
+                  sed -i s/from=grub/again=grub/ /mnt/boot/grub/grub.cfg; umount /mnt; reboot; sleep 60\r";
+    terminal.expect(prompt);
+    terminal.type_keys([answer, script].concat().as_bytes());
+    terminal.expect("\nroot=/dev/vda1 ro quiet from=grub console=ttyS0,115200 from=user\r\n");
+    terminal.expect("initrd.img-6.1");
+    // It boots again from what is on the disk by then.
+    terminal.expect("reboot: Restarting system");
+    terminal.forget();
+    terminal.expect(prompt);
+    terminal.type_keys([answer, "cat /proc/cmdline; exit\r"].concat().as_bytes());
+    terminal.expect("\nroot=/dev/vda1 ro quiet again=grub");
+    let (status, screen) = terminal.finish();
+    assert_eq!(status.code(), Some(0), "{screen}");
+    // Whoever names a kernel or wants a command run means another system.
+    assert_eq!(guest(&["--disk", disk.to_str().unwrap()], "grep -c from=grub /proc/cmdline || true"), "0\n");
 }

@@ -1,21 +1,84 @@
-//! The machine's virtio devices: its disks, and a source of random numbers.
+//! The machine's virtio devices: its disks, and a source of random numbers. What is on the disks to be booted.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::mpsc::channel;
 
-use block::{BlockBackend, ImageOptions};
+use block::{BlockBackend, Buffers, ImageOptions, Operation, Request, SECTOR};
+use boot::disk::{ReadAt, System};
 use virtio::{Blk, BlkOptions, Rng, VirtioDevice};
 
 use crate::{DiskSpec, MachineError, MachineSpec};
 
-/// Opens the disks and makes the devices, in the order of their slots.
-pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
+/// Opens the disks.
+pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn BlockBackend>>, MachineError> {
+    spec.disks.iter().map(image).collect()
+}
+
+/// Makes the devices, in the order of their slots.
+pub fn devices(
+    spec: &MachineSpec,
+    disks: &[Arc<dyn BlockBackend>],
+) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
     let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
-    for disk in &spec.disks {
+    for (disk, backend) in spec.disks.iter().zip(disks) {
         let options = BlkOptions { serial: disk.serial.clone(), queues: spec.cpus as u16 };
-        devices.push(Arc::new(Blk::new(image(disk)?, &options).map_err(MachineError::Thread)?));
+        devices.push(Arc::new(Blk::new(backend.clone(), &options).map_err(MachineError::Thread)?));
     }
     devices.push(Arc::new(Rng::new().map_err(MachineError::Thread)?));
     Ok(devices)
+}
+
+/// True if a machine with these disks and no kernel of its own has something to boot.
+///
+/// # Errors
+/// A disk cannot be opened or read.
+pub fn is_bootable(disks: &[DiskSpec]) -> Result<bool, MachineError> {
+    let look = |disk: &DiskSpec| image(&DiskSpec { readonly: true, ..disk.clone() });
+    let backends = disks.iter().map(look).collect::<Result<Vec<_>, _>>()?;
+    Ok(system(disks, &backends)?.is_some())
+}
+
+/// The system on the first disk that has one.
+pub fn system(
+    disks: &[DiskSpec],
+    backends: &[Arc<dyn BlockBackend>],
+) -> Result<Option<System>, MachineError> {
+    for ((disk, backend), letter) in disks.iter().zip(backends).zip('a'..='z') {
+        let reader: Arc<dyn ReadAt> = Arc::new(Reader(backend.clone()));
+        let read_error = |source| MachineError::Read { path: disk.path.clone(), source };
+        if let Some(system) = System::find(&reader, &format!("vd{letter}")).map_err(read_error)? {
+            return Ok(Some(system));
+        }
+    }
+    Ok(None)
+}
+
+/// A disk as the loader reads it, through what the guest's requests go through as well.
+struct Reader(Arc<dyn BlockBackend>);
+
+impl ReadAt for Reader {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+
+    fn read_at(&self, offset: u64, to: &mut [u8]) -> io::Result<()> {
+        let end = offset.checked_add(to.len() as u64).filter(|end| *end <= self.0.len());
+        let end = end.ok_or(io::ErrorKind::UnexpectedEof)?;
+        // Whole sectors, with what was asked for in them.
+        let start = offset - offset % SECTOR;
+        let buffer = Buffers::owned(&vec![0; (end.next_multiple_of(SECTOR) - start) as usize]);
+        let (sender, answer) = channel();
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.0.submit(Request { operation: Operation::Read { offset: start, to: buffer.clone() }, done });
+        self.0.commit();
+        answer.recv().map_err(io::Error::other)??;
+        let skip = (offset - start) as usize;
+        to.copy_from_slice(&buffer.to_vec()[skip..skip + to.len()]);
+        Ok(())
+    }
 }
 
 fn image(disk: &DiskSpec) -> Result<Arc<dyn BlockBackend>, MachineError> {

@@ -21,6 +21,12 @@ pub enum MachineError {
     /// Nothing to boot.
     #[error("no kernel is named: give --kernel")]
     NoKernel,
+    /// Nothing to boot on the disks either.
+    #[error("no kernel is named, and none is on a disk in an ext4 file system's /boot: give --kernel")]
+    NoSystem,
+    /// A system on a disk is not whole.
+    #[error(transparent)]
+    System(#[from] boot::disk::DiskError),
     /// A number of CPUs that no machine has.
     #[error("{0} cpus are not possible: give 1 to {MAX_CPUS}")]
     Cpus(u32),

@@ -5,17 +5,29 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::Arc;
 
+use block::BlockBackend;
 use boot::{BootSpec, Entry, Image, Module};
 use memory::GuestRam;
 
-use crate::{MachineError, MachineSpec, Size};
+use crate::{MachineError, MachineSpec, Size, disks};
 
 /// Most that is read of a file: a vmlinux with debug information has a few hundred MiB.
 const MAX_FILE: Size = Size::mib(2048);
+/// What a system on a disk is told if it says nothing of a serial port itself.
+const SERIAL_CONSOLE: &str = "console=ttyS0,115200";
 
-/// Reads the files and loads them into guest RAM.
-pub fn boot(spec: &MachineSpec, ram: &GuestRam, rsdp: u64) -> Result<Entry, MachineError> {
+/// Loads the kernel, that of the definition or that of the first disk that has one, into guest RAM.
+pub fn boot(
+    spec: &MachineSpec,
+    disks: &[Arc<dyn BlockBackend>],
+    ram: &GuestRam,
+    rsdp: u64,
+) -> Result<Entry, MachineError> {
+    if spec.kernel.as_os_str().is_empty() {
+        return from_disk(spec, disks, ram, rsdp);
+    }
     let kernel = read(&spec.kernel)?;
     let initrd = spec.initrd.iter().map(|path| (path.as_path(), ""));
     let modules = spec.modules.iter().map(|m| (m.path.as_path(), m.args.as_str()));
@@ -26,15 +38,42 @@ pub fn boot(spec: &MachineSpec, ram: &GuestRam, rsdp: u64) -> Result<Entry, Mach
     let modules: Vec<_> =
         files.iter().map(|(name, data, args)| Module { image: Image { name, data }, args }).collect();
     let name = spec.kernel.display().to_string();
-    let boot_spec = BootSpec {
-        kernel: Image { name: &name, data: &kernel },
-        modules: &modules,
-        cmdline: &spec.cmdline,
-        protocol: spec.boot,
-        rsdp,
-    };
-    let entry = boot::load(ram, &boot_spec)?;
-    tracing::info!(kernel = %name, protocol = %entry.protocol, rip = entry.state.rip, "loaded");
+    load(spec, ram, rsdp, Image { name: &name, data: &kernel }, &modules, &spec.cmdline)
+}
+
+fn from_disk(
+    spec: &MachineSpec,
+    disks: &[Arc<dyn BlockBackend>],
+    ram: &GuestRam,
+    rsdp: u64,
+) -> Result<Entry, MachineError> {
+    let system = disks::system(&spec.disks, disks)?.ok_or(MachineError::NoSystem)?;
+    let loaded = system.load()?;
+    let initrd =
+        loaded.initrd.as_ref().map(|data| Module { image: Image { name: "its initrd", data }, args: "" });
+    let cmdline = command_line(&system.options, &spec.cmdline);
+    let kernel = Image { name: system.kernel(), data: &loaded.kernel };
+    load(spec, ram, rsdp, kernel, initrd.as_slice(), &cmdline)
+}
+
+/// What the disk's loader would say and what the user adds. Without a console on the serial port he would see nothing.
+fn command_line(options: &str, added: &str) -> String {
+    let serial = |text: &str| text.split_whitespace().any(|word| word.starts_with("console=ttyS"));
+    let console = if serial(options) || serial(added) { "" } else { SERIAL_CONSOLE };
+    [options, console, added].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(" ")
+}
+
+fn load(
+    spec: &MachineSpec,
+    ram: &GuestRam,
+    rsdp: u64,
+    kernel: Image<'_>,
+    modules: &[Module<'_>],
+    cmdline: &str,
+) -> Result<Entry, MachineError> {
+    let name = kernel.name;
+    let entry = boot::load(ram, &BootSpec { kernel, modules, cmdline, protocol: spec.boot, rsdp })?;
+    tracing::info!(kernel = %name, %cmdline, protocol = %entry.protocol, rip = entry.state.rip, "loaded");
     Ok(entry)
 }
 
@@ -58,6 +97,13 @@ fn read(path: &Path) -> Result<Vec<u8>, MachineError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disks_command_line_gets_a_console_and_what_the_user_adds() {
+        assert_eq!(command_line("root=/dev/vda1 ro", ""), "root=/dev/vda1 ro console=ttyS0,115200");
+        assert_eq!(command_line("ro console=ttyS0", "single"), "ro console=ttyS0 single");
+        assert_eq!(command_line("", "console=ttyS1"), "console=ttyS1");
+    }
 
     #[test]
     fn what_is_no_file_is_named() {

@@ -20,6 +20,7 @@ mod vcpu;
 
 pub use board::BoardKind;
 pub use control::Outcome;
+pub use disks::is_bootable;
 pub use error::MachineError;
 pub use machine::Machine;
 pub use pc::{Backends, Pc};

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 
+use block::BlockBackend;
 use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine, Signals, Vm, VmConfig};
 use device::Action;
@@ -19,6 +20,7 @@ use crate::{MachineError, MachineSpec, Outcome, disks, files, nets};
 pub struct Shared {
     pub pc: Pc,
     pub vm: Box<dyn Vm>,
+    disks: Vec<Arc<dyn BlockBackend>>,
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
@@ -74,7 +76,7 @@ impl Shared {
     fn reset(&self) -> Result<(), MachineError> {
         self.pc.reset();
         let rsdp = boot::acpi::install(&self.pc.ram, &self.pc.acpi(self.spec.cpus))?;
-        let entry = files::boot(&self.spec, &self.pc.ram, rsdp)?;
+        let entry = files::boot(&self.spec, &self.disks, &self.pc.ram, rsdp)?;
         // Firmware sets up the MSRs of all processors alike.
         let waiting = CpuState { msrs: entry.state.msrs.clone(), ..CpuState::reset() };
         for (i, slot) in self.slots.iter().enumerate() {
@@ -115,7 +117,8 @@ impl Machine {
         let ram = Arc::new(GuestRam::new(spec.memory.get())?);
         let clock = Arc::new(Clock::new());
         let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
-        let mut devices = disks::open(&spec)?;
+        let disks = disks::open(&spec)?;
+        let mut devices = disks::devices(&spec, &disks)?;
         devices.extend(nets::open(&spec)?);
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
         let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
@@ -130,6 +133,7 @@ impl Machine {
         let shared = Shared {
             control: Control::new(slots.len() + 1),
             pc,
+            disks,
             vm,
             spec,
             slots,

@@ -18,7 +18,7 @@ const MIN_MEMORY: Size = Size::mib(2);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MachineSpec {
-    /// The kernel image.
+    /// The kernel image; without, kernel, initrd and command line are those of the first disk with a system on it.
     pub kernel: PathBuf,
     /// The initrd.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -33,7 +33,7 @@ pub struct MachineSpec {
     /// Network cards and what they are plugged into, in the order in which the guest finds them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<NetSpec>,
-    /// The kernel's command line.
+    /// The kernel's command line, or what is added to that of a system on a disk.
     pub cmdline: String,
     /// Guest RAM.
     pub memory: Size,
@@ -116,7 +116,7 @@ impl MachineSpec {
     /// # Errors
     /// Numbers out of range, and memory that the host does not have.
     pub fn validate(&self) -> Result<(), MachineError> {
-        if self.kernel.as_os_str().is_empty() {
+        if self.kernel.as_os_str().is_empty() && self.disks.is_empty() {
             return Err(MachineError::NoKernel);
         }
         if !(1..=MAX_CPUS).contains(&self.cpus) {

@@ -60,6 +60,11 @@ impl Plan {
             anyhow::bail!("{} has no kernel to go with: give --kernel too", initrd.display());
         }
 
+        if boots_from_disk(arguments)? {
+            spec.cmdline = arguments.append.clone().unwrap_or_default();
+            return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
+        }
+
         // What is certainly wrong should not cost a download first.
         spec.kernel = arguments.kernel.clone().unwrap_or_else(|| "default".into());
         spec.validate()?;
@@ -88,6 +93,12 @@ impl Plan {
         spec.initrd = Some(PathBuf::from(format!("/proc/self/fd/{}", initrd.as_raw_fd())));
         Ok(Self { spec, style, raw, _initrd: Some(initrd) })
     }
+}
+
+/// With nothing said about what to run, a disk with a system on it is meant to be booted.
+fn boots_from_disk(arguments: &RunArguments) -> anyhow::Result<bool> {
+    let silent = arguments.kernel.is_none() && arguments.guest.is_none() && arguments.command.is_empty();
+    Ok(silent && !arguments.disk.is_empty() && machine::is_bootable(&arguments.disk)?)
 }
 
 fn default_guest(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<(GuestEntry, Built)> {

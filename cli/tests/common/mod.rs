@@ -87,6 +87,11 @@ impl Terminal {
         }
     }
 
+    /// From now on only what is written later counts as seen.
+    pub fn forget(&mut self) {
+        self.seen.clear();
+    }
+
     fn read(&mut self) {
         let mut buffer = [0; 4096];
         while let Ok(n @ 1..) = self.user.read(&mut buffer) {

@@ -2,6 +2,7 @@
 
 mod acpi;
 mod device;
+mod disk;
 mod execute;
 mod guest;
 mod image;
@@ -42,6 +43,7 @@ pub const TARGETS: &[Target] = &[
     virtio::PCI,
     virtio::MMIO,
     image::QCOW2,
+    disk::SYSTEM,
 ];
 
 /// A message for people is one line, whatever the input was.
