@@ -244,7 +244,7 @@ fn far(insn: &Instruction) -> bool {
         || insn.mnemonic() == M::Retf
 }
 
-/// Forms that not all vendors have.
+/// Forms that not all hosts have.
 pub(crate) fn vendor_form(code: Code) -> Option<&'static str> {
     match code {
         Code::Jmp_m1664
@@ -257,6 +257,7 @@ pub(crate) fn vendor_form(code: Code) -> Option<&'static str> {
         | Code::Reservednop_rm64_r64_0F0D => {
             Some("AMD has prefetches of memory there, and no register forms")
         }
+        Code::Serialize => Some("all models have it, and few hosts"),
         _ => None,
     }
 }
