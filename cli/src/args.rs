@@ -17,6 +17,7 @@ Examples:
   guesthouse run -- uname -a                 run a command in it; its exit status is ours
   tar c . | guesthouse run -- tar t          streams pass through, also binary ones
   guesthouse run --cpus 4 --memory 1G        a larger machine
+  guesthouse run debian                      a whole Debian, which is built first
   guesthouse run --kernel /boot/vmlinuz --initrd /boot/initrd.img
   guesthouse run --disk debian.qcow2         boot the system on a disk
   guesthouse run --disk disk.raw -- fdisk -l the default guest with a disk, /dev/vda
@@ -96,7 +97,10 @@ pub enum Action {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_HELP)]
 pub struct RunArguments {
-    /// The guest to boot when no kernel is given; `guesthouse guests` lists them.
+    /// The guest to boot; `guesthouse guests` lists them.
+    #[arg(value_name = "GUEST", conflicts_with_all = ["kernel", "guest"])]
+    pub name: Option<String>,
+    /// The same, as an option.
     #[arg(long, value_name = "NAME", conflicts_with = "kernel")]
     pub guest: Option<String>,
     /// Kernel to boot: bzImage, ELF vmlinux (PVH), or multiboot.

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use guest::{Built, Cache, Cancel, Catalogue, GuestEntry, GuestError, Manifest};
+use guest::{Built, BuiltDisk, Cache, Cancel, Catalogue, DiskEntry, GuestEntry, GuestError, Manifest, Step};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
@@ -18,7 +18,10 @@ struct Line<'a> {
     built: bool,
     kernel: Option<PathBuf>,
     initrd: Option<PathBuf>,
+    /// Of a whole system: its disk.
+    disk: Option<PathBuf>,
     manifest: Option<Manifest>,
+    packages: Vec<(String, String)>,
 }
 
 /// Lists the guests, after building one if asked to (an empty name: the default one).
@@ -26,8 +29,13 @@ pub fn run(build_name: Option<&str>, json: bool, signals: &Signals) -> anyhow::R
     let catalogue = Catalogue::builtin()?;
     let cache = Cache::of_user()?;
     if let Some(name) = build_name {
-        let entry = catalogue.get(if name.is_empty() { &catalogue.default } else { name })?;
-        build(&cache, entry, true, signals)?;
+        match catalogue.disk(name) {
+            Some(entry) => drop(build_disk(&cache, entry, true, signals)?),
+            None => {
+                let entry = catalogue.get(if name.is_empty() { &catalogue.default } else { name })?;
+                build(&cache, entry, true, signals)?;
+            }
+        }
     }
     let lines: Vec<_> = catalogue
         .iter()
@@ -40,9 +48,25 @@ pub fn run(build_name: Option<&str>, json: bool, signals: &Signals) -> anyhow::R
                 built: built.is_some(),
                 kernel: built.as_ref().map(|b| b.kernel.clone()),
                 initrd: built.as_ref().map(|b| b.initrd.clone()),
+                disk: None,
+                packages: Vec::new(),
                 manifest: built.map(|b| b.manifest),
             }
         })
+        .chain(catalogue.disks().map(|entry| {
+            let built = cache.disk(entry);
+            Line {
+                name: &entry.name,
+                default: false,
+                summary: &entry.summary,
+                built: built.is_some(),
+                kernel: None,
+                initrd: None,
+                disk: built.as_ref().map(|b| b.image.clone()),
+                packages: built.map(|b| b.manifest.packages).unwrap_or_default(),
+                manifest: None,
+            }
+        }))
         .collect();
     let mut out = std::io::stdout().lock();
     if json {
@@ -52,19 +76,22 @@ pub fn run(build_name: Option<&str>, json: bool, signals: &Signals) -> anyhow::R
     }
     for line in lines {
         writeln!(out, "{}{}  {}", line.name, if line.default { " (default)" } else { "" }, line.summary)?;
-        let Some(manifest) = line.manifest else {
+        if !line.built {
             writeln!(
                 out,
                 "  not built yet: the first run does it, or `guesthouse guests --build {}`",
                 line.name
             )?;
             continue;
-        };
-        for path in [line.kernel, line.initrd].into_iter().flatten() {
+        }
+        for path in [line.kernel, line.initrd, line.disk].into_iter().flatten() {
             writeln!(out, "  {}", path.display())?;
         }
-        for package in manifest.packages {
+        for package in line.manifest.into_iter().flat_map(|manifest| manifest.packages) {
             writeln!(out, "  {} {}", package.name, package.version)?;
+        }
+        if !line.packages.is_empty() {
+            writeln!(out, "  {} packages", line.packages.len())?;
         }
     }
     Ok(())
@@ -72,25 +99,47 @@ pub fn run(build_name: Option<&str>, json: bool, signals: &Signals) -> anyhow::R
 
 /// The guest, built if it is not there or if it shall be `anew`; says on the terminal what takes so long.
 pub fn build(cache: &Cache, entry: &GuestEntry, anew: bool, signals: &Signals) -> Result<Built, GuestError> {
+    match cache.get(entry) {
+        Some(built) if !anew => Ok(built),
+        _ => watched(&entry.name, signals, |cancel, progress| cache.build(entry, anew, cancel, progress)),
+    }
+}
+
+/// As [`build`], for a system on a disk.
+pub fn build_disk(
+    cache: &Cache,
+    entry: &DiskEntry,
+    anew: bool,
+    signals: &Signals,
+) -> Result<BuiltDisk, GuestError> {
+    match cache.disk(entry) {
+        Some(built) if !anew => Ok(built),
+        _ => {
+            watched(&entry.name, signals, |cancel, progress| cache.build_disk(entry, anew, cancel, progress))
+        }
+    }
+}
+
+fn watched<T>(
+    name: &str,
+    signals: &Signals,
+    work: impl FnOnce(&Cancel, &mut dyn FnMut(Step)) -> Result<T, GuestError>,
+) -> Result<T, GuestError> {
     let cancel = Cancel::default();
     let wish = cancel.clone();
     signals.on_signal(move || wish.cancel());
     let mut bar = None;
-    let mut progress = |step: guest::Step| {
-        tracing::info!("guest {}: {step}", entry.name);
+    let built = work(&cancel, &mut |step| {
+        tracing::info!("guest {name}: {step}");
         if std::io::stderr().is_terminal() {
             let bar = bar.get_or_insert_with(|| {
                 let bar = ProgressBar::new_spinner();
                 bar.enable_steady_tick(Duration::from_millis(100));
                 bar
             });
-            bar.set_message(format!("guest {}: {step}", entry.name));
+            bar.set_message(format!("guest {name}: {step}"));
         }
-    };
-    let built = match cache.get(entry) {
-        Some(built) if !anew => Ok(built),
-        _ => cache.build(entry, anew, &cancel, &mut progress),
-    };
+    });
     if let Some(bar) = bar {
         bar.finish_and_clear();
     }

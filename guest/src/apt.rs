@@ -122,16 +122,21 @@ impl<'a> Apt<'a> {
 }
 
 /// What a host program did.
-struct Run {
-    status: ExitStatus,
-    output: String,
+pub(crate) struct Run {
+    pub status: ExitStatus,
+    pub output: String,
     /// What it complained of, on one line.
-    fact: Option<String>,
+    pub fact: Option<String>,
 }
 
 /// Runs a program to its end, or ends it when the caller cancels. Its output goes through files, so that no
 /// pipe fills up while we wait; files in memory, so that a full disk can be complained of.
-fn run(mut command: Command, program: &'static str, guest: &str, cancel: &Cancel) -> Result<Run, GuestError> {
+pub(crate) fn run(
+    mut command: Command,
+    program: &'static str,
+    guest: &str,
+    cancel: &Cancel,
+) -> Result<Run, GuestError> {
     let memory = || -> io::Result<[File; 2]> {
         let file = File::from(memfd_create(program, MemfdFlags::CLOEXEC)?);
         Ok([file.try_clone()?, file])

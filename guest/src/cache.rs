@@ -85,6 +85,8 @@ pub enum Step {
     Download(String, String),
     /// A package is unpacked.
     Unpack(String),
+    /// A whole system is installed.
+    Install,
     /// The files are written.
     Write,
 }
@@ -96,7 +98,8 @@ impl std::fmt::Display for Step {
             Self::Lists => f.write_str("fetching package lists"),
             Self::Download(name, version) => write!(f, "fetching {name} {version}"),
             Self::Unpack(name) => write!(f, "unpacking {name}"),
-            Self::Write => f.write_str("writing kernel and initramfs"),
+            Self::Install => f.write_str("installing its packages, which takes a minute or more"),
+            Self::Write => f.write_str("writing its files"),
         }
     }
 }
@@ -176,7 +179,7 @@ impl Cache {
     ) -> Result<Built, GuestError> {
         let guests = self.guests();
         fs::create_dir_all(&guests).map_err(GuestError::io("make the folder", &guests))?;
-        let _lock = lock(&guests.join(format!("{}.lock", entry.name)), entry, cancel, progress)?;
+        let _lock = lock(&guests.join(format!("{}.lock", entry.name)), &entry.name, cancel, progress)?;
         if let (false, Some(built)) = (anew, self.get(entry)) {
             return Ok(built); // another process was faster
         }
@@ -216,7 +219,7 @@ impl Cache {
         Ok(Built { kernel: place.join(KERNEL), initrd: place.join(INITRD), manifest })
     }
 
-    fn guests(&self) -> PathBuf {
+    pub(crate) fn guests(&self) -> PathBuf {
         self.root.join("guests")
     }
 }
@@ -312,12 +315,12 @@ fn resolve(apt: &Apt<'_>, source: &PackageSource) -> Result<Package, GuestError>
 }
 
 /// A folder that goes away with its content.
-struct WorkFolder {
-    path: PathBuf,
+pub(crate) struct WorkFolder {
+    pub path: PathBuf,
 }
 
 impl WorkFolder {
-    fn new(path: PathBuf) -> Result<Self, GuestError> {
+    pub fn new(path: PathBuf) -> Result<Self, GuestError> {
         if path.exists() {
             // Left by a process that was killed; the lock says that it is gone.
             fs::remove_dir_all(&path).map_err(GuestError::io("remove the leftover folder", &path))?;
@@ -336,9 +339,9 @@ impl Drop for WorkFolder {
 }
 
 /// Takes the lock, which lasts as long as the file is open.
-fn lock(
+pub(crate) fn lock(
     path: &Path,
-    entry: &GuestEntry,
+    guest: &str,
     cancel: &Cancel,
     progress: &mut dyn FnMut(Step),
 ) -> Result<File, GuestError> {
@@ -354,7 +357,7 @@ fn lock(
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(e)) => return Err(GuestError::io("lock", path)(e)),
             Err(TryLockError::WouldBlock) if cancel.is_cancelled() => {
-                return Err(GuestError::Interrupted(entry.name.clone()));
+                return Err(GuestError::Interrupted(guest.to_owned()));
             }
             Err(TryLockError::WouldBlock) => {
                 if !std::mem::replace(&mut told, true) {
@@ -366,7 +369,7 @@ fn lock(
     }
 }
 
-fn write_durably(path: &Path, data: &[u8]) -> Result<(), GuestError> {
+pub(crate) fn write_durably(path: &Path, data: &[u8]) -> Result<(), GuestError> {
     let write = || {
         let mut file = File::create_new(path)?;
         file.write_all(data)?;
@@ -376,7 +379,7 @@ fn write_durably(path: &Path, data: &[u8]) -> Result<(), GuestError> {
 }
 
 /// Makes a rename last; a file system that cannot sync a folder does no harm.
-fn sync_folder(path: &Path) {
+pub(crate) fn sync_folder(path: &Path) {
     let _ = File::open(path).and_then(|f| f.sync_all());
 }
 

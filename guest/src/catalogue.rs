@@ -17,6 +17,35 @@ pub struct Catalogue {
     pub default: String,
     #[serde(rename = "guest")]
     guests: BTreeMap<String, GuestEntry>,
+    #[serde(rename = "disk", default)]
+    disks: BTreeMap<String, DiskEntry>,
+}
+
+/// A whole system on a disk, as data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskEntry {
+    /// The name of its table.
+    #[serde(skip)]
+    pub name: String,
+    /// One line for people.
+    pub summary: String,
+    /// The distribution's release.
+    pub suite: String,
+    /// Size of the disk, in whole `G`.
+    pub size: String,
+    /// What is installed beside what every system has.
+    pub packages: Vec<String>,
+}
+
+impl DiskEntry {
+    /// Size of the disk.
+    pub(crate) fn bytes(&self) -> Result<u64, GuestError> {
+        let number = self.size.strip_suffix('G').and_then(|number| number.parse::<u64>().ok());
+        number.and_then(|number| number.checked_mul(1 << 30)).ok_or_else(|| {
+            GuestError::Catalogue(format!("size {:?} of disk {} is no number of G", self.size, self.name))
+        })
+    }
 }
 
 /// One guest as data.
@@ -81,13 +110,16 @@ impl Catalogue {
         let one_line = |e: toml::de::Error| GuestError::Catalogue(e.message().replace('\n', " "));
         let mut catalogue: Self = toml::from_str(text).map_err(one_line)?;
         for (name, entry) in &mut catalogue.guests {
-            // The name becomes part of file names.
-            if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
-                return Err(GuestError::Catalogue(format!(
-                    "'{name}' is no name of letters, digits, - and _"
-                )));
+            check_name(name)?;
+            entry.name.clone_from(name);
+        }
+        for (name, entry) in &mut catalogue.disks {
+            check_name(name)?;
+            if catalogue.guests.contains_key(name) {
+                return Err(GuestError::Catalogue(format!("two guests are named '{name}'")));
             }
             entry.name.clone_from(name);
+            entry.bytes()?;
         }
         catalogue.get(&catalogue.default)?;
         Ok(catalogue)
@@ -97,14 +129,32 @@ impl Catalogue {
     pub fn get(&self, name: &str) -> Result<&GuestEntry, GuestError> {
         self.guests.get(name).ok_or_else(|| GuestError::Unknown {
             name: name.to_owned(),
-            known: self.guests.keys().cloned().collect::<Vec<_>>().join(", "),
+            known: self.guests.keys().chain(self.disks.keys()).cloned().collect::<Vec<_>>().join(", "),
         })
+    }
+
+    /// The system on a disk of that name.
+    pub fn disk(&self, name: &str) -> Option<&DiskEntry> {
+        self.disks.get(name)
+    }
+
+    /// All systems on disks by name.
+    pub fn disks(&self) -> impl Iterator<Item = &DiskEntry> {
+        self.disks.values()
     }
 
     /// All guests by name.
     pub fn iter(&self) -> impl Iterator<Item = &GuestEntry> {
         self.guests.values()
     }
+}
+
+/// The name becomes part of file names.
+fn check_name(name: &str) -> Result<(), GuestError> {
+    if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)) {
+        return Err(GuestError::Catalogue(format!("'{name}' is no name of letters, digits, - and _")));
+    }
+    Ok(())
 }
 
 impl GuestEntry {
@@ -158,6 +208,18 @@ mod tests {
         {
             let message = error.to_string();
             assert!(!message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_disk_has_a_name_of_its_own_and_a_size() {
+        let disk = Catalogue::builtin().unwrap().disk("debian").unwrap().clone();
+        assert_eq!((disk.name.as_str(), disk.bytes().unwrap()), ("debian", 8 << 30));
+        for (from, to) in
+            [("[disk.debian]", "[disk.bench]"), ("\"8G\"", "\"8\""), ("[disk.debian]", "[disk.\"a/b\"]")]
+        {
+            let error = Catalogue::parse(&TEXT.replace(from, to)).unwrap_err();
+            assert!(matches!(error, GuestError::Catalogue(_)), "{error}");
         }
     }
 

@@ -32,6 +32,26 @@ pub enum GuestError {
         /// The program that is not there.
         program: &'static str,
     },
+    /// A host program that installs a whole system is missing.
+    #[error(
+        "guest '{guest}' is built with {program}, which this host does not have: install it, or boot an image of yours with --disk FILE"
+    )]
+    NoTool {
+        /// The guest that was to be built.
+        guest: String,
+        /// The program that is not there.
+        program: &'static str,
+    },
+    /// Installing a whole system failed.
+    #[error(
+        "guest '{guest}' cannot be built: {fact}; check the network and the free disk space, or boot an image of yours with --disk FILE"
+    )]
+    Install {
+        /// The guest that was to be built.
+        guest: String,
+        /// What went wrong, on one line.
+        fact: String,
+    },
     /// The package manager failed.
     #[error(
         "package {package}: {fact}; check the network, the free disk space and the host's package sources, or {REMEDY}"

@@ -9,6 +9,7 @@ mod cache;
 mod catalogue;
 pub mod cpio;
 mod deb;
+mod disk;
 mod error;
 mod initramfs;
 mod line;
@@ -16,8 +17,9 @@ mod programs;
 mod session;
 
 pub use cache::{Built, Cache, Cancel, FileRecord, Manifest, PackageRecord, Step};
-pub use catalogue::{Catalogue, GuestEntry, PackageSource, Programs};
+pub use catalogue::{Catalogue, DiskEntry, GuestEntry, PackageSource, Programs};
 pub use deb::first_match;
+pub use disk::{BuiltDisk, DiskManifest};
 pub use error::{GuestError, REMEDY};
 pub use line::{LineDecoder, LineEvent, encode_input, end_of_input};
 pub use session::{CommandMode, Session, WindowSize};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use guest::{Built, Cache, Catalogue, CommandMode, GuestEntry, Session};
-use machine::{MachineSpec, ModuleSpec};
+use machine::{DiskSpec, Format, MachineSpec, ModuleSpec};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::args::RunArguments;
@@ -60,6 +60,11 @@ impl Plan {
             anyhow::bail!("{} has no kernel to go with: give --kernel too", initrd.display());
         }
 
+        if let Some(disk) = disk_guest(arguments, signals)? {
+            spec.disks.insert(0, disk);
+            spec.cmdline = arguments.append.clone().unwrap_or_default();
+            return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
+        }
         if boots_from_disk(arguments)? {
             spec.cmdline = arguments.append.clone().unwrap_or_default();
             return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
@@ -95,15 +100,36 @@ impl Plan {
     }
 }
 
+/// The name of a guest, if one is given.
+fn guest_name(arguments: &RunArguments) -> Option<&String> {
+    arguments.name.as_ref().or(arguments.guest.as_ref())
+}
+
+/// The disk of a guest that is a whole system, built if it is not there. What is written to it is gone at the end.
+fn disk_guest(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<Option<DiskSpec>> {
+    let catalogue = Catalogue::builtin()?;
+    let Some(entry) = guest_name(arguments).and_then(|name| catalogue.disk(name)) else { return Ok(None) };
+    if !arguments.command.is_empty() {
+        anyhow::bail!(
+            "guest {} takes no command: log in to it, or run the command in the default guest",
+            entry.name
+        );
+    }
+    let built = guests::build_disk(&Cache::of_user()?, entry, false, signals)?;
+    let format = Some(Format::Raw);
+    Ok(Some(DiskSpec { path: built.image, format, snapshot: true, ..DiskSpec::default() }))
+}
+
 /// With nothing said about what to run, a disk with a system on it is meant to be booted.
 fn boots_from_disk(arguments: &RunArguments) -> anyhow::Result<bool> {
-    let silent = arguments.kernel.is_none() && arguments.guest.is_none() && arguments.command.is_empty();
+    let silent =
+        arguments.kernel.is_none() && guest_name(arguments).is_none() && arguments.command.is_empty();
     Ok(silent && !arguments.disk.is_empty() && machine::is_bootable(&arguments.disk)?)
 }
 
 fn default_guest(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<(GuestEntry, Built)> {
     let catalogue = Catalogue::builtin()?;
-    let entry = catalogue.get(arguments.guest.as_ref().unwrap_or(&catalogue.default))?;
+    let entry = catalogue.get(guest_name(arguments).unwrap_or(&catalogue.default))?;
     Ok((entry.clone(), guests::build(&Cache::of_user()?, entry, false, signals)?))
 }
 

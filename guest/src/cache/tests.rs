@@ -54,7 +54,7 @@ fn a_process_that_waits_takes_what_the_other_built() {
     let entry = entry();
     fs::create_dir_all(cache.guests()).unwrap();
     let path = cache.guests().join(format!("{}.lock", entry.name));
-    let held = lock(&path, &entry, &Cancel::default(), &mut |_| {}).unwrap();
+    let held = lock(&path, &entry.name, &Cancel::default(), &mut |_| {}).unwrap();
     let mut steps = Vec::new();
     let mut held = Some(held);
     let built = cache
