@@ -44,6 +44,11 @@ impl<'a> Input<'a> {
         self.take(usize::MAX)
     }
 
+    /// How many bytes are left.
+    pub fn rest_len(&self) -> usize {
+        self.0.len()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

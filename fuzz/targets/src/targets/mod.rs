@@ -8,6 +8,7 @@ mod guest;
 mod image;
 mod kernel;
 mod machine;
+mod net;
 mod samples;
 mod state;
 mod virtio;
@@ -42,6 +43,8 @@ pub const TARGETS: &[Target] = &[
     device::SAVED,
     virtio::PCI,
     virtio::MMIO,
+    net::NAT,
+    net::CARD,
     image::QCOW2,
     disk::SYSTEM,
 ];

@@ -30,7 +30,7 @@ pub const MMIO: Target = Target {
     run: |data| with_ram(data, mmio),
 };
 
-const RAM: u64 = 1 << 20;
+pub const RAM: u64 = 1 << 20;
 /// Rings of queue 0, sixteen entries; the rest of the script's RAM is behind them.
 const DESCRIPTORS: u64 = 0x1000;
 const AVAILABLE: u64 = 0x2000;
@@ -90,7 +90,7 @@ fn blk() -> Arc<dyn VirtioDevice> {
 }
 
 /// What the guest does in its own memory.
-fn in_ram(ram: &GuestRam, what: u8, input: &mut Input<'_>) {
+pub fn in_ram(ram: &GuestRam, what: u8, input: &mut Input<'_>) {
     let index = u64::from(what & 0xf);
     let available = |n: u64| AVAILABLE + n;
     match what >> 4 {
@@ -178,7 +178,7 @@ fn mmio(ram: &Arc<GuestRam>, mut input: Input<'_>) {
         let what = input.u8();
         match what >> 4 {
             0..4 => access(&part, what, u64::from(input.u16() & 0x1ff), &mut input),
-            4 if what & 1 == 0 => negotiate_mmio(&part),
+            4 if what & 1 == 0 => negotiate_mmio(&part, 0),
             4 => {
                 let _: Action = part.write(0x50, &[what >> 3 & 1, 0, 0, 0]);
             }
@@ -194,7 +194,7 @@ fn mmio(ram: &Arc<GuestRam>, mut input: Input<'_>) {
 }
 
 /// A read or a write.
-fn access(part: &dyn Registers, what: u8, offset: u64, input: &mut Input<'_>) {
+pub fn access(part: &dyn Registers, what: u8, offset: u64, input: &mut Input<'_>) {
     let len = 1usize << (what & 3);
     let mut data = [0; 8];
     if what & 8 == 0 {
@@ -226,7 +226,8 @@ fn negotiate_pci(function: &VirtioPci) {
     set(0x14, 1, 15);
 }
 
-fn negotiate_mmio(part: &VirtioMmio) {
+/// Brings the device up with one queue.
+pub fn negotiate_mmio(part: &VirtioMmio, queue: u16) {
     let set = |at: u64, value: u64| {
         let _: Action = part.write(at, &(value as u32).to_le_bytes());
     };
@@ -239,6 +240,7 @@ fn negotiate_mmio(part: &VirtioMmio) {
         set(0x20, u32::from_le_bytes(features).into());
     }
     set(0x70, 11);
+    set(0x30, queue.into());
     set(0x38, 16);
     for (at, addr) in [(0x80, DESCRIPTORS), (0x90, AVAILABLE), (0xa0, USED)] {
         set(at, addr);
@@ -248,7 +250,7 @@ fn negotiate_mmio(part: &VirtioMmio) {
 }
 
 /// A part takes its own state.
-fn same<T: SaveRestore>(part: &T) {
+pub fn same<T: SaveRestore>(part: &T) {
     let state = serde_json::to_value(part.save()).ok().and_then(|v| serde_json::from_value(v).ok());
     assert_eq!(state.map(|s| part.restore(&s)), Some(Ok(())), "{}", T::KIND);
 }
