@@ -1,6 +1,7 @@
 //! `guesthouse`: boots operating systems in virtual machines, without root. `guesthouse --help` teaches by
 //! examples.
 
+mod allocator;
 mod args;
 mod console;
 mod doctor;
@@ -22,6 +23,7 @@ use args::{Action, Arguments};
 use signals::Signals;
 
 fn main() -> ExitCode {
+    allocator::keep_large_buffers_apart();
     terminal::restore_on_panic();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

@@ -16,9 +16,8 @@ use crate::code::{Code, Exit, Start};
 use crate::cpu::Cpu;
 use crate::op::{Op, Stop};
 
-/// Operations and links the arena holds: 10 MiB. A full arena is emptied, which costs a re-decode of what is still hot.
-const MAX_SLOTS: usize = (10 << 20) / size_of::<Op>();
-const MAX_BLOCKS: usize = MAX_SLOTS / 10;
+/// Operations and links that a block takes, about.
+const BLOCK_SLOTS: usize = 10;
 const BUCKETS: usize = 1 << 14;
 const JUMPS: usize = 1 << 12;
 const NONE: u32 = u32::MAX;
@@ -85,6 +84,8 @@ const NO_JUMP: Jump = Jump { lin: u64::MAX, context: u64::MAX, block: NONE };
 
 /// The decoded blocks of one vCPU.
 pub(crate) struct Cache {
+    /// What the arena holds at most, operations and links.
+    max_slots: usize,
     code: Code,
     blocks: Vec<Block>,
     /// Of the blocks, in the same order.
@@ -142,8 +143,11 @@ impl Block {
 }
 
 impl Cache {
-    pub fn new(ram: Arc<GuestRam>) -> Self {
+    /// An empty cache whose operations take `bytes` at most. A full one is emptied, which costs a re-decode of what is
+    /// still hot.
+    pub fn new(ram: Arc<GuestRam>, bytes: usize) -> Self {
         Self {
+            max_slots: bytes / size_of::<Op>(),
             code: Code::default(),
             blocks: Vec::new(),
             places: Vec::new(),
@@ -272,7 +276,7 @@ impl Cache {
             self.restless.changed(decoded.phys);
         }
         let slots = Code::slots(ops);
-        if self.code.len() + slots > MAX_SLOTS || self.blocks.len() >= MAX_BLOCKS {
+        if self.code.len() + slots > self.max_slots || self.blocks.len() >= self.max_slots / BLOCK_SLOTS {
             self.clear();
         }
         let old = self.placed(decoded.phys, decoded.key);

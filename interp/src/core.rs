@@ -24,6 +24,9 @@ pub use crate::mmu::Flushes;
 use crate::op::{Op, Stop, op_flag, slot};
 use crate::run::{Leave, Run, Runner};
 
+/// Bytes of decoded code: what is executed more than a few times is the engine's.
+const DECODED: usize = 4 << 20;
+
 /// A vCPU between two sessions.
 pub struct Core {
     runner: Runner,
@@ -83,7 +86,7 @@ pub struct Mapped {
 impl Core {
     /// A vCPU in the power-on state.
     pub fn new(config: &VmConfig, index: u32, signals: Arc<Signals>) -> Self {
-        Self { runner: Runner::new(config, index, signals) }
+        Self { runner: Runner::new(config, index, signals, DECODED) }
     }
 
     /// Has `sealer` asked before a page's bytes count as code: it makes every vCPU of the machine let go of the page as one

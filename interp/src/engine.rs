@@ -8,6 +8,9 @@ use ::cpu::{
 
 use crate::run::Runner;
 
+/// Bytes of decoded code.
+const DECODED: usize = 10 << 20;
+
 /// The interpreting engine: every x86-64 host, no hardware support, no privileges.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Interp;
@@ -39,7 +42,7 @@ struct InterpVm {
 
 impl Vm for InterpVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
-        Ok(Box::new(InterpVcpu { runner: Runner::new(&self.config, index, signals) }))
+        Ok(Box::new(InterpVcpu { runner: Runner::new(&self.config, index, signals, DECODED) }))
     }
 }
 

@@ -40,10 +40,11 @@ pub(crate) enum Leave {
 }
 
 impl Runner {
-    pub fn new(config: &VmConfig, index: u32, signals: Arc<Signals>) -> Self {
+    /// `decoded`: bytes of decoded code that are kept at most.
+    pub fn new(config: &VmConfig, index: u32, signals: Arc<Signals>, decoded: usize) -> Self {
         Self {
             cpu: Cpu::new(config, index, signals),
-            cache: Cache::new(config.ram.clone()),
+            cache: Cache::new(config.ram.clone(), decoded),
             decoder: Decoder::default(),
             retired: 0,
             countdown: POLL_INTERVAL,

@@ -9,11 +9,14 @@ use std::ptr::null_mut;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::io::Errno;
 use rustix::mm::{
-    MapFlags, MprotectFlags, MremapFlags, ProtFlags, mmap, mmap_anonymous, mprotect, mremap_fixed, munmap,
+    Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect,
+    mremap_fixed, munmap,
 };
 
 /// Bytes for code. Pages are taken from the host as they are written.
 pub const CODE: usize = 48 << 20;
+/// Bytes written until the writable mapping is let go.
+const WRITTEN: usize = 512 << 10;
 /// The part of it for code that runs usually. What runs rarely lies apart, so that it takes no room in caches.
 const HOT: usize = 28 << 20;
 /// Bytes for data.
@@ -26,6 +29,8 @@ pub struct Arena {
     /// Bytes used of the hot part and of the cold one behind it.
     hot: usize,
     cold: usize,
+    /// Bytes of code when the writable mapping was last let go.
+    let_go: usize,
 }
 
 // SAFETY: the mappings belong to the arena and are reachable from any thread.
@@ -48,7 +53,7 @@ impl Arena {
         };
         let map = if profiled { map_anonymous } else { map_file };
         let write = map(exec).map_err(unmap_all)?;
-        Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0 })
+        Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0, let_go: 0 })
     }
 
     /// Addresses at which hot and cold code written next are executed.
@@ -72,6 +77,12 @@ impl Arena {
         let hot = write(self.hot, hot, HOT);
         let cold = write(HOT + self.cold, cold, CODE);
         (self.hot, self.cold) = (hot, cold - HOT);
+        if self.used() >= self.let_go + WRITTEN {
+            self.let_go = self.used();
+            // A page counts for each mapping that shows it. What has been written is seldom written again.
+            // SAFETY: the pages stay in the shared mapping's memory and come back when they are touched.
+            let _ = unsafe { madvise(self.write.cast(), CODE, Advice::LinuxDontNeed) };
+        }
     }
 
     /// Lets the four-byte reference at `field` lead to `target`; both are addresses of code. Only the thread that runs
@@ -99,6 +110,7 @@ impl Arena {
     /// Forgets code beyond the first `keep` bytes of the hot part.
     pub fn truncate(&mut self, keep: usize) {
         (self.hot, self.cold) = (keep.min(self.hot), 0);
+        self.let_go = 0;
     }
 
     /// Bytes of code.
