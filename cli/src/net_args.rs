@@ -1,6 +1,6 @@
 //! What `--net` takes.
 
-use machine::{NetSpec, UserConfig};
+use machine::{NetSpec, TapConfig, UserConfig};
 
 /// `KIND[,OPTION...]`; None for no card.
 pub fn net(text: &str) -> Result<Option<NetSpec>, String> {
@@ -13,10 +13,17 @@ pub fn net(text: &str) -> Result<Option<NetSpec>, String> {
         },
         "user" => {
             let mut config = UserConfig::default();
-            options.map(str::to_owned).try_for_each(|option| user(&mut config, &option))?;
+            options.try_for_each(|option| user(&mut config, option))?;
             Ok(Some(NetSpec::User(config)))
         }
-        _ => Err(format!("{kind:?} is no kind of network: give user or none")),
+        _ => match kind.split_once('=') {
+            Some(("tap", device)) if !device.is_empty() => {
+                let mut config = TapConfig { device: device.to_owned(), ..TapConfig::default() };
+                options.try_for_each(|option| tap(&mut config, option))?;
+                Ok(Some(NetSpec::Tap(config)))
+            }
+            _ => Err(format!("{kind:?} is no kind of network: give user, tap=DEVICE or none")),
+        },
     }
 }
 
@@ -32,6 +39,15 @@ fn user(config: &mut UserConfig, option: &str) -> Result<(), String> {
                 "{option:?} is no option of a user network: give forward=PORT:PORT, loopback=yes, outside=no, mac=ADDRESS or capture=FILE"
             ));
         }
+    }
+    Ok(())
+}
+
+fn tap(config: &mut TapConfig, option: &str) -> Result<(), String> {
+    match option.split_once('=') {
+        Some(("mac", mac)) => config.mac = Some(mac.parse()?),
+        Some(("capture", path)) if !path.is_empty() => config.capture = Some(path.into()),
+        _ => return Err(format!("{option:?} is no option of a tap: give mac=ADDRESS or capture=FILE")),
     }
     Ok(())
 }
@@ -57,9 +73,14 @@ mod tests {
         let forwards: Vec<_> = config.forwards.iter().map(ToString::to_string).collect();
         assert_eq!(forwards, ["tcp:127.0.0.1:2222:22", "udp:127.0.0.1:5353:53"]);
         assert!(config.loopback && !config.outside && config.mac.is_some() && config.capture.is_some());
+        let Ok(Some(NetSpec::Tap(config))) = net("tap=tap0,mac=52:00:00:00:00:01") else { panic!() };
+        assert_eq!((config.device.as_str(), config.mac.is_some()), ("tap0", true));
         for (wrong, named) in [
             ("bridge", "bridge"),
             ("none,x", "\"x\""),
+            ("tap", "tap=DEVICE"),
+            ("tap=", "tap=DEVICE"),
+            ("tap=a,loopback=yes", "loopback"),
             ("user,fast", "fast"),
             ("user,forward=22", "\"22\""),
             ("user,loopback=maybe", "loopback=maybe"),

@@ -5,7 +5,7 @@ mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{guesthouse, run};
@@ -155,4 +155,33 @@ fn a_port_that_is_taken_is_named() {
     let (status, _, stderr) = run(&["run", "--net", &format!("user,forward={port}:22"), "--", "true"]);
     assert_eq!((status, stderr.lines().count()), (2, 1), "{stderr}");
     assert!(stderr.contains(&format!("tcp port 127.0.0.1:{port} cannot be forwarded")), "{stderr}");
+}
+
+/// The host's end is in a network of its own, where an ordinary user may make a TAP device.
+#[test]
+fn a_tap_device_leads_to_the_host() {
+    let script = r#"
+        ip tuntap add dev guest0 mode tap
+        ip addr add 192.0.2.1/24 dev guest0
+        ip link set guest0 up
+        exec "$0" run --net tap=guest0,mac=52:55:00:00:00:77 -- sh -ec '
+            cat /sys/class/net/eth0/address
+            ip addr add 192.0.2.2/24 dev eth0
+            ping -c 1 -s 4000 192.0.2.1 | grep -c "4008 bytes from 192.0.2.1"
+            nc 192.0.2.1 9 2>&1 </dev/null || true'
+    "#;
+    let program = env!("CARGO_BIN_EXE_guesthouse");
+    let output =
+        Command::new("unshare").args(["-rn", "sh", "-ec", script, program]).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|e| panic!("unshare: {e}: install util-linux and iproute2"));
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    let said = "52:55:00:00:00:77\n1\nnc: can't connect to remote host (192.0.2.1): Connection refused\n";
+    assert_eq!(stdout, said, "{stderr}");
+}
+
+#[test]
+fn a_tap_device_that_cannot_be_is_named() {
+    let (status, _, stderr) = run(&["run", "--net", "tap=a-name-that-is-too-long", "--", "true"]);
+    assert_eq!((status, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("tap device a-name-that-is-too-long cannot be used"), "{stderr}");
 }

@@ -33,7 +33,7 @@ pub use boot::Protocol;
 pub use cpu::CpuState;
 pub use device::{CharBackend, NullBackend};
 pub use engine::EngineKind;
-pub use net::{Forward, Mac, UserConfig};
+pub use net::{Forward, Mac, TapConfig, UserConfig};
 
 #[cfg(test)]
 mod tests;

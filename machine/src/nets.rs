@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use net::{Mac, NetBackend, UserNet};
+use net::{Mac, NetBackend, NetError, TapNet, UserNet};
 use virtio::{Net, VirtioDevice};
 
 use crate::{MachineError, MachineSpec, NetSpec};
@@ -11,12 +11,16 @@ use crate::{MachineError, MachineSpec, NetSpec};
 pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
     let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
     for (net, index) in spec.nets.iter().zip(0u8..) {
-        // Networks of this kind do not know each other, so all machines may have the same addresses.
         let (backend, mac): (Arc<dyn NetBackend>, _) = match net {
             NetSpec::User(config) => {
+                // These networks do not know each other, so all machines may have the same addresses.
                 let mac =
                     config.mac.unwrap_or(Mac([0x52, 0x55, 0x0a, 0x00, 0x02, 0x0f_u8.wrapping_add(index)]));
                 (Arc::new(UserNet::new(config, mac)?), mac)
+            }
+            NetSpec::Tap(config) => {
+                let mac = config.mac.map_or_else(Mac::random, Ok).map_err(NetError::Host)?;
+                (Arc::new(TapNet::new(config)?), mac)
             }
         };
         let pairs = spec.cpus.min(u16::MAX.into()) as u16;

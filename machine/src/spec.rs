@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use block::Format;
 use boot::Protocol;
-use net::UserConfig;
+use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{BoardKind, EngineKind, MachineError, Size, host};
@@ -88,6 +88,8 @@ pub struct DiskSpec {
 pub enum NetSpec {
     /// One of its own, behind address translation.
     User(UserConfig),
+    /// The host's, by a TAP device.
+    Tap(TapConfig),
 }
 
 impl Default for MachineSpec {

@@ -19,6 +19,16 @@ pub enum NetError {
         /// What the host said.
         source: io::Error,
     },
+    /// The host refuses a TAP device.
+    #[error(
+        "tap device {device} cannot be used ({source}): make it with ip tuntap add dev {device} mode tap user USER"
+    )]
+    Tap {
+        /// Its name.
+        device: String,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The capture cannot be written.
     #[error("capture file {} cannot be written ({source}): check the path and its permissions", path.display())]
     Capture {

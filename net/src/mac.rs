@@ -1,6 +1,7 @@
 //! Ethernet addresses.
 
 use std::fmt;
+use std::io;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,16 @@ use serde::{Deserialize, Serialize};
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
+    /// One that nobody else is likely to have, from the range for local use.
+    ///
+    /// # Errors
+    /// The host gives no random numbers.
+    pub fn random() -> io::Result<Self> {
+        let mut mac = Self([0x52, 0x55, 0, 0, 0, 0]);
+        rustix::rand::getrandom(&mut mac.0[2..], rustix::rand::GetRandomFlags::empty())?;
+        Ok(mac)
+    }
+
     /// It names one card.
     pub fn is_unicast(self) -> bool {
         self.0[0] & 1 == 0 && self.0 != [0; 6]

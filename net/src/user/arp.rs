@@ -39,5 +39,5 @@ pub fn ingress(cx: &mut Context, payload: &[u8], queue: u16) {
     let mut data = [0; LEN];
     answer.emit(&mut ArpPacket::new_unchecked(&mut data));
     let header = [&source_hardware_addr.0[..], &ROUTER_MAC.0, &TYPE_ARP].concat();
-    cx.out.frame(queue, &Offload::default(), &[&header, &data]);
+    cx.out.cable.put(queue, &Offload::default(), &[&header, &data]);
 }

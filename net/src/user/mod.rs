@@ -20,15 +20,13 @@ mod ping;
 mod resolver;
 mod table;
 mod tcp;
-mod thread;
 mod udp;
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use config::{Forward, Transport, UserConfig};
-pub use nat::Nat;
-pub use thread::UserNet;
+pub use nat::{Nat, UserNet};
 
 /// Both ends of a conversation as the guest sees them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -19,6 +19,7 @@ use super::tcp::Tcp;
 use super::udp::Udp;
 use super::{UserConfig, arp, neighbours, token};
 use crate::bell::{Bell, Poller, Ready};
+use crate::thread::{Network, Threaded};
 use crate::{Capture, Frame, GuestPort, Mac, NetError, Transport};
 
 /// Most frames of the guest's in a row, before sockets have their turn.
@@ -40,12 +41,46 @@ pub struct Nat {
     advertise: Option<Instant>,
 }
 
-impl Nat {
-    /// A network without a guest, whose forwarded ports are taken already.
+/// A user-mode network.
+pub type UserNet = Threaded<Nat>;
+
+impl UserNet {
+    /// Makes the network; forwarded ports are taken from now on. `mac` is the guest's card.
     ///
     /// # Errors
     /// A port or a file that the host refuses.
-    pub fn new(config: &UserConfig) -> Result<Self, NetError> {
+    pub fn new(config: &UserConfig, mac: Mac) -> Result<Self, NetError> {
+        Ok(Self::of(Nat::new(config, mac)?))
+    }
+}
+
+impl Network for Nat {
+    const NAME: &'static str = "net-user";
+
+    fn bell(&self) -> Arc<Bell> {
+        self.bell.clone()
+    }
+
+    fn plug(&mut self, port: Arc<dyn GuestPort>) {
+        Nat::plug(self, port);
+    }
+
+    fn turn(&mut self) {
+        self.wait(None);
+        self.work(Instant::now());
+    }
+
+    fn clear(&mut self) {
+        Nat::clear(self);
+    }
+}
+
+impl Nat {
+    /// A network without a guest, whose forwarded ports are taken already. `mac` is the guest's card.
+    ///
+    /// # Errors
+    /// A port or a file that the host refuses.
+    pub fn new(config: &UserConfig, mac: Mac) -> Result<Self, NetError> {
         let (now, bell, poller) = (Instant::now(), Arc::new(Bell::new()?), Poller::new()?);
         poller.watch_bell(&bell, token::BELL)?;
         let of = |transport| -> Vec<_> {
@@ -56,7 +91,7 @@ impl Nat {
         let lan = Lan {
             loopback: config.loopback,
             outside: config.outside,
-            guest_mac: Mac([0xff; 6]),
+            guest_mac: mac,
             guest: GUEST,
             guest6: None,
             resolver: Resolver::default(),
@@ -78,20 +113,14 @@ impl Nat {
         })
     }
 
-    /// What wakes it.
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        self.bell.clone()
-    }
-
     /// Where the forwarded ports are, those of TCP first.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.tcp.addresses().chain(self.udp.addresses()).collect()
     }
 
-    /// Plugs the guest in. `mac` is its card's address.
-    pub fn plug(&mut self, port: Arc<dyn GuestPort>, mac: Mac) {
-        self.cx.lan.guest_mac = mac;
-        self.cx.out.plug(port);
+    /// Plugs the guest in.
+    pub fn plug(&mut self, port: Arc<dyn GuestPort>) {
+        self.cx.out.cable.plug(port);
     }
 
     /// Waits for something to do, but not longer than `most`.
@@ -116,7 +145,7 @@ impl Nat {
             self.expire();
         }
         self.busy |= self.tcp.flush(&mut self.cx);
-        self.cx.out.finish();
+        self.cx.out.cable.finish();
     }
 
     /// The guest knows of nothing any more.
@@ -149,7 +178,7 @@ impl Nat {
         let mut more = false;
         for i in 0..=BURST {
             more = i == BURST;
-            if more || !self.cx.out.take(&mut frame) {
+            if more || !self.cx.out.cable.take(&mut frame) {
                 break;
             }
             self.ingress(&frame);

@@ -1,13 +1,13 @@
 //! The way to the guest: packets get their headers, and are cut where they are too long for the network.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use smoltcp::wire::IpProtocol;
 
 use super::checksum::Sum;
 use super::lan::{MTU, ROUTER_MAC};
-use crate::{Abilities, Capture, Frame, GuestPort, Mac, Offload, Put};
+use crate::cable::Cable;
+use crate::{Abilities, Capture, Mac, Offload, Put};
 
 /// Bytes of headers.
 pub const ETHERNET: usize = 14;
@@ -35,58 +35,23 @@ pub struct Envelope {
 
 /// What leads to the guest.
 pub struct Outlet {
-    port: Option<Arc<dyn GuestPort>>,
-    capture: Option<Capture>,
+    pub cable: Cable,
     abilities: Abilities,
     identification: u32,
 }
 
 impl Outlet {
     pub fn new(capture: Option<Capture>) -> Self {
-        Self { port: None, capture, abilities: Abilities::default(), identification: 0 }
-    }
-
-    pub fn plug(&mut self, port: Arc<dyn GuestPort>) {
-        self.port = Some(port);
+        Self { cable: Cable::new(capture), abilities: Abilities::default(), identification: 0 }
     }
 
     /// Looks at what the guest takes, which holds until the next look.
     pub fn look(&mut self) {
-        self.abilities = self.port.as_ref().map(|port| port.abilities()).unwrap_or_default();
+        self.abilities = self.cable.abilities();
     }
 
     pub fn abilities(&self) -> Abilities {
         self.abilities
-    }
-
-    /// Takes a frame from the guest.
-    pub fn take(&mut self, frame: &mut Frame) -> bool {
-        let taken = self.port.as_ref().is_some_and(|port| port.take(frame));
-        if taken && let Some(capture) = &mut self.capture {
-            capture.add(&[&frame.bytes]);
-        }
-        taken
-    }
-
-    /// Everything is with the guest, and in the file.
-    pub fn finish(&mut self) {
-        if let Some(port) = &self.port {
-            port.finish();
-        }
-        if let Some(capture) = &mut self.capture {
-            capture.flush();
-        }
-    }
-
-    /// Hands a frame over as it is.
-    pub fn frame(&mut self, queue: u16, offload: &Offload, parts: &[&[u8]]) -> Put {
-        let put = self.port.as_ref().map_or(Put::Gone, |port| port.put(queue, offload, parts));
-        if put == Put::Done
-            && let Some(capture) = &mut self.capture
-        {
-            capture.add(parts);
-        }
-        put
     }
 
     /// Sends a packet of `header` and `data`, in fragments if it is longer than the network takes.
@@ -158,7 +123,7 @@ impl Outlet {
             _ => return Put::Done, // no packet has addresses of both kinds
         };
         let [a, b, c] = parts;
-        self.frame(envelope.queue, offload, &[&headers[..end], a, b, c])
+        self.cable.put(envelope.queue, offload, &[&headers[..end], a, b, c])
     }
 }
 

@@ -139,13 +139,13 @@ fn config(forwards: &[&str]) -> UserConfig {
 
 fn nat(data: &[u8]) {
     let mut input = Input::new(data);
-    let mut nat = match Nat::new(&config(&["0:22", "udp:0:53"])) {
+    let mut nat = match Nat::new(&config(&["0:22", "udp:0:53"]), MAC) {
         Ok(nat) => nat,
         Err(error) => panic!("{error}"),
     };
     let ports = nat.addresses();
     let (cable, mut now) = (Arc::new(Cable::default()), Instant::now());
-    nat.plug(cable.clone(), MAC);
+    nat.plug(cable.clone());
     let mut peers: VecDeque<TcpStream> = VecDeque::new();
     while !input.is_empty() {
         let what = input.u8();

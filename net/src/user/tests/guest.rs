@@ -140,9 +140,9 @@ impl Guest {
 
     /// A guest without addresses.
     pub fn bare(config: &UserConfig, lossy: u32) -> Self {
-        let mut nat = Nat::new(config).unwrap();
+        let mut nat = Nat::new(config, MAC).unwrap();
         let cable = Arc::new(Cable { lossy, room: Mutex::new(64), ..Cable::default() });
-        nat.plug(cable.clone(), MAC);
+        nat.plug(cable.clone());
         let mut card = Card(cable.clone());
         let config = Config::new(EthernetAddress(MAC.0).into());
         let interface = Interface::new(config, &mut card, smoltcp::time::Instant::ZERO);

@@ -198,7 +198,7 @@ fn a_port_that_is_taken_is_named() {
     let port = listener.local_addr().unwrap().port();
     let config =
         UserConfig { forwards: vec![format!("{port}:22").parse().unwrap()], ..UserConfig::default() };
-    let error = crate::Nat::new(&config).err().unwrap().to_string();
+    let error = crate::Nat::new(&config, super::guest::MAC).err().unwrap().to_string();
     assert!(error.starts_with(&format!("tcp port 127.0.0.1:{port} cannot be forwarded (")), "{error}");
 }
 
