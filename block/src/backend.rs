@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io;
 
-use crate::Buffers;
+use crate::{Buffers, Patient};
 
 /// Bytes of a sector: the unit of a disk's size.
 pub const SECTOR: u64 = 512;
@@ -31,10 +31,15 @@ pub trait BlockBackend: Send + Sync {
 
     /// Lets all begin that was submitted.
     fn commit(&self) {}
+
+    /// The part whose writes wait, if it has one.
+    fn patient(&self) -> Option<&Patient> {
+        None
+    }
 }
 
 /// What to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Operation {
     /// Fills the buffers from `offset`.
     Read {

@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::{BlockBackend, Buffers, Format, Operation, Request};
+use crate::{BlockBackend, Buffers, Format, Operation, Patient, Request};
 
 /// Refuses headers of image formats at the beginning of a disk.
 pub struct Guard {
@@ -44,6 +44,10 @@ impl BlockBackend for Guard {
 
     fn commit(&self) {
         self.disk.commit();
+    }
+
+    fn patient(&self) -> Option<&Patient> {
+        self.disk.patient()
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::guard::Guard;
 use crate::qcow2::{Chain, overlay};
-use crate::{BlockBackend, BlockError, Format, Image, LayeredImage, Pool, RawImage, Uring};
+use crate::{BlockBackend, BlockError, Format, Image, LayeredImage, Patient, Pool, RawImage, Uring};
 
 /// A disk as its user describes it.
 #[derive(Debug, Clone, Default)]
@@ -20,6 +20,8 @@ pub struct ImageOptions {
     pub snapshot: bool,
     /// Files that an image names as its base are opened.
     pub backing: bool,
+    /// Writes that the host cannot take wait; see [`BlockBackend::patient`].
+    pub patient: bool,
 }
 
 /// Opens and locks a disk and what it is based on.
@@ -34,14 +36,22 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError>
     };
     let format = options.format.or(guessed).unwrap_or(Format::Raw);
     if format == Format::Raw && !options.snapshot {
-        let disk = raw(RawImage::open(path, options.read_only)?, path)?;
+        let disk = patient(raw(RawImage::open(path, options.read_only)?, path)?, options)?;
         return Ok(if guessed.is_some() && !options.read_only { Arc::new(Guard::new(disk)) } else { disk });
     }
     let write = !options.read_only && !options.snapshot;
     let (layers, _) = Chain::new(options.backing).open(path, Some(format), write)?;
     let image =
         if options.snapshot && !options.read_only { overlay(layers)? } else { LayeredImage::new(layers) };
-    pool(image, path)
+    patient(pool(image, path)?, options)
+}
+
+fn patient(disk: Arc<dyn BlockBackend>, options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError> {
+    if !options.patient || disk.is_read_only() {
+        return Ok(disk);
+    }
+    let thread = |source| BlockError::Thread { path: options.path.clone(), source };
+    Ok(Arc::new(Patient::new(disk, &options.path).map_err(thread)?))
 }
 
 fn guess(path: &Path) -> Result<Format, BlockError> {

@@ -140,7 +140,8 @@ pub struct RunArguments {
     /// Disk of the machine: a raw or qcow2 image or a block device, as /dev/vda, vdb ... May be repeated. Options:
     /// `readonly`: the guest cannot write it; `snapshot`: what it writes is gone at the end; `format=raw` or
     /// `qcow2`, instead of a look at the content; `backing=yes`: files that the image names as its base may be
-    /// opened; `serial=TEXT`: its serial number.
+    /// opened; `werror=stop`: the guest stands still while the host cannot write, instead of getting an error;
+    /// `serial=TEXT`: its serial number.
     #[arg(long, value_name = "PATH[,OPTION...]", value_parser = disk)]
     pub disk: Vec<DiskSpec>,
     /// Keep the disks as they are: what the guest writes is gone at the end.
@@ -166,7 +167,7 @@ pub struct RunArguments {
     pub command: Vec<OsString>,
 }
 
-const DISK_OPTIONS: &str = "readonly, snapshot, format=FORMAT, backing=yes or serial=TEXT";
+const DISK_OPTIONS: &str = "readonly, snapshot, format=FORMAT, backing=yes, werror=stop or serial=TEXT";
 
 fn yes_or_no(answer: &str) -> Result<bool, String> {
     match answer {
@@ -186,6 +187,8 @@ fn disk(text: &str) -> Result<DiskSpec, String> {
             None if option == "snapshot" => disk.snapshot = true,
             Some(("format", format)) => disk.format = Some(format.parse()?),
             Some(("backing", answer)) => disk.backing = yes_or_no(answer)?,
+            Some(("werror", "stop")) => disk.patient = true,
+            Some(("werror", "report")) => disk.patient = false,
             Some(("serial", serial)) => serial.clone_into(&mut disk.serial),
             _ if std::path::Path::new(rest).exists() => break,
             _ => return Err(format!("{option:?} is no option of a disk: give {DISK_OPTIONS}")),
@@ -240,8 +243,9 @@ mod tests {
         };
         assert_eq!(disk("a.raw"), spec("a.raw", false, ""));
         assert_eq!(disk("a.raw,serial=x=1,readonly"), spec("a.raw", true, "x=1"));
-        let all = disk("a,snapshot,format=qcow2,backing=yes").unwrap();
+        let all = disk("a,snapshot,format=qcow2,backing=yes,werror=stop").unwrap();
         assert_eq!((all.snapshot, all.format, all.backing), (true, Some(Format::Qcow2), true));
+        assert!(all.patient && disk("a,werror=ignore").is_err());
         assert!(disk("a,format=vmdk").is_err() && disk("a,backing=maybe").is_err());
         assert!(disk("a.raw,readonyl").unwrap_err().contains("readonyl"));
         assert!(disk(",readonly").is_err());

@@ -3,8 +3,12 @@
 
 mod common;
 
+use std::io::{BufRead, BufReader, Lines, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use common::{Terminal, guesthouse, run};
 
@@ -242,4 +246,75 @@ fn a_disk_with_a_system_on_it_boots() {
     assert_eq!(status.code(), Some(0), "{screen}");
     // Whoever names a kernel or wants a command run means another system.
     assert_eq!(guest(&["--disk", disk.to_str().unwrap()], "grep -c from=grub /proc/cmdline || true"), "0\n");
+}
+
+/// A guest on a disk whose image cannot grow: a limit for files stands for a full file system. It ends with the test.
+struct Full(Child);
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+    }
+}
+
+impl Full {
+    /// Runs a script in the guest. Translated code is in a file as well, so it is interpreted.
+    fn start(folder: &Path, script: &str) -> (Self, Lines<BufReader<ChildStderr>>) {
+        qemu_img(folder, "create -q -f qcow2 a.qcow2 64M");
+        let disk = format!("{},werror=stop", folder.join("a.qcow2").display());
+        let mut child = Command::new("sh")
+            .args([
+                "-c",
+                "trap '' XFSZ; ulimit -S -f 65536; exec \"$@\"",
+                "sh",
+                env!("CARGO_BIN_EXE_guesthouse"),
+            ])
+            .args(["run", "--engine", "interp", "--disk", &disk, "--", "sh", "-c", script])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        (Self(child), stderr)
+    }
+}
+
+/// Waits until a line has these words.
+fn told(lines: &mut impl Iterator<Item = std::io::Result<String>>, words: &str) {
+    let mut seen = Vec::new();
+    for line in lines {
+        let line = line.unwrap();
+        if line.contains(words) {
+            return;
+        }
+        seen.push(line);
+    }
+    panic!("no {words:?} in {seen:?}");
+}
+
+#[test]
+fn a_guest_waits_for_room_on_the_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = "dd if=/dev/zero of=/dev/vda bs=1M count=44 conv=fsync 2>/dev/null && echo written";
+    let (mut child, mut stderr) = Full::start(folder.path(), script);
+    told(&mut stderr, "stands still");
+    std::thread::sleep(Duration::from_millis(1500));
+    assert!(child.0.try_wait().unwrap().is_none());
+    let unlimited = Rlimit { current: None, maximum: None };
+    prlimit(Some(Pid::from_child(&child.0)), Resource::Fsize, unlimited).unwrap();
+    told(&mut stderr, "goes on");
+    let mut stdout = String::new();
+    child.0.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+    assert!(child.0.wait().unwrap().success() && stdout == "written\n", "{stdout}");
+    qemu_img(folder.path(), "check -q a.qcow2");
+}
+
+#[test]
+fn a_machine_that_waits_for_room_ends_when_it_is_told_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut child, mut stderr) = Full::start(folder.path(), "dd if=/dev/zero of=/dev/vda bs=1M");
+    told(&mut stderr, "stands still");
+    kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
+    assert_eq!(child.0.wait().unwrap().code(), Some(143));
 }

@@ -88,6 +88,7 @@ fn image(disk: &DiskSpec) -> Result<Arc<dyn BlockBackend>, MachineError> {
         read_only: disk.readonly,
         snapshot: disk.snapshot,
         backing: disk.backing,
+        patient: disk.patient,
     };
     Ok(block::open(&options)?)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 
-use block::BlockBackend;
+use block::{BlockBackend, Patient};
 use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine, Signals, Vm, VmConfig};
 use device::Action;
@@ -28,6 +28,17 @@ pub struct Shared {
     reload_every: AtomicU64,
     /// Instructions of vCPUs that were replaced.
     retired: AtomicU64,
+    paused: Mutex<Paused>,
+}
+
+/// Who wants the machine to stand still.
+#[derive(Default)]
+struct Paused {
+    user: bool,
+    /// Disks that wait for the host.
+    disks: u32,
+    /// Guest time at which it began.
+    since: Option<u64>,
 }
 
 impl Shared {
@@ -53,6 +64,36 @@ impl Shared {
     pub fn end(&self, outcome: Outcome) {
         self.control.end(outcome);
         self.kick();
+        self.give_up();
+    }
+
+    /// No write waits any more.
+    fn give_up(&self) {
+        self.disks.iter().filter_map(|disk| disk.patient()).for_each(Patient::give_up);
+    }
+
+    /// Stops all vCPUs at an instruction boundary, and guest time with them, as long as somebody wants it; false if
+    /// the machine ends instead.
+    fn hold(&self, change: impl FnOnce(&mut Paused)) -> bool {
+        let mut paused = self.paused.lock();
+        change(&mut paused);
+        match (paused.user || paused.disks > 0, paused.since) {
+            (true, None) => {
+                self.control.pause();
+                self.kick();
+                if !self.control.wait_paused() {
+                    return false;
+                }
+                paused.since = Some(self.pc.clock.tsc());
+            }
+            (false, Some(since)) => {
+                paused.since = None;
+                self.pc.clock.set_tsc(since);
+                self.control.resume();
+            }
+            _ => {}
+        }
+        true
     }
 
     pub fn reload_every(&self) -> Option<u64> {
@@ -98,8 +139,6 @@ pub struct Machine {
     shared: Arc<Shared>,
     /// None before the start.
     threads: Mutex<Option<Vec<JoinHandle<()>>>>,
-    /// Guest time at which a pause began.
-    paused_at: Mutex<Option<u64>>,
 }
 
 impl Machine {
@@ -139,9 +178,20 @@ impl Machine {
             slots,
             reload_every: AtomicU64::new(0),
             retired: AtomicU64::new(0),
+            paused: Mutex::default(),
         };
         shared.reset()?;
-        Ok(Self { shared: Arc::new(shared), threads: Mutex::default(), paused_at: Mutex::new(None) })
+        let shared = Arc::new(shared);
+        for patient in shared.disks.iter().filter_map(|disk| disk.patient()) {
+            let machine = Arc::downgrade(&shared);
+            patient.set_watcher(Box::new(move |stuck| {
+                if let Some(machine) = machine.upgrade() {
+                    let change: i32 = if stuck { 1 } else { -1 };
+                    machine.hold(|paused| paused.disks = paused.disks.saturating_add_signed(change));
+                }
+            }));
+        }
+        Ok(Self { shared, threads: Mutex::default() })
     }
 
     /// Starts the guest. Once.
@@ -193,25 +243,15 @@ impl Machine {
         if !self.is_started() {
             return Err(MachineError::State { state: "not started", remedy: "start it first" });
         }
-        let mut paused_at = self.paused_at.lock();
-        if paused_at.is_some() {
-            return Ok(());
-        }
-        self.shared.control.pause();
-        self.shared.kick();
-        if !self.shared.control.wait_paused() {
+        if !self.shared.hold(|paused| paused.user = true) {
             return Err(MachineError::State { state: "at its end", remedy: "start another one" });
         }
-        *paused_at = Some(self.shared.pc.clock.tsc());
         Ok(())
     }
 
     /// Continues after a pause.
     pub fn resume(&self) {
-        if let Some(tsc) = self.paused_at.lock().take() {
-            self.shared.pc.clock.set_tsc(tsc);
-            self.shared.control.resume();
-        }
+        self.shared.hold(|paused| paused.user = false);
     }
 
     /// Resets the machine as its reset button does: the kernel is loaded anew.
@@ -236,6 +276,7 @@ impl Machine {
             return Outcome::Stopped;
         }
         let outcome = self.shared.control.wait();
+        self.shared.give_up();
         for thread in self.threads.lock().iter_mut().flat_map(std::mem::take) {
             // A panic was reported by the thread's guard.
             let _ = thread.join();

@@ -77,6 +77,8 @@ pub struct DiskSpec {
     pub snapshot: bool,
     /// Files that the image names as its base are opened.
     pub backing: bool,
+    /// The machine stands still while the host cannot take what the guest writes, instead of telling the guest.
+    pub patient: bool,
     /// Serial number; the guest sees 20 bytes of it.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub serial: String,
