@@ -54,7 +54,7 @@ pub struct Board {
     pub pci: Option<PciRoot>,
     /// Virtio devices that are not on it.
     pub virtio: Option<VirtioMmio>,
-    /// Timers, clock and interrupt controllers of an AT.
+    /// Timer and interrupt controllers of an AT.
     pub legacy: bool,
 }
 
@@ -118,11 +118,10 @@ impl Area {
 }
 
 fn fadt(board: &Board, facs: u64, dsdt: u64) -> impl Aml {
-    /// IA-PC boot architecture: legacy devices, an 8042, no VGA, no CMOS clock.
+    /// IA-PC boot architecture: legacy devices, an 8042, no VGA.
     const LEGACY: u16 = 1 << 0;
     const I8042: u16 = 1 << 1;
     const NO_VGA: u16 = 1 << 2;
-    const NO_RTC: u16 = 1 << 5;
 
     let (event, control, timer) =
         (board.pm_base, board.pm_base.wrapping_add(4), board.pm_base.wrapping_add(8));
@@ -153,7 +152,7 @@ fn fadt(board: &Board, facs: u64, dsdt: u64) -> impl Aml {
     fadt.p_lvl2_lat = 0xffff.into(); // no C2
     fadt.p_lvl3_lat = 0xffff.into(); // no C3
     fadt.century = 0x32;
-    let legacy = if board.legacy { LEGACY } else { NO_RTC };
+    let legacy = if board.legacy { LEGACY } else { 0 };
     fadt.iapc_boot_arch = (legacy | NO_VGA | if board.i8042 { I8042 } else { 0 }).into();
     fadt.reset_reg = port(board.reset.0, 1, AccessSize::ByteAccess);
     fadt.reset_value = board.reset.1;

@@ -118,7 +118,7 @@ pub struct RunArguments {
     /// Virtual CPUs.
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
     pub cpus: u32,
-    /// Parts of the machine; `microvm` has no PCI and no parts of an AT but a serial port.
+    /// Parts of the machine; `microvm` has no PCI and no parts of an AT but a serial port and a clock.
     #[arg(long, value_name = "NAME", default_value = "pc", value_parser = one_of::<BoardKind>(BoardKind::NAMES))]
     pub board: BoardKind,
     /// How to run the guest's code.

@@ -12,7 +12,7 @@ pub enum BoardKind {
     /// A PC with PCI and all that systems of any age look for.
     #[default]
     Pc,
-    /// No PCI and none of an AT's parts but a serial port and the keyboard controller, which resets; virtio devices
+    /// No PCI and none of an AT's parts but a serial port, the clock and the keyboard controller, which resets; virtio devices
     /// are behind memory-mapped registers. ACPI still says where everything is.
     Microvm,
 }

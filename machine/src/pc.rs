@@ -107,6 +107,7 @@ impl Pc {
         parts.add(I8042::PORTS, keyboard.clone())?;
         parts.add(&[window(COM1.0, Uart16550::LEN)], uart.clone())?;
         parts.add(&[window(PM_BASE, AcpiPower::LEN)], power.clone())?;
+        parts.add(Rtc::PORTS, rtc.clone())?;
         parts.add(DebugExit::PORTS, Arc::new(DebugExit))?;
         parts.add(DebugConsole::PORTS, Arc::new(DebugConsole::new(backends.debug)))?;
         parts.mmio.map(Ioapic::BASE, Ioapic::LEN, fabric.ioapic().clone(), 0)?;
@@ -118,7 +119,6 @@ impl Pc {
             BoardKind::Pc => {
                 parts.add(I8259::PORTS, fabric.pic().clone())?;
                 parts.add(I8254::PORTS, pit)?;
-                parts.add(Rtc::PORTS, rtc.clone())?;
                 parts.add(Port92::PORTS, Arc::new(Port92::new()))?;
                 parts.add(PostCodes::PORTS, Arc::new(PostCodes::new()))?;
                 parts.add_pci(reset_control, pci_bus(&ram, &fabric, &lines, devices)?)?;

@@ -34,6 +34,8 @@ struct Inner {
     features: u64,
     queues: Vec<QueueSetup>,
     session: Option<Arc<Session>>,
+    /// The device may reach memory. It is not the driver's to decide by virtio's means, so a reset changes nothing.
+    access: bool,
 }
 
 /// A queue as the driver sets it up.
@@ -62,7 +64,12 @@ impl Inner {
             enabled: false,
         };
         let queues = device.queues().iter().map(setup).collect();
-        Self { status: 0, features: 0, queues, session: None }
+        Self { status: 0, features: 0, queues, session: None, access: true }
+    }
+
+    /// The device has the session now.
+    fn is_running(&self) -> bool {
+        self.session.is_some() && self.access
     }
 
     fn status(&self) -> u8 {
@@ -151,7 +158,22 @@ impl Frontend {
         }
         let session = Arc::new(Session { features: inner.features, queues, link });
         inner.session = Some(session.clone());
-        self.device.start(session);
+        if inner.access {
+            self.device.start(session);
+        }
+    }
+
+    /// Whether the device may reach memory. One that may not stands still, and goes on where it was.
+    pub fn set_access(&self, access: bool) {
+        let mut inner = self.inner.lock();
+        if std::mem::replace(&mut inner.access, access) == access {
+            return;
+        }
+        match &inner.session {
+            Some(session) if access => self.device.start(session.clone()),
+            Some(_) => self.device.stop(),
+            None => {}
+        }
     }
 
     /// Number of queues.
@@ -182,11 +204,11 @@ impl Frontend {
     /// Back to power-on, with the device.
     pub fn reset(&self) {
         let mut inner = self.inner.lock();
-        if inner.session.is_some() {
+        if inner.is_running() {
             self.device.stop();
         }
         self.device.reset();
-        *inner = Inner::new(self.device.as_ref());
+        *inner = Inner { access: inner.access, ..Inner::new(self.device.as_ref()) };
     }
 
     /// The state now. Whatever is under way ends first; what is only available stays so.
@@ -194,11 +216,15 @@ impl Frontend {
         let inner = self.inner.lock();
         let mut positions = vec![QueuePosition::default(); inner.queues.len()];
         if let Some(session) = &inner.session {
-            self.device.stop();
+            if inner.access {
+                self.device.stop();
+            }
             for (position, queue) in positions.iter_mut().zip(&session.queues) {
                 *position = queue.as_ref().map(|q| q.position()).unwrap_or_default();
             }
-            self.device.start(session.clone());
+            if inner.access {
+                self.device.start(session.clone());
+            }
         }
         FrontendState {
             status: inner.status(),

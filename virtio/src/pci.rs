@@ -47,6 +47,8 @@ pub struct VirtioPci {
     frontend: Frontend,
     interrupts: Arc<Interrupts>,
     selected: Mutex<Selected>,
+    /// Held by whoever brings the device in step with the bus-master bit.
+    mastering: Mutex<()>,
     /// Offset of the window capability.
     window: u8,
 }
@@ -179,7 +181,17 @@ impl VirtioPci {
         let (inner, window) = Inner::new(device.as_ref(), line_number);
         let interrupts = Arc::new(Interrupts { inner: Mutex::new(inner), line, sink });
         let frontend = Frontend::new(device, ram, interrupts.clone());
-        Self { frontend, interrupts, selected: Mutex::default(), window }
+        // As after power-on.
+        frontend.set_access(false);
+        Self { frontend, interrupts, selected: Mutex::default(), mastering: Mutex::default(), window }
+    }
+
+    /// A function that is no bus master leaves memory alone (PCI 3.0, 6.2.2). Not under the lock of the interrupts:
+    /// what is under way ends with one.
+    fn follow_mastering(&self) {
+        let _one = self.mastering.lock();
+        let command = self.interrupts.inner.lock().config.command();
+        self.frontend.set_access(command & command::BUS_MASTER != 0);
     }
 
     /// The common configuration (4.1.4.3) as it reads now.
@@ -314,6 +326,8 @@ impl Device for VirtioPci {
         inner.config.reset();
         inner.msix.reset();
         inner.update(&self.interrupts.line);
+        drop(guard);
+        self.follow_mastering();
     }
 }
 
@@ -337,6 +351,8 @@ impl PciFunction for VirtioPci {
         let moved = inner.config.write(offset, data);
         inner.msix.settle(&inner.config, self.interrupts.sink.as_ref());
         inner.update(&self.interrupts.line);
+        drop(guard);
+        self.follow_mastering();
         moved
     }
 
@@ -422,6 +438,7 @@ impl SaveRestore for VirtioPci {
         }
         // The old driver's device stands before the new one's vectors are there.
         self.frontend.reset();
+        self.follow_mastering();
         {
             let mut guard = self.interrupts.inner.lock();
             let inner = &mut *guard;

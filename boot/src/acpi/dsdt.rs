@@ -8,9 +8,8 @@ use super::{Board, OEM, OEM_TABLE, REVISION, bytes, pci, virtio};
 
 pub fn build(board: &Board) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, REVISION);
-    let mut devices = Vec::new();
+    let mut devices = vec![device("RTC_", "PNP0B00", 0, &[(0x70, 2)], Some(8))];
     if board.legacy {
-        devices.push(device("RTC_", "PNP0B00", 0, &[(0x70, 2)], Some(8)));
         devices.push(device("TMR_", "PNP0100", 0, &[(0x40, 4)], Some(0)));
         devices.push(device("PIC_", "PNP0000", 0, &[(0x20, 2), (0xa0, 2), (0x4d0, 2)], Some(2)));
     }

@@ -162,6 +162,32 @@ fn the_interrupt_pin_serves_those_without_messages() {
 }
 
 #[test]
+fn a_function_that_is_no_bus_master_leaves_memory_alone() {
+    let s = Setup::new();
+    s.negotiate(NO_VECTOR);
+    s.request(0);
+    s.set_command(command::MEMORY);
+    s.queue.offer_chain(1, &[(BUFFERS, 16, true)]);
+    s.set(NOTIFY, 2, 0);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(s.queue.used(), None);
+    // It goes on where it was, and takes its own saved state meanwhile.
+    let state = s.pci.save();
+    s.pci.restore(&state).unwrap();
+    assert_eq!(s.queue.used(), None);
+    s.set_command(command::MEMORY | command::BUS_MASTER);
+    assert_eq!(s.queue.wait_used(), (1, 16));
+    // After power-on it is none.
+    s.pci.reset();
+    assert_eq!(s.config(4, 2), 0);
+    s.negotiate(NO_VECTOR);
+    s.queue.offer_chain(2, &[(BUFFERS, 16, true)]);
+    s.set(NOTIFY, 2, 0);
+    std::thread::sleep(std::time::Duration::from_millis(50));
+    assert_eq!(s.queue.used(), None);
+}
+
+#[test]
 fn a_reset_of_the_device_keeps_the_function_and_one_of_the_function_does_not() {
     let s = Setup::new();
     s.pci.place(0, 0xc000_0000);
