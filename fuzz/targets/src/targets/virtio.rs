@@ -16,7 +16,7 @@ use crate::input::Input;
 pub const PCI: Target = Target {
     name: "virtio-pci",
     about: "a PCI bus with virtio devices: configuration, registers, rings",
-    seeds: || seeds(&[0x10, 0x20, 0x30, 0x31]),
+    seeds: || seeds(&[0x10, 0x20, 0x32, 0x30, 0x31]),
     words: &[],
     run: |data| with_ram(data, pci),
 };
@@ -153,6 +153,10 @@ fn pci(ram: &Arc<GuestRam>, mut input: Input<'_>) {
             0 => access(&ports, what, u64::from(input.u8() & 7), &mut input),
             1 => access(&ecam, what, u64::from(input.u16()) | u64::from(what & 4) << 14, &mut input),
             2 => access(&memory, what, LOW + u64::from(input.u16()), &mut input),
+            // Off the bus in the middle of its work.
+            3 if what & 3 == 2 => {
+                function.write_config(4, &[2, 0]);
+            }
             3 if what & 1 == 0 => negotiate_pci(function.as_ref()),
             3 => {
                 let _: Action = function.write_bar(0, 0x3000 + u64::from(what & 8) / 2, &[0, 0]);
@@ -206,6 +210,7 @@ pub fn access(part: &dyn Registers, what: u8, offset: u64, input: &mut Input<'_>
 }
 
 fn negotiate_pci(function: &VirtioPci) {
+    function.write_config(4, &[6, 0]);
     let set = |at: u64, len: usize, value: u64| {
         let _: Action = function.write_bar(0, at, &value.to_le_bytes()[..len]);
     };
