@@ -9,6 +9,7 @@ use std::ops::Range;
 use iced_x86::{Instruction, Register};
 
 use super::asm::{Forward, Mem, Section, Target, at, cond, reg, sum};
+use super::named::is_named;
 use super::{Emitter, Segment, spilled};
 use crate::analysis::stack;
 use crate::cache::site::Pair;
@@ -27,6 +28,9 @@ impl Emitter<'_> {
             && let Some(distance) = stack::distance(insn)
         {
             return Some(at(R11, distance));
+        }
+        if let Some(operand) = self.named(insn, access) {
+            return Some(operand);
         }
         self.address(insn)?;
         self.check(insn, access);
@@ -54,8 +58,8 @@ impl Emitter<'_> {
     /// The same operand in one register, R10, so that R9 is free; or as it is, if it does not need R9.
     pub fn without_r9(&mut self, operand: Mem) -> Mem {
         match operand {
-            Mem::At { index: Some(R9), .. } => {
-                self.asm.lea(R10, sum(R10, R9));
+            Mem::At { base: Some(R9), .. } | Mem::At { index: Some(R9), .. } => {
+                self.asm.lea(R10, operand);
                 at(R10, 0)
             }
             other => other,
@@ -125,7 +129,7 @@ impl Emitter<'_> {
         let table = table(self.kind, access.store);
         let most = 4096 - i32::from(access.size);
         let asm = &mut *self.asm;
-        if !steady(insn) {
+        if !is_named(insn) {
             let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
             asm.rorx32(R9, R10, 8);
             asm.and_imm32(R9, INDEX);
@@ -230,7 +234,7 @@ impl Emitter<'_> {
         self.cold_operation(insn, false, wrong)
     }
 
-    fn describe(&mut self, site: u32, insn: &Instruction, access: Access) {
+    pub(super) fn describe(&mut self, site: u32, insn: &Instruction, access: Access) {
         let place = (insn.ip() as u16, insn.len() as u8);
         self.sites.describe(site, self.page, place, (access.size, access.store), self.parked);
         self.made.push((site, None));
@@ -261,11 +265,4 @@ impl Emitter<'_> {
 pub fn narrow(insn: &Instruction) -> bool {
     let (base, index) = (insn.memory_base(), insn.memory_index());
     base.is_gpr32() || index.is_gpr32() || insn.memory_displ_size() == 4 && base == index
-}
-
-/// The address stays on its page from one execution to the next, most likely: the instruction itself names it.
-fn steady(insn: &Instruction) -> bool {
-    stack::has_operand(insn)
-        && insn.memory_index() == Register::None
-        && matches!(insn.memory_base(), Register::RIP | Register::None)
 }

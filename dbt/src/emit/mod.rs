@@ -12,6 +12,7 @@ pub mod divide;
 pub mod held;
 pub mod instruction;
 pub mod memory;
+pub mod named;
 pub mod native;
 pub mod pause;
 pub mod stack;

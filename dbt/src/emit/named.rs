@@ -1,0 +1,101 @@
+//! Operands whose address the instruction itself names. Which page that is depends on nothing but where the code page is
+//! mapped, so one comparison of pages is the whole check, and the place in the page is a constant.
+
+use iced_x86::{Instruction, Register};
+
+use super::Emitter;
+use super::asm::{Mem, Section, Target, at, cond, reg, sum};
+use crate::analysis::stack;
+use crate::cache::site::Pair;
+use crate::cache::tlb::table;
+use crate::frontend::class::Access;
+use reg::{R9, R10, RCX};
+
+const PAGE: i32 = 4096;
+
+/// The instruction itself names the address of its operand.
+pub fn is_named(insn: &Instruction) -> bool {
+    stack::has_operand(insn)
+        && insn.memory_index() == Register::None
+        && matches!(insn.memory_base(), Register::RIP | Register::None)
+}
+
+/// What the address is, from the first byte of the code page for operands relative to RIP. `None` if it is less constant
+/// than that, or the operand lies in two pages.
+fn distance(insn: &Instruction, access: Access) -> Option<i32> {
+    if !is_named(insn) || matches!(insn.memory_segment(), Register::FS | Register::GS) {
+        return None;
+    }
+    let distance = i32::try_from(insn.memory_displacement64() as i64).ok()?;
+    let inside = distance & (PAGE - 1) <= PAGE - i32::from(access.size);
+    (inside && distance >= i32::MIN + PAGE).then_some(distance)
+}
+
+impl Emitter<'_> {
+    /// The checked operand, if the instruction names its address, in one page. Clobbers R9 and R10, and flags that are dead
+    /// or put aside.
+    pub fn named(&mut self, insn: &Instruction, access: Access) -> Option<Mem> {
+        let distance = distance(insn, access)?;
+        let (offset, page) = (distance & (PAGE - 1), distance & -PAGE);
+        let relative = insn.is_ip_rel_memory_operand();
+        let keeps = self.live && !self.parked;
+        let site = self.sites.add();
+        self.parked |= keeps;
+        self.describe(site, insn, access);
+        self.parked &= !keeps;
+        let pair = self.sites.pair(site);
+        let (neg_page, host) = (Mem::Data(pair + Pair::NEG_PAGE as u64), Mem::Data(pair + Pair::HOST as u64));
+        let lin = self.lin_word();
+        let asm = &mut *self.asm;
+        // The sum of where the page is and minus where the site was last is zero if these are the same.
+        let miss = if keeps {
+            asm.mov(R9, RCX);
+            asm.load(RCX, neg_page);
+            if relative {
+                asm.load(R10, lin);
+                asm.lea(RCX, Mem::At { base: Some(RCX), index: Some(R10), scale: 0, disp: page });
+            } else {
+                asm.lea(RCX, at(RCX, page));
+            }
+            let same = asm.jrcxz();
+            asm.mov(RCX, R9);
+            let miss = asm.jmp(Target::Fixed(0));
+            asm.bind_short(same);
+            asm.mov(RCX, R9);
+            miss
+        } else {
+            asm.load(R10, neg_page);
+            if relative {
+                asm.add(R10, lin);
+            }
+            if !relative || page != 0 {
+                asm.cmp_imm(R10, -page);
+            }
+            asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
+        };
+        asm.load(R9, host);
+        let resume = Target::Here(asm.here());
+        self.aside(miss, |e| {
+            e.park();
+            if relative {
+                e.asm.load(R10, lin);
+                e.asm.lea(R10, at(R10, distance));
+            } else {
+                e.asm.imm(R10, distance);
+            }
+            e.asm.add(R10, neg_page);
+            e.asm.lea(R9, Mem::Data(pair));
+            let table = table(e.kind, access.store);
+            let stub = e.stubs.access[table][access.size.trailing_zeros() as usize];
+            let _ = e.asm.call(Target::Fixed(stub));
+            if keeps {
+                e.unpark();
+            }
+            e.asm.lea(R9, sum(R9, R10));
+            e.asm.lea(R9, at(R9, -offset));
+            let _ = e.asm.jmp(resume);
+        });
+        debug_assert_eq!(self.asm.section(), Section::Hot);
+        Some(at(R9, offset))
+    }
+}
