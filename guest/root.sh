@@ -13,9 +13,10 @@ mkdir -m 700 -p "$root/root/.ssh"
 printf '%s' "$keys" >"$root/root/.ssh/authorized_keys"
 # A server's keys are made when somebody first asks for them.
 rm -f "$root"/etc/ssh/ssh_host_*
-mkdir -p "$root/etc/systemd/system/ssh@.service.d"
-cat >"$root/etc/systemd/system/ssh@.service.d/keys.conf" <<'END'
+mkdir -p "$root/etc/systemd/system/ssh.service.d"
+cat >"$root/etc/systemd/system/ssh.service.d/keys.conf" <<'END'
 [Service]
+ExecStartPre=
 ExecStartPre=-/bin/sh -c '[ -e /etc/ssh/ssh_host_ed25519_key ] || ssh-keygen -q -t ed25519 -N "" -f /etc/ssh/ssh_host_ed25519_key'
 END
 echo 'HostKey /etc/ssh/ssh_host_ed25519_key' >"$root/etc/ssh/sshd_config.d/guesthouse.conf"

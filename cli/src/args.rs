@@ -159,7 +159,8 @@ pub struct RunArguments {
     /// It may have `,forward=[udp:][ADDRESS:]PORT:PORT` (a port of the host's, one of the guest's; any number of them),
     /// `,loopback=yes` (10.0.2.2 is the host's 127.0.0.1), `,outside=no` (nothing but that and forwarded ports),
     /// `,mac=ADDRESS` and `,capture=FILE` (all frames, for tcpdump and the like). `tap=DEVICE` is a TAP
-    /// device of the host's, which may have `mac` and `capture`; `none` is none. May be repeated.
+    /// device of the host's, which may have `mac` and `capture`; `none` is none. May be repeated. A guest that is a
+    /// whole system has `user` if nothing is said.
     #[arg(long, value_name = "KIND[,OPTION...]", value_parser = net)]
     pub net: Vec<Option<NetSpec>>,
     /// Program to run in the default guest instead of a shell, with its arguments.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use guest::{Built, Cache, Catalogue, CommandMode, GuestEntry, Session};
-use machine::{DiskSpec, Format, MachineSpec, ModuleSpec};
+use machine::{DiskSpec, Format, MachineSpec, ModuleSpec, NetSpec, UserConfig};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::args::RunArguments;
@@ -62,6 +62,10 @@ impl Plan {
 
         if let Some(disk) = disk_guest(arguments, signals)? {
             spec.disks.insert(0, disk);
+            if arguments.net.is_empty() {
+                // What there is to do with a whole system begins with a network; `--net none` says otherwise.
+                spec.nets.push(NetSpec::User(UserConfig::default()));
+            }
             spec.cmdline = arguments.append.clone().unwrap_or_default();
             return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
         }

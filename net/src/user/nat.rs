@@ -255,6 +255,12 @@ impl Nat {
         }
     }
 
+    /// When it wakes by itself.
+    #[cfg(test)]
+    pub(super) fn alarm(&self) -> Option<Instant> {
+        self.cx.alarm()
+    }
+
     /// Asks another server for names.
     #[cfg(test)]
     pub(super) fn set_resolver(&mut self, resolver: Resolver) {

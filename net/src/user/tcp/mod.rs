@@ -292,6 +292,10 @@ impl Tcp {
                 }
             }
         }
+        // Nothing that happens later than the last tidying goes without one.
+        if self.connections.len() > 0 && cx.now != self.tidied {
+            cx.wake_at(self.tidied + TIDY);
+        }
         !self.busy.is_empty() && !self.blocked
     }
 

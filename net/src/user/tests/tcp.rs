@@ -121,6 +121,41 @@ fn a_guest_that_does_not_read_stops_the_host_and_goes_on_later() {
 }
 
 #[test]
+fn a_guest_that_has_been_reset_has_no_connections() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut guest = Guest::new(&loopback(), 0);
+    let handle = guest.connect((ROUTER, listener.local_addr().unwrap().port()), 5000);
+    guest.until(|guest| guest.socket(handle).may_send().then_some(()));
+    let (mut stream, _) = listener.accept().unwrap();
+    guest.nat.clear();
+    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    // What the guest still sends belongs to nothing.
+    guest.socket(handle).send_slice(b"?").unwrap();
+    guest.until(|guest| (guest.socket(handle).state() == State::Closed).then_some(()));
+}
+
+#[test]
+fn nothing_wakes_an_idle_network() {
+    let (port, host) = host(false, pattern(300_000));
+    let mut guest = Guest::new(&loopback(), 0);
+    let handle = guest.connect((ROUTER, port), 5000);
+    assert!(talk(&mut guest, handle, b"?").len() == 300_000 && host.join().unwrap() == b"?");
+    // One connection stays.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let idle = guest.connect((ROUTER, listener.local_addr().unwrap().port()), 5001);
+    guest.until(|guest| guest.socket(idle).may_send().then_some(()));
+    (0..20).for_each(|_| guest.step());
+    let mut now = std::time::Instant::now() + std::time::Duration::from_secs(3600);
+    let mut wakes = 0;
+    while let Some(alarm) = guest.nat.alarm() {
+        now = now.max(alarm);
+        guest.nat.work(now);
+        wakes += 1;
+        assert!(wakes < 10, "it wakes for ever");
+    }
+}
+
+#[test]
 fn a_refusal_is_one_and_only_a_connection_is_answered() {
     let port = {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
