@@ -44,6 +44,8 @@ pub struct Tcp {
     most: usize,
     /// Those that have something to do.
     busy: VecDeque<Id>,
+    /// Listeners at which more may wait.
+    accepting: Vec<usize>,
     /// The guest had no room for a frame.
     blocked: bool,
     first: u32,
@@ -76,6 +78,7 @@ impl Tcp {
             listeners,
             most: MOST.min(super::open_files() / 2),
             busy: VecDeque::new(),
+            accepting: Vec::new(),
             blocked: false,
             first,
             tidied: now,
@@ -87,9 +90,13 @@ impl Tcp {
         self.listeners.iter().filter_map(|(listener, _)| listener.local_addr().ok())
     }
 
-    /// Begins to listen.
+    /// Begins to listen. A listener tells of new connections only: if the host has no descriptor for one that waits, it
+    /// would tell without end.
     pub fn watch(&self, cx: &Context) -> io::Result<()> {
-        self.listeners.iter().enumerate().try_for_each(|(i, (l, _))| cx.poller.watch(l, token::tcp_port(i)))
+        self.listeners
+            .iter()
+            .enumerate()
+            .try_for_each(|(i, (l, _))| cx.poller.watch_edges(l, token::tcp_port(i)))
     }
 
     /// A segment from the guest.
@@ -224,7 +231,11 @@ impl Tcp {
         for _ in 0..BURST {
             let Some((socket, port)) = self.listeners.get(listener) else { return };
             let (port, accepted) = (*port, socket.accept());
-            let Ok((socket, peer)) = accepted else { return };
+            let (socket, peer) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) => return tracing::debug!("a connection to port {port} has to wait: {error}"),
+            };
             if !self.has_room() || socket.set_nonblocking(true).is_err() {
                 continue; // closed at once
             }
@@ -235,6 +246,7 @@ impl Tcp {
                 self.enqueue(id);
             }
         }
+        self.accepting.push(listener);
     }
 
     /// Peers that look alike are told apart by their port.
@@ -276,6 +288,9 @@ impl Tcp {
     /// Moves data and answers; true if there is more to do at once.
     pub fn flush(&mut self, cx: &mut Context) -> bool {
         self.blocked = false;
+        for listener in std::mem::take(&mut self.accepting) {
+            self.arrived(cx, listener);
+        }
         for _ in 0..self.busy.len() {
             let Some(id) = self.busy.pop_front() else { break };
             let Some(connection) = self.connections.get_mut(id) else { continue };
@@ -296,7 +311,7 @@ impl Tcp {
         if self.connections.len() > 0 && cx.now != self.tidied {
             cx.wake_at(self.tidied + TIDY);
         }
-        !self.busy.is_empty() && !self.blocked
+        !self.busy.is_empty() && !self.blocked || !self.accepting.is_empty()
     }
 
     /// Sends again what was not acknowledged in time.

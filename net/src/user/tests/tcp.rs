@@ -228,6 +228,20 @@ fn forwarded_ports_lead_into_the_guest() {
 }
 
 #[test]
+fn many_come_to_a_forwarded_port_at_once() {
+    let config = UserConfig { forwards: vec!["0:22".parse().unwrap()], ..UserConfig::default() };
+    let mut guest = Guest::new(&config, 0);
+    let address = guest.nat.addresses()[0];
+    let _peers: Vec<_> = (0..100).map(|_| TcpStream::connect(address).unwrap()).collect();
+    guest.until(|guest| {
+        guest.nat.wait(Some(std::time::Duration::ZERO));
+        guest.nat.work(std::time::Instant::now());
+        guest.cable.to_guest.lock().clear();
+        (guest.nat.flows() == (100, 0)).then_some(())
+    });
+}
+
+#[test]
 fn a_port_that_is_taken_is_named() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
