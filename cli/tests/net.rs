@@ -157,7 +157,18 @@ fn a_port_that_is_taken_is_named() {
     assert!(stderr.contains(&format!("tcp port 127.0.0.1:{port} cannot be forwarded")), "{stderr}");
 }
 
-/// The host's end is in a network of its own, where an ordinary user may make a TAP device.
+/// Runs a script of the host's, for which `$0` is the program under test, in a network where an ordinary user may do
+/// everything; its standard output.
+fn in_a_network_of_its_own(script: &str) -> String {
+    let program = env!("CARGO_BIN_EXE_guesthouse");
+    let output =
+        Command::new("unshare").args(["-rn", "sh", "-ec", script, program]).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|e| panic!("unshare: {e}: install util-linux and iproute2"));
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+    assert!(output.status.success(), "{stdout}{stderr}");
+    stdout
+}
+
 #[test]
 fn a_tap_device_leads_to_the_host() {
     let script = r#"
@@ -170,13 +181,30 @@ fn a_tap_device_leads_to_the_host() {
             ping -c 1 -s 4000 192.0.2.1 | grep -c "4008 bytes from 192.0.2.1"
             nc 192.0.2.1 9 2>&1 </dev/null || true'
     "#;
-    let program = env!("CARGO_BIN_EXE_guesthouse");
-    let output =
-        Command::new("unshare").args(["-rn", "sh", "-ec", script, program]).stdin(Stdio::null()).output();
-    let output = output.unwrap_or_else(|e| panic!("unshare: {e}: install util-linux and iproute2"));
-    let [stdout, stderr] = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
     let said = "52:55:00:00:00:77\n1\nnc: can't connect to remote host (192.0.2.1): Connection refused\n";
-    assert_eq!(stdout, said, "{stderr}");
+    assert_eq!(in_a_network_of_its_own(script), said);
+}
+
+/// Where the host lets users ping, and has a way out by IPv6.
+#[test]
+fn the_world_is_pinged_by_both_kinds_of_addresses() {
+    let script = r#"
+        ip link set lo up
+        ip addr add 198.51.100.7/32 dev lo
+        ip addr add 2001:db8::7/128 dev lo
+        ip tuntap add dev out0 mode tap
+        ip link set out0 up
+        ip -6 route add default dev out0
+        echo "0 0" >/proc/sys/net/ipv4/ping_group_range
+        exec "$0" run --net user -- sh -ec '
+            ping -c 1 -s 4000 198.51.100.7 | grep -c "4008 bytes from 198.51.100.7"
+            for i in $(seq 50); do ip -6 route | grep -q ^default && break; sleep 0.1; done
+            for i in $(seq 50); do ip -6 addr show scope global | grep -q tentative || break; sleep 0.1; done
+            ping -6 -c 1 -s 3000 2001:db8::7 | grep -c "3008 bytes from 2001:db8::7"
+            nc 2001:db8::7 9 2>&1 </dev/null || true'
+    "#;
+    let said = "1\n1\nnc: can't connect to remote host: Connection refused\n";
+    assert_eq!(in_a_network_of_its_own(script), said);
 }
 
 #[test]
