@@ -6,6 +6,7 @@ mod calls;
 mod control;
 mod debug;
 mod faults;
+mod frames;
 mod halfway;
 mod interrupts;
 mod modes;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Vec<Case> {
     [
         faults::CASES,
         bits::CASES,
+        frames::CASES,
         halfway::CASES,
         calls::CASES,
         interrupts::CASES,

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use iced_x86::{Instruction, Register};
 
-use super::asm::{Forward, Mem, Section, Target, at, cond, reg, sum};
+use super::asm::{Asm, Forward, Mem, Section, Target, at, cond, reg, sum};
 use super::named::is_named;
 use super::{Emitter, Segment, spilled};
 use crate::analysis::stack;
@@ -29,7 +29,7 @@ impl Emitter<'_> {
         {
             return Some(at(R11, distance));
         }
-        if let Some(operand) = self.named(insn, access) {
+        if let Some(operand) = self.named(insn, access).or_else(|| self.in_frame(insn, access)) {
             return Some(operand);
         }
         self.address(insn)?;
@@ -130,13 +130,7 @@ impl Emitter<'_> {
         let most = 4096 - i32::from(access.size);
         let asm = &mut *self.asm;
         if !is_named(insn) {
-            let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
-            asm.rorx32(R9, R10, 8);
-            asm.and_imm32(R9, INDEX);
-            asm.add(R10, entry(Pair::NEG_PAGE));
-            asm.cmp_imm(R10, most);
-            let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
-            asm.load(R9, entry(Pair::HOST));
+            let miss = asm.look_up(table, most);
             let resume = Target::Here(asm.here());
             self.aside(miss, |e| {
                 e.asm.call_with(e.stubs.miss[table], site);
@@ -258,6 +252,21 @@ impl Emitter<'_> {
         self.note_x87_aside();
         out(self);
         self.asm.switch(Section::Hot);
+    }
+}
+
+impl Asm {
+    /// Looks the page of the linear address in R10 up in the first-level TLB. Behind it R9 plus R10 is the host address; the
+    /// jump leads where it is not there, or the offset in the page is above `most`.
+    pub fn look_up(&mut self, table: usize, most: i32) -> Forward {
+        let entry = |offset: i32| Mem::GsAt(R9, field::table(table) + offset as u32);
+        self.rorx32(R9, R10, 8);
+        self.and_imm32(R9, INDEX);
+        self.add(R10, entry(Pair::NEG_PAGE));
+        self.cmp_imm(R10, most);
+        let miss = self.jcc(cond::ABOVE, Target::Fixed(0));
+        self.load(R9, entry(Pair::HOST));
+        miss
     }
 }
 

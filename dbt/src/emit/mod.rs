@@ -9,6 +9,7 @@ pub mod asm;
 pub mod bits;
 pub mod branch;
 pub mod divide;
+pub mod frame;
 pub mod held;
 pub mod instruction;
 pub mod memory;
