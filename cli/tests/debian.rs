@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use common::{Terminal, guesthouse, run};
 
@@ -57,6 +60,24 @@ fn it_boots_to_a_login_and_leaves_its_disk_clean() {
     program("qemu-img", &["check", "-q", "mine.qcow2"], folder.path());
     program("qemu-img", &["convert", "-O", "raw", "mine.qcow2", "raw"], folder.path());
     program("e2fsck", &["-fn", "raw"], folder.path());
+}
+
+/// The ssh server is there as soon as somebody asks for it, with a key of its own.
+#[test]
+fn its_ssh_server_answers_through_a_forwarded_port() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let net = format!("user,forward=127.0.0.1:{port}:22");
+    let mut terminal = Terminal::start(guesthouse(&["run", "debian", "--memory", "1G", "--net", &net]));
+    terminal.expect("guesthouse login: ");
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    connection.set_read_timeout(Some(Duration::from_secs(120))).unwrap();
+    let mut banner = [0; 8];
+    connection.read_exact(&mut banner).unwrap();
+    assert_eq!(&banner, b"SSH-2.0-");
+    terminal.type_keys(b"root\r");
+    terminal.expect("root@guesthouse:~# ");
+    terminal.type_keys(b"systemctl poweroff\r");
+    assert_eq!(terminal.finish().0.code(), Some(0));
 }
 
 #[test]
