@@ -30,9 +30,12 @@ pub enum ImageAction {
         /// That image's format, which goes into the new one's header.
         #[arg(long, short = 'F', value_name = "FORMAT", value_parser = one_of::<Format>(Format::NAMES))]
         backing_format: Option<Format>,
+        /// Folder, or tar archive where mke2fs takes one, whose content is to be on the disk, in one ext4 file system.
+        #[arg(long, value_name = "FOLDER", conflicts_with_all = ["backing", "format"])]
+        from: Option<PathBuf>,
         /// The image.
         file: PathBuf,
-        /// Size of the disk, such as 10G, or in bytes; without it, the base's.
+        /// Size of the disk, such as 10G, or in bytes; without it, the base's, or what the files need.
         #[arg(value_parser = size)]
         size: Option<u64>,
     },
@@ -131,7 +134,10 @@ fn new_size(text: &str) -> Result<NewSize, String> {
 /// Does it; the exit status.
 pub fn run(action: &ImageAction, signals: &Signals) -> anyhow::Result<u8> {
     match action {
-        ImageAction::Create { target, backing, backing_format, file, size } => {
+        ImageAction::Create { target, from: Some(folder), file, size, .. } => {
+            tools::create_ext4(folder, file, *size, target.force)?;
+        }
+        ImageAction::Create { target, backing, backing_format, file, size, .. } => {
             let mut options = target.options(file);
             options.len = *size;
             options.backing = backing.clone().zip(*backing_format);

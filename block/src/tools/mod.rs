@@ -3,12 +3,14 @@
 mod check;
 mod copy;
 mod create;
+mod ext4;
 mod info;
 mod resize;
 
 pub use check::{Check, check};
 pub use copy::convert;
 pub use create::{CreateOptions, create};
+pub use ext4::create_ext4;
 pub use info::{Info, info};
 pub use resize::{NewSize, resize};
 

@@ -194,3 +194,34 @@ fn disks_grow_and_shrink() {
     }
     good(folder, "check -q b.qcow2");
 }
+
+#[test]
+fn a_folder_becomes_a_file_system() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("root");
+    std::fs::create_dir_all(root.join("a/b")).unwrap();
+    std::fs::write(root.join("a/b/file"), vec![7; 3 << 20]).unwrap();
+    std::os::unix::fs::symlink("a/b/file", root.join("link")).unwrap();
+    let disk = folder.path().join("disk");
+    let len = create_ext4(&root, &disk, None, false).unwrap();
+    assert_eq!(std::fs::metadata(&disk).unwrap().len(), len);
+    let tools = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap());
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).arg(&disk).env("PATH", &tools).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    run("e2fsck", &["-fn"]);
+    assert_eq!(run("debugfs", &["-R", "cat /a/b/file"]), vec![7; 3 << 20]);
+    for (source, len, force) in [
+        (root.clone(), None, false),
+        (root.clone(), Some(2 << 20), true),
+        (root.clone(), Some(513), true),
+        (folder.path().join("gone"), None, true),
+    ] {
+        let error = create_ext4(&source, &disk, len, force).unwrap_err().to_string();
+        assert!(!error.contains('\n'), "{error}");
+    }
+    assert_eq!(std::fs::metadata(&disk).unwrap().len(), len, "a failure left something else");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
