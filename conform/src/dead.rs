@@ -37,6 +37,7 @@ impl Path<'_> {
             match insn.flow_control() {
                 FlowControl::Next => {}
                 FlowControl::UnconditionalBranch => ip = insn.near_branch_target(),
+                FlowControl::Call if insn.is_call_near() => ip = insn.near_branch_target(),
                 FlowControl::ConditionalBranch if self.dead(insn.near_branch_target(), pending) => {}
                 _ => return pending == 0,
             }
@@ -83,5 +84,6 @@ mod tests {
         assert_eq!(dead(&[0xe3, 0x02, 0x01, 0xd8, 0x01, 0xd8]), ALL); // jrcxz over an add, to another
         assert_eq!(dead(&[0xe3, 0x02, 0x01, 0xd8, 0x90, 0xcc]), 0);
         assert_eq!(dead(&[0xeb, 0xfe]), 0); // for ever
+        assert_eq!(dead(&[0xe8, 1, 0, 0, 0, 0x9c, 0x01, 0xd8]), ALL); // call of an add, over a pushf
     }
 }

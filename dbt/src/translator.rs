@@ -526,6 +526,8 @@ impl Translator {
             held: [None; 2],
             slot: Slot::default(),
             windowed: false,
+            ahead: 0,
+            defers: false,
             unit: Unit { first: self.notes.len() as u32, ..Unit::default() },
         }
     }
@@ -577,6 +579,7 @@ impl Translator {
             e.slot = slots.get(i).cloned().unwrap_or_default();
             e.windowed = slots.get(i + 1).is_some_and(|slot| slot.inside && slot.check.is_none());
             if let Some(range) = e.slot.check.clone() {
+                e.settle_stack();
                 e.check_window(&range, insn.ip() as u16);
             }
             let raw = &bytes[insn.ip() as usize..insn.next_ip() as usize];
@@ -602,6 +605,7 @@ impl Translator {
         }
         if open {
             e.settle_x87();
+            e.settle_stack();
             e.jump(block.end as i64, block.live_end, false);
         }
         let Emitter { branches, operations, segments, made, unit, .. } = e;

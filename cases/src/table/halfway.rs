@@ -70,4 +70,16 @@ pub(super) const CASES: &[Case] = &[
         },
         expect: &[Expect::Mem(PAGE + 0xffd, 0x1122_3344_5566_7788), Expect::Reg(RDX, layout::STACK)],
     },
+    Case {
+        name: "a pop to an address of 32 bits from ESP finds ESP behind the pop",
+        mode: Mode::Long,
+        build: |g| {
+            g.asm.mov(esp, (DATA + 0x100) as u32)?;
+            g.asm.mov(r12d, 2)?;
+            g.asm.push(0x77)?;
+            g.asm.pop(qword_ptr(esp + r12d * 8))?;
+            g.asm.hlt()
+        },
+        expect: &[Expect::Mem(DATA + 0x110, 0x77), Expect::Mem(DATA + 0x108, 0)],
+    },
 ];

@@ -4,6 +4,7 @@
 use iced_x86::{Instruction, OpKind};
 
 use super::asm::{Forward, Mem, Target, at, cond, reg, sum};
+use super::instruction::Edge;
 use super::stack::word;
 use super::{Branch, Emitter, spilled};
 use crate::runtime::bell;
@@ -150,13 +151,17 @@ impl Emitter<'_> {
 
     /// A direct call. Calls do not poll: without jumps and returns, which do, they soon
     /// use up the return stack.
-    pub fn call(&mut self, insn: &Instruction, target: i64) {
+    pub fn call(&mut self, insn: &Instruction, edge: Edge) {
         let offset = insn.next_ip() as i32;
         self.push_return(insn, offset, false);
-        self.unpark();
-        let number = self.branch(target);
+        self.settle_stack();
+        if edge.live {
+            self.unpark();
+        }
+        self.parked = false;
+        let number = self.branch(edge.target);
         let call = self.asm.call(Target::Fixed(0));
-        self.lead(call, number, target);
+        self.lead(call, number, edge.target);
         self.expect_target(offset, self.stubs.elsewhere[self.mode]);
     }
 
@@ -229,6 +234,7 @@ impl Emitter<'_> {
         self.asm.load(R10, slot);
         let popped = 8 + if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
         self.move_stack(popped);
+        self.settle_stack();
         self.unpark();
         self.note_origin(insn, popped);
         self.asm.bytes(&[0xc3]);

@@ -22,6 +22,10 @@ impl Emitter<'_> {
         if !matches!(class, Class::X87 { noted: true, .. } | Class::Nothing) {
             self.settle_x87();
         }
+        self.defers = self.may_defer(insn, class);
+        if !self.defers {
+            self.settle_stack();
+        }
         if self.parked && !self.live {
             self.parked = false;
         }
@@ -68,7 +72,7 @@ impl Emitter<'_> {
                 self.jcc(condition, edge.target, edge.live, edge.backward);
             }
             Class::Jmp => self.jump(edge.target, edge.live, edge.backward),
-            Class::Call => self.call(insn, edge.target),
+            Class::Call => self.call(insn, edge),
             Class::JmpIndirect => self.jump_indirect(insn)?,
             Class::CallIndirect => self.call_indirect(insn)?,
             Class::Ret => self.ret(insn),

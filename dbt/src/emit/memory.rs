@@ -27,7 +27,7 @@ impl Emitter<'_> {
         if self.slot.inside
             && let Some(distance) = stack::distance(insn)
         {
-            return Some(at(R11, distance));
+            return Some(at(R11, distance + self.ahead));
         }
         if let Some(operand) = self.named(insn, access).or_else(|| self.in_frame(insn, access)) {
             return Some(operand);
@@ -40,7 +40,7 @@ impl Emitter<'_> {
     /// The same for what an instruction keeps on the stack, at a distance from RSP.
     pub fn on_stack(&mut self, insn: &Instruction, distance: i32, access: Access) -> Mem {
         if self.slot.inside {
-            return at(R11, distance);
+            return at(R11, distance + self.ahead);
         }
         self.asm.load(R10, Mem::Gs(field::STACK_NEG));
         self.asm.lea(R10, Mem::At { base: Some(R10), index: Some(R11), scale: 0, disp: distance });

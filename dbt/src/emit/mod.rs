@@ -114,6 +114,9 @@ pub struct Emitter<'a> {
     pub slot: Slot,
     /// What follows the instruction relies on the stack's window.
     pub windowed: bool,
+    /// What the guest's RSP is ahead of what R11 says, and whether the instruction being emitted may add to that.
+    pub ahead: i32,
+    pub defers: bool,
     pub unit: x87::Unit,
 }
 
@@ -126,6 +129,7 @@ impl Emitter<'_> {
     /// Leaves the instruction to the interpreter; code goes on behind it.
     pub fn operation(&mut self, insn: &Instruction, ends: bool) {
         self.settle_x87();
+        self.settle_stack();
         self.unpark();
         let number = self.first_operation + self.operations.len() as u32;
         self.exit(Left::Operation, number);

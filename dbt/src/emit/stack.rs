@@ -5,7 +5,7 @@ use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 use super::asm::{Mem, at, reg, sum};
 use super::{Emitter, spilled};
 use crate::analysis::stack;
-use crate::frontend::class::Access;
+use crate::frontend::class::{Access, Class};
 use crate::runtime::context::field;
 use reg::{R9, R10, R11, RSP};
 
@@ -156,6 +156,38 @@ impl Emitter<'_> {
 
     /// `lea rsp, [rsp + change]` of the guest.
     pub fn move_stack(&mut self, change: i32) {
-        self.asm.lea(R11, at(R11, change));
+        if self.defers {
+            self.ahead += change;
+        } else {
+            self.asm.lea(R11, at(R11, change));
+        }
+    }
+
+    /// R11 becomes what the guest's RSP is.
+    pub fn settle_stack(&mut self) {
+        let ahead = std::mem::take(&mut self.ahead);
+        if ahead != 0 {
+            self.asm.lea(R11, at(R11, ahead));
+        }
+    }
+
+    /// The instruction leaves nowhere and needs RSP for nothing but a distance from it, which it may change: R11 may follow
+    /// later.
+    pub fn may_defer(&self, insn: &Instruction, class: Class) -> bool {
+        let names = (0..insn.op_count()).any(|n| {
+            insn.op_kind(n) == OpKind::Register && insn.op_register(n).full_register() == Register::RSP
+        });
+        let plain = !names && insn.memory_base().full_register() != Register::RSP;
+        match class {
+            Class::Nothing => true,
+            Class::Push | Class::Pop => self.slot.inside && !names,
+            Class::Call | Class::Ret => self.slot.inside,
+            Class::Lea => plain,
+            Class::Native(None) => plain || stack::constant(insn).is_some() && !self.live_behind,
+            Class::Native(Some(access)) => {
+                self.slot.inside && !access.aligned && !names && stack::distance(insn).is_some()
+            }
+            _ => false,
+        }
     }
 }

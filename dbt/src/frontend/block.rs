@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
 use crate::analysis::flags;
 
@@ -93,7 +93,9 @@ impl Block {
                     self.live_ahead[i] = there != 0;
                     flags::before(insn, live | there)
                 }
-                FlowControl::UnconditionalBranch => {
+                FlowControl::UnconditionalBranch | FlowControl::Call
+                    if insn.op0_kind() == OpKind::NearBranch64 =>
+                {
                     let there = ahead(insn.near_branch_target());
                     self.live_ahead[i] = there != 0;
                     there

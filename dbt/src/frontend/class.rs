@@ -133,7 +133,10 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         },
         M::Pop if register(0) && insn.op_register(0).is_gpr64() => Class::Pop,
         // RSP in the address would be RSP behind the instruction.
-        M::Pop if insn.code() == iced_x86::Code::Pop_rm64 && insn.memory_base() != Register::RSP => {
+        M::Pop
+            if insn.code() == iced_x86::Code::Pop_rm64
+                && insn.memory_base().full_register() != Register::RSP =>
+        {
             Class::PopMemory
         }
         M::Leave if insn.code() == iced_x86::Code::Leaveq => Class::Leave,
