@@ -38,6 +38,22 @@ struct Inner {
     access: bool,
 }
 
+/// What the driver looks at through registers that show one of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Selected {
+    /// Which 32 of the features that the device offers.
+    pub device_features: u32,
+    /// Which 32 of those that the driver accepts.
+    pub driver_features: u32,
+    /// Number of the queue.
+    pub queue: u16,
+}
+
+/// 32 of all features; those beyond the first two words are not there.
+pub fn word(features: u64, number: u32) -> u32 {
+    features.checked_shr(number.saturating_mul(32)).unwrap_or(0) as u32
+}
+
 /// A queue as the driver sets it up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct QueueSetup {

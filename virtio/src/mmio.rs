@@ -9,7 +9,7 @@ use memory::GuestRam;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::frontend::{Frontend, FrontendState, QueueSetup};
+use crate::frontend::{Frontend, FrontendState, QueueSetup, Selected, word};
 use crate::{Interrupt, VirtioDevice};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
@@ -26,13 +26,6 @@ pub struct VirtioMmio {
     frontend: Frontend,
     interrupts: Arc<Interrupts>,
     selected: Mutex<Selected>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Selected {
-    device_features: u32,
-    driver_features: u32,
-    queue: u16,
 }
 
 struct Interrupts {
@@ -88,11 +81,7 @@ impl VirtioMmio {
             0x004 => VERSION,
             0x008 => self.frontend.device().kind().into(),
             0x00c => VENDOR,
-            0x010 => match selected.device_features {
-                0 => self.frontend.offered() as u32,
-                1 => (self.frontend.offered() >> 32) as u32,
-                _ => 0,
-            },
+            0x010 => word(self.frontend.offered(), selected.device_features),
             0x034 => most().unwrap_or(0).into(),
             0x044 => queue().enabled.into(),
             0x060 => *self.interrupts.status.lock(),

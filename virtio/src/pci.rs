@@ -13,7 +13,7 @@ use memory::GuestRam;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::frontend::{Frontend, FrontendState, QueueSetup};
+use crate::frontend::{Frontend, FrontendState, QueueSetup, Selected, word};
 use crate::{Interrupt, VirtioDevice};
 
 /// Red Hat, for virtio; device ids follow the types.
@@ -51,14 +51,6 @@ pub struct VirtioPci {
     mastering: Mutex<()>,
     /// Offset of the window capability.
     window: u8,
-}
-
-/// What the driver looks at through the common configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-struct Selected {
-    device_features: u32,
-    driver_features: u32,
-    queue: u16,
 }
 
 /// The function's configuration space and its ways to interrupt.
@@ -197,8 +189,6 @@ impl VirtioPci {
     /// The common configuration (4.1.4.3) as it reads now.
     fn common(&self) -> [u8; 64] {
         let selected = *self.selected.lock();
-        let word =
-            |features: u64, word: u32| features.checked_shr(word.saturating_mul(32)).unwrap_or(0) as u32;
         let setup = self.frontend.queue(selected.queue);
         let (config_vector, vector) = {
             let inner = self.interrupts.inner.lock();

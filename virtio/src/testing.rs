@@ -177,26 +177,44 @@ impl Bench {
     }
 
     pub fn negotiate(&mut self, without: u64) {
+        self.agree(without);
         let f = &self.frontend;
-        f.set_status(0);
-        f.set_status(1);
-        f.set_status(3);
-        let features = f.offered() & !without | feature::VERSION_1;
-        f.accept(0, features as u32);
-        f.accept(1, (features >> 32) as u32);
-        f.set_status(3 | status::FEATURES_OK);
-        assert_eq!(f.status(), 11);
         self.queues.clear();
         for index in 0..f.queue_count() {
             let queue = DriverQueue::new(&self.ram, 0x1_0000 * u64::from(index + 1), 16);
             let clear = [0; 0x100];
             queue.fill(queue.layout.available, &clear);
             queue.fill(queue.layout.used, &clear);
-            f.set_queue(index, |q| q.layout = queue.layout);
-            f.set_queue(index, |q| q.enabled = true);
             self.queues.push(queue);
         }
-        f.set_status(11 | status::DRIVER_OK);
+        self.set_up(|_| true);
+        self.go();
+    }
+
+    /// Resets the device and agrees with it on all features but `without`.
+    pub fn agree(&self, without: u64) {
+        let f = &self.frontend;
+        for value in [0, 1, 3] {
+            f.set_status(value);
+        }
+        let features = f.offered() & !without | feature::VERSION_1;
+        f.accept(0, features as u32);
+        f.accept(1, (features >> 32) as u32);
+        f.set_status(3 | status::FEATURES_OK);
+        assert_eq!(f.status(), 11);
+    }
+
+    /// Tells the device where its queues are, and enables some of them.
+    pub fn set_up(&self, enabled: impl Fn(u16) -> bool) {
+        for (index, queue) in (0..).zip(&self.queues) {
+            self.frontend.set_queue(index, |q| q.layout = queue.layout);
+            self.frontend.set_queue(index, |q| q.enabled = enabled(index));
+        }
+    }
+
+    /// The driver is ready.
+    pub fn go(&self) {
+        self.frontend.set_status(11 | status::DRIVER_OK);
     }
 
     pub fn notify(&self, queue: u16) {

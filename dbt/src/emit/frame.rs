@@ -23,8 +23,7 @@ impl Emitter<'_> {
         }
         let disp = i32::try_from(insn.memory_displacement64() as i64).ok()?;
         self.park();
-        let site = self.sites.add();
-        self.describe(site, insn, access);
+        let site = self.site(insn, access);
         let number = index.number() as u8;
         let index = if spilled(number) {
             self.holder(number).unwrap_or_else(|| {

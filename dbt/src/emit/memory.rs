@@ -124,8 +124,7 @@ impl Emitter<'_> {
     /// Checks the access at R10. Behind it R9 plus R10 is the host address.
     pub fn check(&mut self, insn: &Instruction, access: Access) {
         self.park();
-        let site = self.sites.add();
-        self.describe(site, insn, access);
+        let site = self.site(insn, access);
         let table = table(self.kind, access.store);
         let most = 4096 - i32::from(access.size);
         let asm = &mut *self.asm;
@@ -228,10 +227,13 @@ impl Emitter<'_> {
         self.cold_operation(insn, false, wrong)
     }
 
-    pub(super) fn describe(&mut self, site: u32, insn: &Instruction, access: Access) {
+    /// A new site for an access of the instruction.
+    pub(super) fn site(&mut self, insn: &Instruction, access: Access) -> u32 {
+        let site = self.sites.add();
         let place = (insn.ip() as u16, insn.len() as u8);
         self.sites.describe(site, self.page, place, (access.size, access.store), self.parked);
         self.made.push((site, None));
+        site
     }
 
     /// Sites made since `first` continue here.

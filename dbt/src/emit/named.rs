@@ -39,9 +39,8 @@ impl Emitter<'_> {
         let (offset, page) = (distance & (PAGE - 1), distance & -PAGE);
         let relative = insn.is_ip_rel_memory_operand();
         let keeps = self.live && !self.parked;
-        let site = self.sites.add();
         self.parked |= keeps;
-        self.describe(site, insn, access);
+        let site = self.site(insn, access);
         self.parked &= !keeps;
         let pair = self.sites.pair(site);
         let (neg_page, host) = (Mem::Data(pair + Pair::NEG_PAGE as u64), Mem::Data(pair + Pair::HOST as u64));

@@ -274,25 +274,14 @@ fn kicks_and_resets_at_every_moment_are_harmless() {
             }
         })
     };
-    let f = &bench.frontend;
     header(&bench.ram, 0, 0);
     for round in 0..300u16 {
-        for value in [0, 1, 3] {
-            f.set_status(value);
-        }
-        f.accept(0, f.offered() as u32);
-        f.accept(1, (f.offered() >> 32) as u32);
-        f.set_status(11);
-        for (index, queue) in (0..).zip(&bench.queues) {
-            f.set_queue(index, |q| q.layout = queue.layout);
-            f.set_queue(index, |q| q.enabled = index != round % 5);
-            // As the last round left them: the device begins at zero and finds all of it anew.
-            if index == 0 {
-                queue.offer_chain(0, &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)]);
-            }
-        }
-        f.set_status(15);
+        bench.agree(0);
+        bench.set_up(|index| index != round % 5);
+        // As the last round left them: the device begins at zero and finds all of it anew.
+        bench.queues[0].offer_chain(0, &[(HEADER, 16, false), (DATA, 512, true), (STATUS, 1, true)]);
+        bench.go();
     }
     kicker.join().unwrap();
-    f.set_status(0);
+    bench.frontend.set_status(0);
 }

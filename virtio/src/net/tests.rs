@@ -195,24 +195,17 @@ fn kicks_and_resets_at_every_moment_are_harmless() {
             port.finish();
         }
     });
-    let f = &bench.frontend;
     for round in 0..300u16 {
-        for value in [0, 1, 3] {
-            f.set_status(value);
-        }
-        f.accept(0, f.offered() as u32);
-        f.accept(1, (f.offered() >> 32) as u32);
-        f.set_status(11);
-        for (index, queue) in (0..).zip(&bench.queues) {
-            f.set_queue(index, |q| q.layout = queue.layout);
-            f.set_queue(index, |q| q.enabled = index != round % 5);
+        bench.agree(0);
+        bench.set_up(|index| index != round % 5);
+        for (index, queue) in bench.queues.iter().enumerate() {
             queue.offer_chain(0, &[(BUFFERS, 1024, index % 2 == 0)]);
             queue.offer_chain(1, &[(BUFFERS, 1024, index % 2 == 0)]);
         }
-        f.set_status(15);
+        bench.go();
         (0..8).for_each(|queue| bench.notify(queue));
     }
-    f.set_status(0);
+    bench.frontend.set_status(0);
     let before = bench.queues[0].bytes(BUFFERS, 1024);
     bench.queues[0].fill(BUFFERS, &[1; 1024]);
     std::thread::sleep(std::time::Duration::from_millis(5));
