@@ -44,7 +44,8 @@ impl Engine for Dbt {
 
     fn capabilities(&self) -> Capabilities {
         let unusable = (!std::arch::is_x86_feature_detected!("bmi2"))
-            .then(|| "the host CPU has no BMI2: take --engine interp".to_owned());
+            .then(|| "the host CPU has no BMI2: take --engine interp".to_owned())
+            .or_else(interp::refusal);
         Capabilities { unusable, max_vcpus: 255, full_virtualization: true, exact_limit: false }
     }
 

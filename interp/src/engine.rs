@@ -11,7 +11,7 @@ use crate::run::Runner;
 /// Bytes of decoded code.
 const DECODED: usize = 10 << 20;
 
-/// The interpreting engine: every x86-64 host, no hardware support, no privileges.
+/// The interpreting engine: every x86-64 host that allows executable memory, no hardware support, no privileges.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Interp;
 
@@ -28,7 +28,8 @@ impl Engine for Interp {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { unusable: None, max_vcpus: 255, full_virtualization: true, exact_limit: true }
+        let unusable = crate::host::refusal();
+        Capabilities { unusable, max_vcpus: 255, full_virtualization: true, exact_limit: true }
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {

@@ -21,3 +21,4 @@ mod state;
 mod system;
 
 pub use engine::Interp;
+pub use host::refusal;

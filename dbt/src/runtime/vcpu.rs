@@ -102,7 +102,7 @@ impl DbtVcpu {
         let refused = |error| EngineError::Unusable {
             engine: "dbt",
             reason: format!(
-                "the host refuses executable memory ({error}): allow memfd_create and executable shared mappings, or take --engine interp"
+                "the host refuses executable memory ({error}): allow memfd_create and executable shared mappings"
             ),
         };
         let own = peers.join(signals.clone());

@@ -36,6 +36,11 @@ use crate::decode::Lowering;
 use crate::op::{Done, Op};
 use crate::system;
 
+/// What the host says against executable memory, if anything; no engine that runs guest code on the host CPU can do without.
+pub fn refusal() -> Option<String> {
+    arena::Arena::new().err().map(|why| why.to_string())
+}
+
 /// Lowers an instruction for the host CPU. One that the guest's CPU model lacks becomes #UD; false if this
 /// project does not execute it.
 pub(crate) fn lower(l: &mut Lowering) -> bool {
