@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use cpu::{Capabilities, Engine, EngineError, Observe, Signals, Vcpu, Vm, VmConfig};
 
+use crate::cache::arena::CODE;
 use crate::peers::Peers;
 use crate::runtime::vcpu::DbtVcpu;
 use crate::ticker::Ticker;
@@ -15,13 +16,28 @@ const WARM: u8 = 12;
 /// The translating engine: x86-64 hosts with BMI2, no hardware virtualization, no privileges.
 #[derive(Clone)]
 pub struct Dbt {
-    threshold: u8,
+    options: Options,
     reports: Option<Arc<Reports>>,
+}
+
+/// How a vCPU translates.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Executions after which code is translated.
+    pub threshold: u8,
+    /// Bytes of translated code at most.
+    pub room: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { threshold: WARM, room: CODE }
+    }
 }
 
 impl Default for Dbt {
     fn default() -> Self {
-        Self::with_threshold(WARM)
+        Self::with_options(Options::default())
     }
 }
 
@@ -33,7 +49,12 @@ impl Dbt {
 
     /// The engine, with everything translated that was executed more than `threshold` times.
     pub fn with_threshold(threshold: u8) -> Self {
-        Self { threshold, reports: None }
+        Self::with_options(Options { threshold, ..Options::default() })
+    }
+
+    /// The engine with other limits than it has by itself.
+    pub fn with_options(options: Options) -> Self {
+        Self { options, reports: None }
     }
 }
 
@@ -56,7 +77,7 @@ impl Engine for Dbt {
         })?;
         Ok(Box::new(DbtVm {
             config,
-            threshold: self.threshold,
+            options: self.options,
             reports: self.reports.clone(),
             ticker: Arc::new(ticker),
             peers: Arc::default(),
@@ -65,13 +86,13 @@ impl Engine for Dbt {
 
     fn observed(&self, observe: &Observe) -> Result<Arc<dyn Engine>, EngineError> {
         let reports = Some(Arc::new(Reports::open(observe)?));
-        Ok(Arc::new(Self { threshold: self.threshold, reports }))
+        Ok(Arc::new(Self { options: self.options, reports }))
     }
 }
 
 struct DbtVm {
     config: VmConfig,
-    threshold: u8,
+    options: Options,
     reports: Option<Arc<Reports>>,
     ticker: Arc<Ticker>,
     peers: Arc<Peers>,
@@ -81,7 +102,7 @@ impl Vm for DbtVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
         let ticket = self.ticker.ticket(signals.clone());
         let tracer = self.reports.as_ref().map(|reports| reports.tracer(index));
-        let vcpu = DbtVcpu::new(&self.config, index, signals, self.threshold, ticket, &self.peers, tracer)?;
+        let vcpu = DbtVcpu::new(&self.config, index, signals, self.options, ticket, &self.peers, tracer)?;
         Ok(Box::new(vcpu))
     }
 }

@@ -15,4 +15,4 @@ mod ticker;
 mod trace;
 mod translator;
 
-pub use engine::Dbt;
+pub use engine::{Dbt, Options};

@@ -17,6 +17,7 @@ use crate::cache::pages::{Block as Entry, Pages};
 use crate::cache::tlb::{Sites, TABLES, Table, Tlb};
 use crate::emit::asm::Asm;
 use crate::emit::x87::Note;
+use crate::engine::Options;
 use crate::frontend::block::Block;
 use crate::peers::{Peer, Peers};
 use crate::runtime::bell;
@@ -113,19 +114,19 @@ pub struct Translator {
 }
 
 impl Translator {
-    /// No translations yet. Code that was executed more than `threshold` times gets one.
+    /// No translations yet.
     ///
     /// # Errors
     /// The host refuses executable memory.
     pub fn new(
-        threshold: u8,
+        options: Options,
         tables: &mut [Table; TABLES],
         peers: Arc<Peers>,
         own: Arc<Peer>,
         mut tracer: Option<Box<Tracer>>,
     ) -> Result<Self, Errno> {
         let avx = std::arch::is_x86_feature_detected!("avx");
-        let mut arena = Arena::new(tracer.as_ref().is_some_and(|t| t.names_code()))?;
+        let mut arena = Arena::new(tracer.as_ref().is_some_and(|t| t.names_code()), options.room)?;
         let stubs = Stubs::new(&mut arena, avx);
         if let Some(tracer) = &mut tracer {
             tracer.stubs(&stubs, arena.code().start, arena.data() as u64);
@@ -148,7 +149,7 @@ impl Translator {
             modes: Vec::new(),
             crowds: HashMap::new(),
             heat: vec![0; HEATS].into_boxed_slice(),
-            threshold,
+            threshold: options.threshold,
             asm: Asm::default(),
             block: Block::default(),
             bytes: Vec::new(),

@@ -1,20 +1,30 @@
-//! The table of guest-mode cases on the translator, once with everything translated at once and once with what is executed
-//! twice; one test per case.
+//! The table of guest-mode cases on the translator: with everything translated at once, with what is executed twice, and
+//! with so little room that translations are dropped every few blocks; one test per case.
 
 use std::process::ExitCode;
 
 use cases::Case;
-use dbt::Dbt;
+use dbt::{Dbt, Options};
 use libtest_mimic::{Arguments, Trial};
 
+/// Bytes of code behind which there is room for little more than one block.
+const CROWDED: usize = 160 << 10;
+
 fn main() -> ExitCode {
-    let trial = |case: Case, kind, threshold| {
-        Trial::test(case.name, move || case.run(&Dbt::with_threshold(threshold)).map_err(Into::into))
+    let trial = |case: Case, kind, options| {
+        Trial::test(case.name, move || case.run(&Dbt::with_options(options)).map_err(Into::into))
             .with_kind(kind)
     };
+    let usual = Options::default();
     let trials = cases::all()
         .into_iter()
-        .flat_map(|case| [trial(case, "at once", 0), trial(case, "warm", 1)])
+        .flat_map(|case| {
+            [
+                trial(case, "at once", Options { threshold: 0, ..usual }),
+                trial(case, "warm", Options { threshold: 1, ..usual }),
+                trial(case, "crowded", Options { threshold: 0, room: CROWDED }),
+            ]
+        })
         .collect();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

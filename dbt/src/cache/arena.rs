@@ -29,6 +29,8 @@ pub struct Arena {
     /// Bytes used of the hot part and of the cold one behind it.
     hot: usize,
     cold: usize,
+    /// Bytes that may be used of each.
+    limits: [usize; 2],
     /// Bytes of code when the writable mapping was last let go.
     let_go: usize,
 }
@@ -37,11 +39,12 @@ pub struct Arena {
 unsafe impl Send for Arena {}
 
 impl Arena {
-    /// Maps the arena. `profiled`: so that profilers take code as what has its names in a map, not in a file.
+    /// Maps the arena for `room` bytes of code, [`CODE`] at most. `profiled`: so that profilers take code as what has its
+    /// names in a map, not in a file.
     ///
     /// # Errors
     /// The host refuses executable memory.
-    pub fn new(profiled: bool) -> Result<Self, Errno> {
+    pub fn new(profiled: bool, room: usize) -> Result<Self, Errno> {
         let private = MapFlags::PRIVATE | MapFlags::NORESERVE;
         let data = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address that the kernel chooses replaces none.
@@ -53,7 +56,9 @@ impl Arena {
         };
         let map = if profiled { map_anonymous } else { map_file };
         let write = map(exec).map_err(unmap_all)?;
-        Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0, let_go: 0 })
+        let hot = room.min(CODE) / 12 * 7;
+        let limits = [hot, (room.min(CODE) - hot).min(CODE - HOT)];
+        Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0, limits, let_go: 0 })
     }
 
     /// Addresses at which hot and cold code written next are executed.
@@ -63,7 +68,8 @@ impl Arena {
 
     /// True if there is no room for `len` more bytes of code of either kind.
     pub fn is_full(&self, len: usize) -> bool {
-        len > HOT - self.hot || len > CODE - HOT - self.cold
+        let [hot, cold] = self.limits;
+        len > hot.saturating_sub(self.hot) || len > cold.saturating_sub(self.cold)
     }
 
     /// Appends code. The caller has asked [`is_full`](Self::is_full).

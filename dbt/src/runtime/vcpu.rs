@@ -16,6 +16,7 @@ use super::returns::Returns;
 use super::{transition, x87};
 use crate::cache::pages::nowhere;
 use crate::cache::tlb::{store_is_free, table};
+use crate::engine::Options;
 use crate::peers::Peers;
 use crate::ticker::Ticket;
 use crate::trace::Tracer;
@@ -94,7 +95,7 @@ impl DbtVcpu {
         config: &VmConfig,
         index: u32,
         signals: Arc<Signals>,
-        threshold: u8,
+        options: Options,
         ticket: Ticket,
         peers: &Arc<Peers>,
         tracer: Option<Box<Tracer>>,
@@ -107,7 +108,7 @@ impl DbtVcpu {
         };
         let own = peers.join(signals.clone());
         let mut context = Context::boxed();
-        let translator = Translator::new(threshold, &mut context.tables, peers.clone(), own.clone(), tracer)
+        let translator = Translator::new(options, &mut context.tables, peers.clone(), own.clone(), tracer)
             .map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];
         let returns = Returns::new(translator.stubs.bottom).map_err(refused)?;

@@ -5,7 +5,7 @@ use iced_x86::{Code, Decoder, DecoderOptions};
 use interp::core::Mode;
 
 use super::*;
-use crate::cache::arena::Arena;
+use crate::cache::arena::{Arena, CODE};
 use crate::runtime::stubs::Stubs;
 
 const MODE: Mode =
@@ -89,7 +89,7 @@ fn a_trace_has_a_line_for_each_and_ends_with_sums() {
 fn guest_and_host_code_stand_side_by_side() {
     let folder = Folder::new();
     let mut tracer = folder.reports(true).tracer(0);
-    let mut arena = Arena::new(false).unwrap();
+    let mut arena = Arena::new(false, CODE).unwrap();
     let stubs = Stubs::new(&mut arena, false);
     tracer.stubs(&stubs, arena.code().start, arena.data() as u64);
     make(&mut tracer, [0x10_0000, 0x18_0000]);
@@ -108,7 +108,7 @@ fn guest_and_host_code_stand_side_by_side() {
 #[test]
 fn profilers_take_named_code_as_no_files() {
     for (profiled, backing) in [(true, "/dev/zero"), (false, "/memfd:")] {
-        let mut arena = Arena::new(profiled).unwrap();
+        let mut arena = Arena::new(profiled, CODE).unwrap();
         let [at, _] = arena.next();
         arena.add([&[42], &[]]);
         // What was written is what would be executed.

@@ -11,6 +11,7 @@ use interp::core::{Core, End, Session};
 use memory::GuestRam;
 
 use super::Translator;
+use crate::engine::Options;
 use crate::peers::Peers;
 use crate::runtime::context::Context;
 use crate::trace::listing::{Listing, Names};
@@ -179,7 +180,9 @@ impl Bench {
     fn code(&mut self, insn: &[u8], behind: &[u8]) -> String {
         let own = self.peers.join(self.signals.clone());
         let mut context = Context::boxed();
-        let mut translator = Translator::new(0, &mut context.tables, self.peers.clone(), own, None).unwrap();
+        let options = Options { threshold: 0, ..Options::default() };
+        let mut translator =
+            Translator::new(options, &mut context.tables, self.peers.clone(), own, None).unwrap();
         let mut text = String::new();
         let ram = self.ram.clone();
         let outcome = self.core.session(&NoDevices, |mut session| {
