@@ -19,8 +19,8 @@ use crate::{BlockBackend, Completion, Image, Operation, RawImage, Request};
 /// Most requests that the kernel has at once. Its queue of answers is twice as long and never overflows.
 const DEPTH: u32 = 256;
 /// Writes of whole pages up to this size go into the page cache at once: most file systems cannot do that for a
-/// ring, which takes a thread of the kernel's for each and ten times as long.
-const AT_ONCE: u64 = 128 << 10;
+/// ring, which takes a thread of the kernel's for each: ten times as long for a page, twice for a quarter of a mebibyte.
+const AT_ONCE: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 
 /// A raw image and its ring. Dropped, it waits for what was submitted.
