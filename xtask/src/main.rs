@@ -6,6 +6,8 @@ mod deps;
 mod fuzz;
 mod guests;
 mod process;
+mod soak;
+mod system;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -38,6 +40,7 @@ enum Task {
     Bench(bench::Arguments),
     Conform(conform::Arguments),
     FuzzSmoke(fuzz::Arguments),
+    Soak(soak::Arguments),
     /// Everything that has to pass: fmt, lint, deps, build, guests, and all tests.
     Test {
         /// Arguments for the test runner, after `--`: for example a test's name.
@@ -55,6 +58,7 @@ fn main() -> Result<()> {
         Task::Bench(arguments) => bench::run(&arguments),
         Task::Conform(arguments) => conform::run(&arguments),
         Task::FuzzSmoke(arguments) => fuzz::smoke(&arguments),
+        Task::Soak(arguments) => soak::run(&arguments),
         Task::Test { filter } => test(&filter),
     }
 }

@@ -1,9 +1,10 @@
 //! Running other programs, loudly.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 
 /// The folder of the workspace.
 pub fn root() -> &'static Path {
@@ -36,6 +37,35 @@ fn cargo_command(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
+}
+
+/// Where cargo puts what it builds.
+pub fn target_folder() -> Result<PathBuf> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        target_directory: PathBuf,
+    }
+    let metadata = cargo_output(&["metadata", "--format-version", "1", "--no-deps", "--locked"])?;
+    let metadata: Metadata = serde_json::from_slice(&metadata).context("the output of cargo metadata")?;
+    Ok(metadata.target_directory)
+}
+
+/// Installs a package of the host's distribution if a program of it is missing.
+pub fn provide(program: &str, package: &str) -> Result<()> {
+    if installed(program) {
+        return Ok(());
+    }
+    let root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(if root { "apt-get" } else { "sudo" });
+    command.args(if root { &[][..] } else { &["-n", "apt-get"] });
+    command.args(["-qy", "install", "--no-install-recommends", package]);
+    command.env("DEBIAN_FRONTEND", "noninteractive").stdout(std::io::stderr());
+    eprintln!("xtask: apt-get install {package}");
+    let done = command.status().is_ok_and(|status| status.success());
+    if !done || !installed(program) {
+        bail!("{program} is missing and cannot be installed: apt-get install {package}");
+    }
+    Ok(())
 }
 
 /// True if a program of that name is in PATH.

@@ -1,7 +1,7 @@
 //! A program whose console is watched and typed on, as a user would.
 
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::peer::{Machine, Peer};
 use super::process;
 
-/// The longest that anything may take.
+/// The longest that anything may take unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How the default guest's shell asks for input: the folder is between.
 const PROMPT: [&str; 2] = ["root@guesthouse:", "# "];
@@ -23,6 +23,8 @@ pub struct Console {
     text: Vec<u8>,
     /// Where in `text` to look next.
     at: usize,
+    /// The longest that anything may take.
+    patience: Duration,
 }
 
 impl Console {
@@ -45,7 +47,12 @@ impl Console {
             .spawn()
             .with_context(|| format!("{} does not start", command.get_program().display()))?;
         let (input, output) = child.stdin.take().zip(child.stdout.take()).context("a child without pipes")?;
-        Ok(Self { child, input, output, text: Vec::new(), at: 0 })
+        Ok(Self { child, input, output, text: Vec::new(), at: 0, patience: PATIENCE })
+    }
+
+    /// From now on nothing may take longer than this.
+    pub fn within(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     pub fn pid(&self) -> u32 {
@@ -64,7 +71,7 @@ impl Console {
 
     /// Waits until `wanted` comes, and goes on behind it; what came before it.
     pub fn wait_for(&mut self, wanted: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let new = self.text.get(self.at..).unwrap_or_default();
             if let Some(found) = new.windows(wanted.len()).position(|w| w == wanted.as_bytes()) {
@@ -76,7 +83,8 @@ impl Console {
                 let text = String::from_utf8_lossy(&self.text);
                 let last: Vec<_> = text.lines().rev().take(5).collect();
                 let last: Vec<_> = last.into_iter().rev().collect();
-                bail!("no '{}' came in {PATIENCE:?}; the last lines: {}", wanted.trim(), last.join(" | "));
+                let (wanted, patience) = (wanted.trim(), self.patience);
+                bail!("no '{wanted}' came in {patience:?}; the last lines: {}", last.join(" | "));
             }
         }
     }
@@ -99,6 +107,24 @@ impl Console {
         let len = self.output.read(&mut buffer)?;
         self.text.extend_from_slice(buffer.get(..len).unwrap_or_default());
         Ok(len != 0)
+    }
+
+    /// Kills the program; all that it has ever written.
+    pub fn kill(mut self) -> Result<String> {
+        self.child.kill()?;
+        let deadline = Instant::now() + self.patience;
+        while self.read_until(deadline)? {}
+        Ok(String::from_utf8_lossy(&self.text).into_owned())
+    }
+
+    /// Waits for the program's end.
+    pub fn end(mut self) -> Result<ExitStatus> {
+        let deadline = Instant::now() + self.patience;
+        while self.read_until(deadline)? {}
+        if Instant::now() >= deadline {
+            bail!("it did not end in {:?}", self.patience);
+        }
+        self.child.wait().context("the program's end")
     }
 }
 

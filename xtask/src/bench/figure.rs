@@ -18,7 +18,7 @@ pub struct Figure {
     pub target: Option<Target>,
 }
 
-/// What the figure may be at most.
+/// What is asked of the figure.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
@@ -28,6 +28,10 @@ pub enum Target {
     TimesNative(f64),
     /// So much.
     AtMost(f64),
+    /// At least so many times QEMU's.
+    FasterThanQemu(f64),
+    /// At most so much more than the host's.
+    OverNative(f64),
 }
 
 impl Figure {
@@ -35,16 +39,23 @@ impl Figure {
     pub fn judged(&self) -> Option<f64> {
         let ours = median(&self.guesthouse)?;
         match self.target? {
-            Target::TimesQemu(_) => Some(ours / median(&self.qemu)?),
+            Target::TimesQemu(_) | Target::FasterThanQemu(_) => Some(ours / median(&self.qemu)?),
             Target::TimesNative(_) => Some(ours / median(&self.native)?),
+            Target::OverNative(_) => Some(ours - median(&self.native)?),
             Target::AtMost(_) => Some(ours),
         }
     }
 
     /// Whether the target is met; `None` without one, or with nothing to compare with.
     pub fn passed(&self) -> Option<bool> {
-        let (Target::TimesQemu(most) | Target::TimesNative(most) | Target::AtMost(most)) = self.target?;
-        Some(self.judged()? <= most)
+        let judged = self.judged()?;
+        Some(match self.target? {
+            Target::TimesQemu(most)
+            | Target::TimesNative(most)
+            | Target::AtMost(most)
+            | Target::OverNative(most) => judged <= most,
+            Target::FasterThanQemu(least) => judged >= least,
+        })
     }
 }
 
@@ -89,6 +100,13 @@ pub fn table(figures: &[Figure]) -> String {
             }
             (judged, Some(Target::TimesQemu(most))) => (ratio(judged, "QEMU"), format!("at most {most}x")),
             (judged, Some(Target::TimesNative(most))) => (ratio(judged, "host"), format!("at most {most}x")),
+            (judged, Some(Target::FasterThanQemu(least))) => {
+                (ratio(judged, "QEMU"), format!("at least {least}x"))
+            }
+            (judged, Some(Target::OverNative(most))) => (
+                judged.map_or_else(String::new, |more| format!("host {more:+.2} {}", figure.unit)),
+                format!("at most {most:+} {}", figure.unit),
+            ),
         };
         let verdict = match (figure.target, figure.passed()) {
             (None, _) => "",
@@ -159,6 +177,13 @@ mod tests {
         assert_eq!(slow.passed(), Some(false));
         let alone = Figure { qemu: Vec::new(), ..figure.clone() };
         assert_eq!(alone.passed(), None);
+        let throughput = Figure { target: Some(Target::FasterThanQemu(3.0)), ..figure.clone() };
+        assert_eq!(throughput.passed(), Some(true));
+        let less = Figure { guesthouse: vec![5.9], ..throughput };
+        assert_eq!(less.passed(), Some(false));
+        let beside = Figure { native: vec![6.5], target: Some(Target::OverNative(1.0)), ..figure.clone() };
+        assert_eq!((beside.judged(), beside.passed()), (Some(0.5), Some(true)));
+        assert_eq!(Figure { native: vec![5.9], ..beside }.passed(), Some(false));
         let text = table(&[figure, slow, alone]);
         let rows: Vec<_> = text.lines().collect();
         assert_eq!(rows.len(), 5);

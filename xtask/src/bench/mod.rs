@@ -2,13 +2,14 @@
 //! turns with the same work, because a host is never quiet for long; what counts is CPU time, and medians.
 
 mod boot;
-mod console;
+pub mod console;
 mod engines;
 mod figure;
 mod integer;
+pub mod io;
 mod memory;
-mod peer;
-mod process;
+pub mod peer;
+pub mod process;
 mod program;
 mod smp;
 
@@ -19,9 +20,9 @@ use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use guest::cpio::{Archive, Node};
 use guest::{Cache, Cancel, Catalogue};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::process::{cargo, cargo_output};
+use crate::process::{cargo, target_folder};
 use figure::Figure;
 use peer::{Machine, Peer};
 
@@ -45,6 +46,7 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Other {
     Engines(engines::Arguments),
+    Io(io::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -88,8 +90,10 @@ struct Summary {
 /// Measures, prints, and fails if a figure misses its target.
 pub fn run(arguments: &Arguments) -> Result<()> {
     cargo(&["build", "--release", "--locked", "--package", "cli"], &[])?;
-    if let Some(Other::Engines(arguments)) = &arguments.other {
-        return engines::run(arguments);
+    match &arguments.other {
+        Some(Other::Engines(arguments)) => return engines::run(arguments),
+        Some(Other::Io(arguments)) => return io::run(arguments),
+        None => {}
     }
     let bench = Bench::new(arguments.runs)?;
     let chosen = match arguments.benchmarks.as_slice() {
@@ -126,13 +130,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 impl Bench {
     fn new(runs: u32) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Metadata {
-            target_directory: PathBuf,
-        }
-        let metadata = cargo_output(&["metadata", "--format-version", "1", "--no-deps", "--locked"])?;
-        let target: Metadata = serde_json::from_slice(&metadata).context("the output of cargo metadata")?;
-        let folder = target.target_directory.join("bench");
+        let target = target_folder()?;
+        let folder = target.join("bench");
         fs::create_dir_all(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
 
         let catalogue = Catalogue::builtin()?;
@@ -141,7 +140,7 @@ impl Bench {
         let built = Cache::of_user()?.get_or_build(entry, &Cancel::default(), &mut progress)?;
         let [kernel_record, _] = &built.manifest.files;
 
-        let program = target.target_directory.join("release/guesthouse");
+        let program = target.join("release/guesthouse");
         // These figures are the interpreter's.
         let mut peers = vec![Peer::Guesthouse { program: program.clone(), engine: "interp".to_owned() }];
         if peer::qemu_version().is_some() {
