@@ -74,6 +74,9 @@ impl Feature {
         .union(Self::CLWB)
         .union(Self::RDPID);
 
+    /// What AMD's CPUs since Zen and Intel's since Ice Lake have beyond that.
+    pub(super) const V3_SHA: Self = Self::V3.union(Self::ADX).union(Self::RDSEED).union(Self::SHA);
+
     /// Executed without help of the host's own instruction, so that no host lacks them.
     const SOFTWARE: Self = Self::MOVBE
         .union(Self::CLFLUSHOPT)

@@ -38,8 +38,12 @@ pub enum ModelError {
 }
 
 /// Largest first: the order in which the default is looked for.
-const NAMED: [(&str, Feature); 3] =
-    [("x86-64-v3", Feature::V3), ("x86-64-v2", Feature::V2), ("x86-64-v1", Feature::empty())];
+const NAMED: [(&str, Feature); 4] = [
+    ("x86-64-v3-sha", Feature::V3_SHA),
+    ("x86-64-v3", Feature::V3),
+    ("x86-64-v2", Feature::V2),
+    ("x86-64-v1", Feature::empty()),
+];
 
 const HOST: &str = "host";
 
@@ -72,7 +76,7 @@ impl CpuModel {
     /// The largest named model that this host has.
     pub fn best_for_host() -> Self {
         let host = Feature::of_host();
-        let (name, features) = NAMED.into_iter().find(|m| host.contains(m.1)).unwrap_or(NAMED[2]);
+        let (name, features) = NAMED.into_iter().find(|m| host.contains(m.1)).unwrap_or(NAMED[3]);
         Self::new(name, features)
     }
 

@@ -9,7 +9,10 @@ fn names_lead_to_models() {
     assert_eq!(CpuModel::named(Some("x86-64-v1")).unwrap().name(), "x86-64-v1");
     assert_eq!(CpuModel::named(None).unwrap().name(), CpuModel::best_for_host().name());
     let error = CpuModel::named(Some("pentium")).unwrap_err().to_string();
-    assert_eq!(error, "no cpu model \"pentium\": the models are x86-64-v1, x86-64-v2, x86-64-v3, host");
+    assert_eq!(
+        error,
+        "no cpu model \"pentium\": the models are x86-64-v1, x86-64-v2, x86-64-v3, x86-64-v3-sha, host"
+    );
 }
 
 #[test]
