@@ -106,15 +106,44 @@ impl Stubs {
     }
 }
 
-fn vectors(asm: &mut Asm, avx: bool, store: bool) {
+/// Where a vector is, R9 pointing to them, or its upper half.
+fn vector(n: u8) -> Mem {
+    at(R9, i32::from(n) * 32)
+}
+
+fn upper(n: u8) -> Mem {
+    at(R9, i32::from(n) * 32 + 16)
+}
+
+fn save_vectors(asm: &mut Asm, avx: bool) {
     for n in 0..16 {
-        let mem = at(R9, i32::from(n) * 32);
         if avx {
-            asm.ymm(n, mem, store);
+            asm.ymm(n, vector(n), true);
         } else {
-            asm.xmm(n, mem, store);
+            asm.xmm(n, vector(n), true);
         }
     }
+    if avx {
+        asm.clear_uppers();
+    }
+}
+
+/// Upper halves that are all zero are loaded as such: an SSE instruction that changes the lower half of a register whose upper
+/// half may be anything has to wait for whoever wrote it before, which makes chains of independent instructions.
+fn load_vectors(asm: &mut Asm, avx: bool) {
+    if !avx {
+        (0..16).for_each(|n| asm.xmm(n, vector(n), false));
+        return;
+    }
+    asm.load_vector(0, upper(0));
+    (1..16).for_each(|n| asm.or_vector(upper(n)));
+    asm.test_vector();
+    let wide = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+    (0..16).for_each(|n| asm.load_vector(n, vector(n)));
+    let done = asm.jmp(Target::Fixed(0));
+    asm.bind(wide);
+    (0..16).for_each(|n| asm.ymm(n, vector(n), false));
+    asm.bind(done);
 }
 
 /// Saves the guest's registers and returns to the engine.
@@ -131,12 +160,9 @@ fn common_exit(asm: &mut Asm, avx: bool) -> Place {
     asm.add(R11, Mem::Gs(field::STACK_NEG));
     asm.store(Mem::Gs(field::reg(RSP)), R11);
     asm.load(R9, Mem::Gs(field::VECTORS));
-    vectors(asm, avx, true);
+    save_vectors(asm, avx);
     asm.mxcsr(Mem::Gs(field::MXCSR), true);
     asm.mxcsr(Mem::Gs(field::HOST_MXCSR), false);
-    if avx {
-        asm.bytes(&[0xc5, 0xf8, 0x77]); // vzeroupper
-    }
     asm.store(Mem::Gs(field::RETURNS), RSP);
     asm.load(RSP, Mem::Gs(field::STACK));
     for n in CALLEE_SAVED.into_iter().rev() {
@@ -156,7 +182,7 @@ fn entry(asm: &mut Asm, avx: bool) {
     asm.load(RSP, Mem::Gs(field::RETURNS));
     asm.mxcsr(Mem::Gs(field::MXCSR), false);
     asm.load(R9, Mem::Gs(field::VECTORS));
-    vectors(asm, avx, false);
+    load_vectors(asm, avx);
     asm.load32(RAX, Mem::Gs(field::FLAGS));
     asm.restore_flags();
     for n in (0..16).filter(|n| !matches!(n, 4 | 9..=11)) {
