@@ -10,6 +10,7 @@ mod frames;
 mod halfway;
 mod interrupts;
 mod modes;
+mod neighbours;
 mod paging;
 mod privilege;
 mod real;
@@ -45,6 +46,7 @@ pub(crate) fn all() -> Vec<Case> {
         paging::CASES,
         rewrites::CASES,
         modes::CASES,
+        neighbours::CASES,
         real::CASES,
         v8086::CASES,
         x87::CASES,

@@ -19,6 +19,7 @@ impl Emitter<'_> {
         // Whoever comes from elsewhere brings what they have.
         self.unit.present = false;
         self.held = [None; 2];
+        self.reach = None;
         let asm = &mut *self.asm;
         asm.mov(R9, RCX);
         asm.load(RCX, neg);

@@ -3,6 +3,7 @@
 
 use super::Emitter;
 use super::asm::{Mem, Place, Section, Target, reg, sum};
+use super::reach::BEYOND;
 use crate::runtime::context::field;
 use reg::{R9, R10, R11, RSP};
 
@@ -16,13 +17,14 @@ impl Emitter<'_> {
         pairs.into_iter().find(|&(host, held)| held == Some(number) && self.keeps(host)).map(|(host, _)| host)
     }
 
-    fn keeps(&self, host: u8) -> bool {
+    pub(super) fn keeps(&self, host: u8) -> bool {
         self.asm.written & 1 << host == 0
     }
 
     fn hold(&mut self, host: u8, number: u8) {
         if let Some(i) = SCRATCH.iter().position(|&h| h == host) {
             self.held[i] = Some(number);
+            self.reach = None;
             self.asm.written &= !(1 << host);
         }
     }
@@ -86,6 +88,13 @@ impl Emitter<'_> {
                 self.asm.written = written;
                 place = Some(cold);
             }
+        }
+        if self.reach().is_some() {
+            // What the look-up found may not hold any more.
+            let written = self.asm.written;
+            self.asm.imm(R10, BEYOND);
+            self.asm.written = written;
+            place = Some(cold);
         }
         if place.is_some() {
             let _ = self.asm.jmp(Target::Here(here));

@@ -19,7 +19,7 @@ use crate::runtime::context::{Left, field};
 use reg::{R9, R10, R11, RCX};
 
 /// An operand behind a check.
-const CHECKED: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
+pub const CHECKED: Mem = Mem::At { base: Some(R10), index: Some(R9), scale: 0, disp: 0 };
 
 impl Emitter<'_> {
     /// The checked memory operand. Clobbers R9 and R10. `None` if the form is too rare to care.
@@ -32,8 +32,11 @@ impl Emitter<'_> {
         if let Some(operand) = self.named(insn, access).or_else(|| self.in_frame(insn, access)) {
             return Some(operand);
         }
+        if let Some(operand) = self.follow(insn, access) {
+            return Some(operand);
+        }
         self.address(insn)?;
-        self.check(insn, access);
+        self.look_up_for_all(insn, access);
         Some(CHECKED)
     }
 
@@ -123,9 +126,13 @@ impl Emitter<'_> {
 
     /// Checks the access at R10. Behind it R9 plus R10 is the host address.
     pub fn check(&mut self, insn: &Instruction, access: Access) {
+        self.check_by(insn, access, table(self.kind, access.store));
+    }
+
+    /// The same by a table that may be one for stores where the access is none.
+    pub(super) fn check_by(&mut self, insn: &Instruction, access: Access, table: usize) {
         self.park();
         let site = self.site(insn, access);
-        let table = table(self.kind, access.store);
         let most = 4096 - i32::from(access.size);
         let asm = &mut *self.asm;
         if !is_named(insn) {

@@ -16,6 +16,7 @@ pub mod memory;
 pub mod named;
 pub mod native;
 pub mod pause;
+pub mod reach;
 pub mod stack;
 pub mod string;
 pub mod system;
@@ -28,6 +29,7 @@ use iced_x86::Instruction;
 use interp::core::Mode;
 
 use crate::analysis::flags;
+use crate::analysis::reach::Role;
 use crate::analysis::stack::Slot;
 use crate::cache::pages::Pages;
 use crate::cache::tlb::Sites;
@@ -35,6 +37,7 @@ use crate::runtime::context::{Left, field};
 use crate::runtime::stubs::Stubs;
 use asm::reg::RAX;
 use asm::{Asm, Forward, Mem, Place};
+use reach::Reach;
 
 /// Registers whose value is in no host register.
 pub fn spilled(register: u8) -> bool {
@@ -110,6 +113,9 @@ pub struct Emitter<'a> {
     pub parked: bool,
     /// Registers of the guest's that host R9 and R10 hold beside the context, as long as they are not written.
     pub held: [Option<u8>; 2],
+    /// What accesses behind the instruction want of its look-up, and the last look-up that others may go by.
+    pub role: Role,
+    pub reach: Option<Reach>,
     /// The stack as the instruction finds it.
     pub slot: Slot,
     /// What follows the instruction relies on the stack's window.
@@ -136,6 +142,7 @@ impl Emitter<'_> {
         let after = (!ends).then(|| self.asm.here());
         self.unit.present = false;
         self.held = [None; 2];
+        self.reach = None;
         self.hand(insn, after, 0);
     }
 

@@ -118,6 +118,7 @@ impl Emitter<'_> {
             return;
         }
         self.park();
+        self.reach = None;
         let number = self.branch(insn.ip() as i64);
         let asm = &mut *self.asm;
         asm.cmp32_zero(Mem::Gs(field::X87_AWAY));

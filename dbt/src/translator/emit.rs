@@ -3,6 +3,7 @@
 use interp::core::{Mode, Session};
 
 use super::{Link, Operation, Segment, Translator};
+use crate::analysis::reach::{self, Role};
 use crate::analysis::stack::{self, Slot};
 use crate::cache::pages::Block as Entry;
 use crate::emit::instruction::Edge;
@@ -34,6 +35,8 @@ impl Translator {
             live_behind: true,
             parked: false,
             held: [None; 2],
+            role: Role::default(),
+            reach: None,
             slot: Slot::default(),
             windowed: false,
             ahead: 0,
@@ -71,6 +74,7 @@ impl Translator {
             }
         }
         let slots = if windows { stack::slots(&block.insns, &classes, &block.live) } else { Vec::new() };
+        let roles = reach::roles(&block.insns, &classes, &slots);
         let second = self.second;
         let mut marks = self.tracer.is_some().then(Marks::default);
         let mut e = self.emitter(page, kind);
@@ -86,6 +90,7 @@ impl Translator {
             }
             e.live = block.live[i] != 0;
             e.live_behind = block.live.get(i + 1).map_or(block.live_end, |&live| live != 0);
+            e.role = roles[i];
             e.slot = slots.get(i).cloned().unwrap_or_default();
             e.windowed = slots.get(i + 1).is_some_and(|slot| slot.inside && slot.check.is_none());
             if let Some(range) = e.slot.check.clone() {

@@ -235,8 +235,10 @@ impl Engine {
                     self.context.ticks = 17 + (self.counters.promotions & 31) * 2;
                     tlb.promote(sites, table, lin, number);
                 }
-                // The site's code expects the host address in two parts.
-                self.context.r9 = host.wrapping_sub(lin & !0xfff);
+                // The site's code expects the host address in two parts, of which the second is no offset in a page: the page
+                // is not known to take all that code behind this may do there.
+                self.context.r10 = lin ^ 1 << 63;
+                self.context.r9 = host.wrapping_add(lin & 0xfff).wrapping_sub(self.context.r10);
                 return Next::Resume { target: self.translator.stubs.ret, rip, answers: true };
             }
         }
