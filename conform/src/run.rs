@@ -35,6 +35,8 @@ pub struct Options {
     /// The engine need not keep arithmetic flags that the guest overwrites before it reads them: where a fault comes
     /// in between they are counted, not compared.
     pub dead_flags: bool,
+    /// Blocks are of 32-bit code.
+    pub code32: bool,
 }
 
 /// A run could not be done.

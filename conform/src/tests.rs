@@ -13,7 +13,7 @@ use crate::{Options, Summary, run, run_blocks};
 
 fn options(seed: u64, cases: u64) -> Options {
     let model = CpuModel::named(Some("host")).unwrap();
-    Options { seed, first: 0, cases, jobs: 2, model, only: Vec::new(), dead_flags: false }
+    Options { seed, first: 0, cases, jobs: 2, model, only: Vec::new(), dead_flags: false, code32: false }
 }
 
 fn told(summary: &Summary) -> String {
@@ -47,6 +47,17 @@ fn a_slice_of_all_forms_agrees_when_everything_is_translated() {
 fn a_slice_of_blocks_agrees_between_interpreter_and_translator() {
     let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
     let summary = run_blocks(&Interp::new(), &[&all, &warm], &options(5, 12_000), &|_| ()).unwrap();
+    let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
+    assert!(summary.differ == 0, "{}", samples.join("\n"));
+    assert!(summary.cases > 11_000 && summary.endless > 0, "{summary:?}");
+    assert!((summary.cases / 4..summary.cases * 3 / 4).contains(&summary.faulted), "{summary:?}");
+}
+
+#[test]
+fn a_slice_of_blocks_of_32_bit_code_agrees_too() {
+    let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
+    let options = Options { code32: true, ..options(6, 12_000) };
+    let summary = run_blocks(&Interp::new(), &[&all, &warm], &options, &|_| ()).unwrap();
     let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
     assert!(summary.differ == 0, "{}", samples.join("\n"));
     assert!(summary.cases > 11_000 && summary.endless > 0, "{summary:?}");

@@ -50,6 +50,9 @@ pub struct Arguments {
     /// Compare the translator with the interpreter instead, on random blocks of code.
     #[arg(long, conflicts_with_all = ["engine", "form"])]
     blocks: bool,
+    /// With blocks of 32-bit code, in protected and compatibility mode.
+    #[arg(long, requires = "blocks")]
+    code32: bool,
     /// CPU model of the guest.
     #[arg(long, default_value = "host")]
     cpu: String,
@@ -72,6 +75,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         model: CpuModel::named(Some(&arguments.cpu))?,
         only: arguments.form.clone(),
         dead_flags: matches!(arguments.engine, Kind::Dbt),
+        code32: arguments.code32,
     };
     let engine = arguments.engine.engine();
     let start = Instant::now();

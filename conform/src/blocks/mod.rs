@@ -1,6 +1,7 @@
 //! Two engines against each other, on blocks of code: everything is compared that is left when a block has run into an
 //! exception.
 
+mod code32;
 mod world;
 
 use std::fmt;
@@ -12,11 +13,11 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::dead;
-use crate::generate::{Block, Generator};
+use crate::generate::{Block, Code32, Generator};
 use crate::guest::phys;
 use crate::layout::{self, PAGE};
 use crate::run::{Options, RunError};
-use world::{End, FRAME_FLAGS, FRAME_RIP, World};
+use world::{End, World};
 
 /// Blocks a worker takes at a time.
 const BATCH: u64 = 256;
@@ -30,6 +31,8 @@ pub struct BlockMismatch {
     pub seed: u64,
     /// Number of the block.
     pub case: u64,
+    /// It is one of 32-bit code.
+    pub code32: bool,
     /// Its instructions, one per line.
     pub listing: String,
     /// Registers at the start.
@@ -40,8 +43,13 @@ pub struct BlockMismatch {
 
 impl fmt::Display for BlockMismatch {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        let Self { seed, case, listing, input, differences } = self;
-        write!(f, "--blocks --seed {seed} --case {case}: {}\n{input}\n{listing}", differences.join("; "))
+        let Self { seed, case, code32, listing, input, differences } = self;
+        let code32 = if *code32 { " --code32" } else { "" };
+        write!(
+            f,
+            "--blocks{code32} --seed {seed} --case {case}: {}\n{input}\n{listing}",
+            differences.join("; ")
+        )
     }
 }
 
@@ -112,8 +120,9 @@ fn work(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<BlockSummary, RunError> {
     let generator = Generator::new(options.model.clone());
-    let mut first = World::new(reference, &options.model)?;
-    let others = engines.iter().map(|engine| World::new(*engine, &options.model));
+    let world = |engine| World::new(engine, &options.model, options.code32);
+    let mut first = world(reference)?;
+    let others = engines.iter().map(|engine| world(*engine));
     let mut others = others.collect::<Result<Vec<_>, _>>()?;
     let mut summary = BlockSummary::default();
     loop {
@@ -124,7 +133,7 @@ fn work(
         progress(from);
         for case in from..(from + BATCH).min(options.cases) {
             let case = options.first + case;
-            let block = generator.block(options.seed, case);
+            let block = generator.block(options.seed, case, options.code32);
             let other = (case % engines.len().max(1) as u64) as usize;
             if let Some(other) = others.get_mut(other) {
                 compare(&block, &mut first, other, (options.seed, case), &mut summary)?;
@@ -151,7 +160,7 @@ fn compare(
     }
     let found = other.run(block)?;
     let mut differences = Vec::new();
-    let place = format!("exception {} at {:#x}", vector(&expected), word(&first.after, FRAME_RIP));
+    let place = format!("exception {} at {:#x}", expected.vector, expected.frame.rip(&first.after));
     let dead = settle_flags(block, (&expected, &first.after), &found, &mut other.after);
     let mut state = found.state;
     let flags = (expected.state.rflags ^ state.rflags) & crate::dead::ALL;
@@ -169,14 +178,14 @@ fn compare(
     }
     differences.extend(memories(&first.after, &other.after));
     summary.cases += 1;
-    summary.faulted += u64::from(vector(&expected) != 3);
+    summary.faulted += u64::from(expected.vector != 3);
     if !differences.is_empty() {
         differences.insert(0, place);
         summary.differ += 1;
         if summary.samples.len() < SAMPLES {
             summary.samples.push(mismatch(block, seed, case, differences));
         }
-    } else if flags & !block.undefined(word(&first.after, FRAME_RIP)) != 0 {
+    } else if flags & !block.undefined(expected.frame.rip(&first.after)) != 0 {
         summary.dead_flags += 1;
     }
     first.reset()?;
@@ -189,18 +198,21 @@ fn compare(
 fn settle_flags(block: &Block, (expected, memory): (&End, &[u8]), found: &End, other: &mut [u8]) -> u64 {
     // A triple fault leaves no frame.
     let framed = expected.state.events.halted;
-    let rip = if framed { word(memory, FRAME_RIP) } else { expected.state.rip };
-    if framed && rip != word(other, FRAME_RIP) || expected.state.rip != found.state.rip {
+    let frame = expected.frame;
+    let rip = if framed { frame.rip(memory) } else { expected.state.rip };
+    if framed && rip != frame.rip(other) || expected.state.rip != found.state.rip {
         return 0;
     }
     let base = block.regs.rip;
     // The code as it was, and as it is at the end: the one may have made dead what is not in the other.
-    let after = code(memory, block);
-    let free =
-        block.undefined(rip) | dead::dead(64, after, base, rip) | dead::dead(64, &block.code, base, rip);
-    let flags = word(memory, FRAME_FLAGS);
-    if framed && (flags ^ word(other, FRAME_FLAGS)) & !free == 0 {
-        other[FRAME_FLAGS..FRAME_FLAGS + 8].copy_from_slice(&flags.to_le_bytes());
+    let (bits, after) = (block.bitness(), code(memory, block));
+    let free = if code32::is_data(block, rip) {
+        dead::ALL
+    } else {
+        block.undefined(rip) | dead::dead(bits, after, base, rip) | dead::dead(bits, &block.code, base, rip)
+    };
+    if framed && (frame.flags(memory) ^ frame.flags(other)) & !free == 0 {
+        frame.set_flags(other, memory);
     }
     free
 }
@@ -209,15 +221,6 @@ fn settle_flags(block: &Block, (expected, memory): (&End, &[u8]), found: &End, o
 fn code<'a>(memory: &'a [u8], block: &Block) -> &'a [u8] {
     let start = (block.regs.rip - layout::CODE + phys::CODE) as usize;
     &memory[start..(phys::CODE + layout::CODE_LEN) as usize]
-}
-
-/// The exception, by the handler that halted.
-fn vector(end: &End) -> u64 {
-    end.state.rip.wrapping_sub(crate::guest::HANDLERS + 1)
-}
-
-fn word(memory: &[u8], at: usize) -> u64 {
-    memory.get(at..at + 8).and_then(|b| b.try_into().ok()).map_or(0, u64::from_le_bytes)
 }
 
 fn memories(a: &[u8], b: &[u8]) -> Option<String> {
@@ -268,8 +271,11 @@ fn mismatch(block: &Block, seed: u64, case: u64, differences: Vec<String>) -> Bl
         "kernel={} rflags={:#x} fs={:#x} gs={:#x}",
         block.kernel, regs.rflags, regs.fs_base, regs.gs_base
     );
+    if let Some(Code32 { paging, limits }) = &block.code32 {
+        input += &format!(" 32-bit paging={paging:?} limits={limits:x?}");
+    }
     for (i, value) in regs.gpr.iter().enumerate() {
         input += &format!(" r{i}={value:#x}");
     }
-    BlockMismatch { seed, case, listing, input, differences }
+    BlockMismatch { seed, case, code32: block.code32.is_some(), listing, input, differences }
 }

@@ -3,12 +3,13 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use cpu::x86::{CpuModel, cr4, rflags, seg, seg_attr};
+use cpu::x86::{CpuModel, cr4, efer, rflags, seg, seg_attr};
 use cpu::{Clock, CpuIo, CpuState, Engine, Segment, Signals, Vcpu, VcpuExit, VmConfig};
 use memory::{GuestRam, MemoryError};
 
+use super::code32;
 use crate::generate::Block;
-use crate::guest::{self, GuestError, KERNEL_CODE, STACK_TOP, phys};
+use crate::guest::{self, GuestError, HANDLERS, KERNEL_CODE, STACK_TOP, phys};
 use crate::layout::{ALIAS, CODE, CODE_LEN, DEVICE, INT3, MEMORY_LEN, PAGE, offset};
 
 /// Instructions of a block at most, where the engine counts them. What takes longer is not compared.
@@ -16,7 +17,7 @@ pub(super) const LIMIT: u64 = 6000;
 /// Polls of the timers that a block may take on an engine that does not.
 const PATIENCE: u32 = 4000;
 /// Behind all RAM.
-const NO_RAM: u64 = 0x4000_0000;
+pub(super) const NO_RAM: u64 = 0x4000_0000;
 
 /// See the module.
 pub(super) struct World {
@@ -37,19 +38,57 @@ pub(super) struct End {
     pub endless: bool,
     /// Registers, those of the handler if there was an exception.
     pub state: CpuState,
+    /// The exception, by the handler that halted, and its frame.
+    pub vector: u64,
+    pub frame: Frame,
     /// A digest of everything written to devices.
     pub written: u64,
 }
 
-/// Guest-physical place of RFLAGS in the frame of every exception, and of RIP.
-pub(super) const FRAME_FLAGS: usize = (phys::SYSTEM + 4 * PAGE - 24) as usize;
-pub(super) const FRAME_RIP: usize = FRAME_FLAGS - 16;
+/// Where the frame of every exception is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Frame {
+    /// Bytes of a word.
+    word: usize,
+}
+
+impl Frame {
+    /// Guest-physical place of RFLAGS, behind which are the stack's pointer and segment.
+    fn place(self) -> usize {
+        (phys::SYSTEM + 4 * PAGE) as usize - 3 * self.word
+    }
+
+    fn at(self, memory: &[u8], place: usize) -> u64 {
+        let mut bytes = [0; 8];
+        bytes[..self.word].copy_from_slice(&memory[place..place + self.word]);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// RFLAGS of a frame in `memory`.
+    pub fn flags(self, memory: &[u8]) -> u64 {
+        self.at(memory, self.place())
+    }
+
+    /// RIP.
+    pub fn rip(self, memory: &[u8]) -> u64 {
+        self.at(memory, self.place() - 2 * self.word)
+    }
+
+    /// Takes RFLAGS over from the other memory.
+    pub fn set_flags(self, memory: &mut [u8], from: &[u8]) {
+        let place = self.place()..self.place() + self.word;
+        memory[place.clone()].copy_from_slice(&from[place]);
+    }
+}
 
 impl World {
-    pub fn new(engine: &dyn Engine, model: &CpuModel) -> Result<Self, GuestError> {
+    pub fn new(engine: &dyn Engine, model: &CpuModel, code32: bool) -> Result<Self, GuestError> {
         let ram = Arc::new(GuestRam::new(phys::SIZE)?);
         guest::tables(&ram)?;
         tables(&ram)?;
+        if code32 {
+            code32::tables(&ram)?;
+        }
         ram.write(phys::CODE, &[INT3; CODE_LEN as usize])?;
         let mut image = [0; MEMORY_LEN];
         crate::layout::fill_pattern(&mut image);
@@ -84,7 +123,12 @@ impl World {
             Err(fault) => fault.to_string(),
         };
         self.ram.read(0, &mut self.after)?;
-        Ok(End { exit, endless, state: self.vcpu.state(), written: devices.written.get() })
+        let state = self.vcpu.state();
+        let long = state.efer & efer::LMA != 0;
+        let handlers = if long { HANDLERS } else { code32::HANDLERS };
+        let frame = Frame { word: if long { 8 } else { 4 } };
+        let vector = state.rip.wrapping_sub(handlers + 1);
+        Ok(End { exit, endless, state, vector, frame, written: devices.written.get() })
     }
 
     /// Brings RAM back to what it was before the block.
@@ -132,6 +176,9 @@ fn state(block: &Block) -> CpuState {
         let segment = |selector, attr| Segment { selector, base: 0, limit: u32::MAX, attr };
         state.segments[seg::CS] = segment(KERNEL_CODE, 0xa09b);
         state.segments[seg::SS] = segment(KERNEL_CODE + 8, 0xc093);
+    }
+    if let Some(code32) = &block.code32 {
+        code32::enter(&mut state, code32, block.kernel);
     }
     debug_assert!(state.rflags & rflags::TF == 0 && state.segments[seg::CS].attr & seg_attr::UNUSABLE == 0);
     state.xsave.copy_from_slice(&block.fp);

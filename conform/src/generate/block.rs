@@ -5,6 +5,7 @@ use cpu::XSAVE_LEN;
 use cpu::x86::{CpuModel, gpr, rflags};
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic as M, OpKind, Register};
 
+use super::code32::{Code32, Paging, bases};
 use super::draft::Draft;
 use super::sequence::written;
 use super::{Generator, decode};
@@ -33,6 +34,8 @@ pub(crate) struct Block {
     pub kernel: bool,
     /// At CPL 0, SMAP is on and suspended.
     pub smap: bool,
+    /// It is 32-bit code.
+    pub code32: Option<Code32>,
     /// Where instructions begin, and the flags that are undefined there.
     starts: Vec<(u64, u64)>,
     /// Bytes of the code that it means to change.
@@ -40,6 +43,15 @@ pub(crate) struct Block {
 }
 
 impl Block {
+    /// Bits of its code.
+    pub fn bitness(&self) -> u32 {
+        self.form().bitness()
+    }
+
+    fn form(&self) -> Form {
+        Form::sequence(self.code32.is_some())
+    }
+
     /// True if `code`, what became of the block's own, is as intended.
     pub fn is_intended(&self, code: &[u8]) -> bool {
         let mut changed = self.code.iter().zip(code).enumerate().filter(|(_, (old, new))| old != new);
@@ -53,7 +65,7 @@ impl Block {
 
     /// The instructions, as they are at the start.
     pub fn listing(&self) -> Vec<Instruction> {
-        let form = Form::sequence(false);
+        let form = self.form();
         let at = |&(ip, _): &(u64, u64)| {
             let code = self.code.get((ip - self.regs.rip) as usize..)?;
             Some(decode(form, code, ip))
@@ -62,12 +74,11 @@ impl Block {
     }
 }
 
-/// Forms that blocks are made of beside those of sequences.
-pub(super) fn plain(model: &CpuModel) -> Vec<Code> {
-    let fits = |f: &Form| {
-        !f.compat && f.code.op_code().is_instruction() && f.code.flow_control() == FlowControl::Next
-    };
-    forms(model).into_iter().filter(fits).map(|f| f.code).collect()
+/// Forms that blocks are made of beside those of sequences: of 64-bit and of 32-bit code.
+pub(super) fn plain(model: &CpuModel) -> [Vec<Code>; 2] {
+    let fits = |f: &Form| f.code.op_code().is_instruction() && f.code.flow_control() == FlowControl::Next;
+    let all: Vec<Form> = forms(model).into_iter().filter(fits).collect();
+    [false, true].map(|compat| all.iter().filter(|f| f.compat == compat).map(|f| f.code).collect())
 }
 
 /// A repeated string instruction, or a shift by CL.
@@ -81,11 +92,16 @@ fn counted(insn: &Instruction) -> bool {
 
 impl Generator {
     /// Block `index` of the run with `seed`.
-    pub(crate) fn block(&self, seed: u64, index: u64) -> Block {
-        let mut rng = Rng::from_parts(&[seed, index, 0x626c_6f63_6b73]);
-        let kernel = rng.percent(30);
+    pub(crate) fn block(&self, seed: u64, index: u64, code32: bool) -> Block {
+        let mut rng = Rng::from_parts(&[seed, index, 0x626c_6f63_6b73 + u64::from(code32)]);
+        let code32 = code32.then(|| Code32::any(&mut rng));
+        // Without long mode no exception at CPL 0 has a stack of its own.
+        let kernel = code32.as_ref().is_none_or(|c| c.paging == Paging::Long) && rng.percent(30);
         let smap = kernel && rng.percent(30);
-        let mut draft = Draft::new(Form::sequence(false), &mut rng);
+        let mut draft = Draft::new(Form::sequence(code32.is_some()), &mut rng);
+        if code32.is_some() {
+            bases(&mut draft);
+        }
         draft.regs.rip = match draft.rng.below(100) {
             0..=19 => CODE + PAGE - 1 - draft.rng.below(160),
             20..=23 => CODE + CODE_LEN - 1 - draft.rng.below(60),
@@ -94,7 +110,9 @@ impl Generator {
         if draft.rng.percent(90) {
             draft.regs.rflags &= !rflags::AC;
             let stack = STACK + PAGE / 2 + draft.rng.below(64) * 8;
-            draft.fix(gpr::RSP, stack);
+            let edge = code32.is_some() && draft.rng.percent(5);
+            let stack = if edge { draft.rng.between(-16, 16) * 4 } else { stack as i64 };
+            draft.fix(gpr::RSP, stack as u64);
         }
         draft.reserved = 2 * ROOM as u64;
         let kept = (0..4).fold(1 << gpr::RSP, |kept, _| kept | 1 << draft.rng.below(16));
@@ -109,6 +127,7 @@ impl Generator {
             kept,
             kernel,
             calm,
+            code32: code32.is_some(),
             functions: Vec::new(),
         };
         let count = 2 + maker.draft.rng.below(MOST - 1);
@@ -123,7 +142,12 @@ impl Generator {
         if smap {
             draft.regs.rflags |= rflags::AC;
         }
-        Block { regs: draft.regs, fp: draft.fp, code, patches: draft.patches, kernel, smap, starts, places }
+        if code32.as_ref().is_some_and(|c| c.paging == Paging::Long) && draft.rng.percent(20) {
+            let others = (0..16).filter(|&i| i != gpr::RSP);
+            others.for_each(|i| draft.regs.gpr[i] |= draft.rng.next() << 32);
+        }
+        let Draft { regs, fp, patches, .. } = draft;
+        Block { regs, fp, code, patches, kernel, smap, code32, starts, places }
     }
 }
 
@@ -141,8 +165,17 @@ struct Maker<'a, 'b> {
     kernel: bool,
     /// Faults are avoided.
     calm: bool,
+    code32: bool,
     /// Places of four-byte references to functions still to be made.
-    functions: Vec<usize>,
+    functions: Vec<Reference>,
+}
+
+/// A four-byte reference at the end of its instruction.
+#[derive(Clone, Copy)]
+struct Reference {
+    field: usize,
+    /// It is the address itself.
+    absolute: bool,
 }
 
 impl Maker<'_, '_> {
@@ -164,7 +197,7 @@ impl Maker<'_, '_> {
     fn fence(&mut self) {
         if self.undefined != 0 {
             let registers = 0xc0 | self.draft.rng.next() as u8 & 0x3f;
-            self.raw(&[0x48, 0x39, registers]); // cmp
+            self.raw(&[0x48, 0x39, registers][usize::from(self.code32)..]); // cmp
             self.undefined = 0;
         }
     }
@@ -193,9 +226,9 @@ impl Maker<'_, '_> {
             let generator = self.generator;
             let rng = &mut *self.draft.rng;
             let code = if rng.percent(75) {
-                generator.pool.pick(rng, false, false)
+                generator.pool.pick(rng, self.code32, false)
             } else {
-                rng.pick(&generator.plain)
+                rng.pick(&generator.plain[usize::from(self.code32)])
             };
             let at = self.here();
             if let Some((insn, bytes)) = generator.next(&mut self.draft, code, at, self.undefined)
@@ -276,9 +309,10 @@ impl Maker<'_, '_> {
         }
         self.fence();
         let end = match self.draft.rng.below(3) {
-            0 if counter == 1 => &[0xe2][..],      // loop
-            1 => &[0x83, 0xe8 | counter, 1, 0x77], // sub r32, 1; ja
-            _ => &[0xff, 0xc8 | counter, 0x75],    // dec r32; jnz
+            0 if counter == 1 => &[0xe2][..],            // loop
+            1 => &[0x83, 0xe8 | counter, 1, 0x77],       // sub r32, 1; ja
+            _ if self.code32 => &[0x48 | counter, 0x75], // dec r32; jnz
+            _ => &[0xff, 0xc8 | counter, 0x75],          // dec r32; jnz
         };
         let (last, first) = end.split_last().map_or((0xe2, &[][..]), |(last, first)| (*last, first));
         if !first.is_empty() {
@@ -295,46 +329,52 @@ impl Maker<'_, '_> {
     fn call(&mut self) {
         self.fence();
         self.raw(&[0xe8, 0, 0, 0, 0]);
-        self.functions.push(self.code.len() - 4);
+        self.functions.push(Reference { field: self.code.len() - 4, absolute: false });
     }
 
     /// The same, or a jump to what follows, by way of a register or the stack.
     fn indirect(&mut self) {
         self.fence();
-        let register = self.draft.rng.below(16) as u8;
+        let register = self.draft.rng.below(if self.code32 { 8 } else { 16 }) as u8;
         if register == 4 {
             return;
         }
         self.draft.written |= 1 << register;
         let (high, low) = (register >> 3, register & 7);
-        self.raw(&[0x48 | high << 2, 0x8d, low << 3 | 5, 0, 0, 0, 0]); // lea register, [rip + x]
-        let field = self.code.len() - 4;
+        if self.code32 {
+            self.raw(&[0xb8 | low, 0, 0, 0, 0]); // mov register, x
+        } else {
+            self.raw(&[0x48 | high << 2, 0x8d, low << 3 | 5, 0, 0, 0, 0]); // lea register, [rip + x]
+        }
+        let reference = Reference { field: self.code.len() - 4, absolute: self.code32 };
+        let rex = usize::from(self.code32);
         let call = self.draft.rng.percent(60);
         if call {
-            self.functions.push(field);
-            return self.raw(&[0x40 | high, 0xff, 0xd0 | low]);
+            self.functions.push(reference);
+            return self.raw(&[0x40 | high, 0xff, 0xd0 | low][rex..]);
         }
         if self.draft.rng.percent(50) {
-            self.raw(&[0x40 | high, 0xff, 0xe0 | low]);
+            self.raw(&[0x40 | high, 0xff, 0xe0 | low][rex..]);
         } else {
-            self.raw(&[0x40 | high, 0x50 | low]); // push
+            self.raw(&[0x40 | high, 0x50 | low][rex..]); // push
             self.raw(&[0xc3]);
         }
-        self.refer(field);
+        self.refer(reference);
     }
 
-    /// Lets the four-byte reference at `field`, at the end of its instruction, lead to here.
-    fn refer(&mut self, field: usize) {
+    /// Lets a reference lead to here.
+    fn refer(&mut self, Reference { field, absolute }: Reference) {
         let distance = (self.code.len() - field - 4) as u32;
-        self.code[field..field + 4].copy_from_slice(&distance.to_le_bytes());
+        let value = if absolute { self.here() as u32 } else { distance };
+        self.code[field..field + 4].copy_from_slice(&value.to_le_bytes());
     }
 
     fn functions(&mut self) {
-        for field in std::mem::take(&mut self.functions) {
+        for reference in std::mem::take(&mut self.functions) {
             if self.full() {
                 return;
             }
-            self.refer(field);
+            self.refer(reference);
             for _ in 0..1 + self.draft.rng.below(4) {
                 self.any();
             }
@@ -342,7 +382,7 @@ impl Maker<'_, '_> {
             if self.draft.rng.percent(80) {
                 self.raw(&[0xc3]);
             } else {
-                let drop = self.draft.rng.below(3) as u8 * 8;
+                let drop = self.draft.rng.below(3) as u8 * if self.code32 { 4 } else { 8 };
                 self.raw(&[0xc2, drop, 0]);
             }
         }
@@ -389,6 +429,8 @@ impl Maker<'_, '_> {
         self.places.extend(place..place + if wide { 4 } else { 1 });
         let value = if alias {
             ALIAS.wrapping_add(self.draft.regs.rip - CODE + place as u64) as u32
+        } else if self.code32 {
+            self.draft.regs.rip as u32 + place as u32
         } else {
             (place - end) as u32
         };
@@ -399,6 +441,17 @@ impl Maker<'_, '_> {
     fn inside(&mut self) {
         self.fence();
         let condition = self.draft.rng.below(16) as u8;
+        if self.code32 {
+            let hidden: [&[u8]; 3] = [
+                &[0xff, 0xc0, 0x90, 0x40], // inc eax; nop; inc eax
+                &[0x83, 0xd0, 0x7f, 0x90], // adc eax, 127; nop
+                &[0x0f, 0x94, 0xc0, 0x90], // sete al; nop
+            ];
+            let hidden = self.draft.rng.pick(&hidden);
+            self.draft.written |= 1 | 1 << 1;
+            self.raw(&[0x70 | condition, 2]);
+            return self.raw(&[&[0x81, 0xc1], hidden].concat()); // add ecx, imm32
+        }
         let hidden: [&[u8]; 3] = [
             &[0xff, 0xc0, 0x83, 0xc1, 1, 0x90, 0x90, 0x90], // inc eax; add ecx, 1
             &[0x48, 0x83, 0xd0, 0x7f, 0xb1, 0xff, 0x48, 0x90], // adc rax, 127; mov cl, 255; nop
@@ -410,7 +463,7 @@ impl Maker<'_, '_> {
         self.raw(&[&[0x48, 0xb8], hidden].concat()); // mov rax, imm64
     }
 
-    /// An access of what is no RAM.
+    /// An access of what is no RAM; in 32-bit code perhaps one at the ends of the address space instead.
     fn device(&mut self) {
         let forms: [&[u8]; 5] = [
             &[0x8b, 0x04, 0x25],       // mov eax, [x]
@@ -420,7 +473,14 @@ impl Maker<'_, '_> {
             &[0xff, 0x34, 0x25],       // push [x]
         ];
         let form = self.draft.rng.pick(&forms);
-        let at = (DEVICE + self.draft.rng.below(PAGE / 8) * 8) as u32;
+        let rex = usize::from(self.code32 && form[0] & 0xf0 == 0x40);
+        let form = &form[rex..];
+        let at = if self.code32 && self.draft.rng.percent(60) {
+            let distance = self.draft.rng.below(PAGE / 2) as i32;
+            if self.draft.rng.percent(50) { distance } else { -distance }
+        } else {
+            (DEVICE + self.draft.rng.below(PAGE / 8) * 8) as i32
+        };
         self.raw(&[form, &at.to_le_bytes()].concat());
         self.draft.written |= 1 | 1 << 9;
     }
@@ -432,7 +492,7 @@ impl Maker<'_, '_> {
         }
         self.fence();
         let before = self.draft.snapshot();
-        let code = self.generator.pool.pick(self.draft.rng, false, true);
+        let code = self.generator.pool.pick(self.draft.rng, self.code32, true);
         let at = self.here();
         let block = self.draft.regs.rip..at + 2 * ROOM as u64;
         match self.generator.next(&mut self.draft, code, at, 0) {

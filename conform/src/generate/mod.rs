@@ -4,6 +4,7 @@ mod addressing;
 mod arrange;
 mod block;
 mod bytes;
+mod code32;
 mod draft;
 mod fp;
 mod memory;
@@ -21,6 +22,7 @@ use crate::input::Input;
 use crate::layout::INT3;
 use crate::rng::Rng;
 pub(crate) use block::Block;
+pub(crate) use code32::{Code32, Paging};
 use draft::Draft;
 use sequence::Pool;
 
@@ -63,8 +65,8 @@ pub struct Step {
 pub struct Generator {
     model: CpuModel,
     pool: Pool,
-    /// All instructions of 64-bit code behind which goes on the next.
-    plain: Vec<Code>,
+    /// All instructions of 64-bit and of 32-bit code behind which goes on the next.
+    plain: [Vec<Code>; 2],
     /// Locked accesses across cache lines are slow or forbidden on this host.
     split_locks: bool,
 }
