@@ -4,6 +4,7 @@
 //! instructions, devices, faults, interrupts, code that is not worth translating. State is kept in one place only, here,
 //! but for the x87 registers, which the engine may borrow.
 
+mod segments;
 pub mod system;
 pub mod x87;
 
@@ -23,6 +24,7 @@ use crate::mmu::Access;
 pub use crate::mmu::Flushes;
 use crate::op::{Op, Stop, op_flag, slot};
 use crate::run::{Leave, Run, Runner};
+pub use segments::Code32;
 
 /// Bytes of decoded code: what is executed more than a few times is the engine's.
 const DECODED: usize = 4 << 20;
@@ -62,6 +64,8 @@ pub struct Mode {
     pub smap: bool,
     /// RDTSC is allowed at CPL 3.
     pub tsc: bool,
+    /// 32-bit code, if it is not 64-bit code.
+    pub code32: Option<Code32>,
 }
 
 /// An instruction in the interpreter's form.
@@ -215,12 +219,18 @@ impl Session<'_, '_> {
         self.cpu().vcpus
     }
 
-    /// The mode in force; `None` where instructions have to be interpreted: outside 64-bit code, or one at a time.
+    /// The mode in force; `None` where instructions have to be interpreted: outside 64-bit code and 32-bit code of flat
+    /// segments, or one at a time.
     pub fn mode(&self) -> Option<Mode> {
         let cpu = self.cpu();
-        if cpu.code_size != CodeSize::Bits64 || cpu.needs_stepping() {
+        if cpu.needs_stepping() {
             return None;
         }
+        let code32 = match cpu.code_size {
+            CodeSize::Bits64 => None,
+            CodeSize::Bits32 => Some(cpu.code32()?),
+            CodeSize::Bits16 => return None,
+        };
         let user = cpu.cpl == 3;
         let ac = cpu.eflags & rflags::AC != 0;
         if user && ac && cpu.cr0 & cr0::AM != 0 {
@@ -234,7 +244,7 @@ impl Session<'_, '_> {
         let x87 = cpu.cr0 & (cr0::EM | cr0::TS | cr0::NE) == cr0::NE && cpu.host.x87_is_quiet();
         let tsc = cpu.cr4 & cr4::TSD == 0;
         let smap = cpu.cr4 & cr4::SMAP != 0;
-        Some(Mode { user, user_pages: !user && smap && ac, sse, avx, x87, smap, tsc })
+        Some(Mode { user, user_pages: !user && smap && ac, sse, avx, x87, smap, tsc, code32 })
     }
 
     /// Between two blocks: requests of the machine, timers, interrupts.
@@ -307,11 +317,11 @@ impl Session<'_, '_> {
         let stop = insn.code.run_first(cpu);
         match stop {
             Stop::End => {
-                cpu.rip = page.wrapping_add(insn.next);
+                cpu.rip = cpu.truncate_ip(page.wrapping_add(insn.next));
                 return Ok(!insn.ends);
             }
             Stop::Jump | Stop::Taken | Stop::Indirect => return Ok(false),
-            Stop::Leave | Stop::Halt => cpu.rip = page.wrapping_add(insn.next),
+            Stop::Leave | Stop::Halt => cpu.rip = cpu.truncate_ip(page.wrapping_add(insn.next)),
             Stop::Again | Stop::Fault | Stop::Unimplemented | Stop::Shutdown => {
                 cpu.rip = page.wrapping_add(insn.offset);
             }

@@ -6,6 +6,11 @@ use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKi
 pub const ALL: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
 
+/// What a decoder has to know of code.
+pub fn bits(code32: bool) -> u32 {
+    if code32 { 32 } else { 64 }
+}
+
 /// Flags an instruction surely overwrites.
 fn overwritten(insn: &Instruction) -> u32 {
     use Mnemonic as M;
@@ -39,8 +44,8 @@ pub fn before(insn: &Instruction, behind: u32) -> u32 {
 }
 
 /// Flags live where `bytes` are executed, by a look ahead of a few instructions, and how many bytes that answer depends on.
-pub fn live_at(bytes: &[u8]) -> (u32, usize) {
-    let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+pub fn live_at(bytes: &[u8], code32: bool) -> (u32, usize) {
+    let mut decoder = Decoder::new(bits(code32), bytes, DecoderOptions::NONE);
     let mut insn = Instruction::default();
     let (mut unknown, mut seen) = (ALL, 0);
     for _ in 0..8 {

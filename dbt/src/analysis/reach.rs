@@ -6,6 +6,7 @@ use iced_x86::{Instruction, InstructionInfoFactory, OpAccess, Register};
 use super::stack::{self, Slot};
 use crate::emit::spilled;
 use crate::frontend::class::{Access, Class};
+use crate::frontend::code32::{displacement, word};
 
 /// The form of an address that another access may share.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +31,13 @@ pub struct Role {
 /// Form and displacement of the memory operand, if its address is the sum of registers that are where the guest's are.
 pub fn form(insn: &Instruction) -> Option<(Form, i32)> {
     let (base, index) = (insn.memory_base(), insn.memory_index());
-    let home = |r: Register| r.is_gpr64() && !spilled(r.number() as u8);
+    let home = |r: Register| r.is_gpr() && r.size() == word(insn) && !spilled(r.number() as u8);
     let plain = stack::has_operand(insn)
         && home(base)
         && (index == Register::None || home(index))
         && !matches!(insn.memory_segment(), Register::FS | Register::GS);
-    let disp = i32::try_from(insn.memory_displacement64() as i64).ok()?;
+    let disp = i32::try_from(displacement(insn)).ok()?;
+    let (base, index) = (base.full_register(), index.full_register());
     plain.then_some((Form { base, index, scale: insn.memory_index_scale() }, disp))
 }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use crate::frontend::class::{Access, Class};
+use crate::frontend::code32::{displacement, stack_pointer, word};
 
 /// Bytes that one check covers at most: the more, the more often they lie in two pages.
 const SPAN: i32 = 1024;
@@ -29,10 +30,10 @@ struct Effect {
 
 /// The distance from RSP of the memory operand.
 pub fn distance(insn: &Instruction) -> Option<i32> {
-    let plain = insn.memory_base() == Register::RSP
+    let plain = insn.memory_base() == stack_pointer(insn)
         && insn.memory_index() == Register::None
         && matches!(insn.memory_segment(), Register::SS | Register::DS);
-    let displacement = i32::try_from(insn.memory_displacement64() as i64).ok()?;
+    let displacement = i32::try_from(displacement(insn)).ok()?;
     (plain && has_operand(insn) && displacement.unsigned_abs() < SPAN as u32).then_some(displacement)
 }
 
@@ -43,15 +44,16 @@ pub fn has_operand(insn: &Instruction) -> bool {
 
 /// What ADD, SUB and LEA of a constant do to RSP.
 pub fn constant(insn: &Instruction) -> Option<i32> {
-    if insn.op_count() != 2 || insn.op_kind(0) != OpKind::Register || insn.op0_register() != Register::RSP {
+    let pointer = stack_pointer(insn);
+    if insn.op_count() != 2 || insn.op_kind(0) != OpKind::Register || insn.op0_register() != pointer {
         return None;
     }
-    let immediate = matches!(insn.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64);
+    let immediate = !matches!(insn.op_kind(1), OpKind::Register | OpKind::Memory);
     let change = match insn.mnemonic() {
         Mnemonic::Add if immediate => insn.immediate(1) as i32,
         Mnemonic::Sub if immediate => (insn.immediate(1) as i32).checked_neg()?,
-        Mnemonic::Lea if insn.memory_base() == Register::RSP && insn.memory_index() == Register::None => {
-            i32::try_from(insn.memory_displacement64() as i64).ok()?
+        Mnemonic::Lea if insn.memory_base() == pointer && insn.memory_index() == Register::None => {
+            i32::try_from(displacement(insn)).ok()?
         }
         _ => return None,
     };
@@ -69,24 +71,25 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         let change = if changes { constant(insn) } else { Some(0) };
         Effect { access: access.and_then(|a| operand(a.size)), change }
     };
+    let word = word(insn) as i32;
     match class {
-        Class::Push | Class::Pushf => Effect { access: Some(-8..0), change: Some(-8) },
+        Class::Push | Class::Pushf => Effect { access: Some(-word..0), change: Some(-word) },
         Class::Pop => {
-            let change = (insn.op0_register() != Register::RSP).then_some(8);
-            Effect { access: Some(0..8), change }
+            let change = (insn.op0_register() != stack_pointer(insn)).then_some(word);
+            Effect { access: Some(0..word), change }
         }
         Class::PushMemory => {
-            let from = operand(8).unwrap_or(-8..0);
-            Effect { access: Some(from.start.min(-8)..from.end.max(0)), change: Some(-8) }
+            let from = operand(word as u8).unwrap_or(-word..0);
+            Effect { access: Some(from.start.min(-word)..from.end.max(0)), change: Some(-word) }
         }
-        Class::PopMemory => Effect { access: Some(0..8), change: Some(8) },
-        Class::Call => Effect { access: Some(-8..0), change: None },
+        Class::PopMemory => Effect { access: Some(0..word), change: Some(word) },
+        Class::Call => Effect { access: Some(-word..0), change: None },
         Class::CallIndirect => {
-            let target = operand(8).unwrap_or(-8..0);
-            Effect { access: Some(target.start.min(-8)..target.end.max(0)), change: None }
+            let target = operand(word as u8).unwrap_or(-word..0);
+            Effect { access: Some(target.start.min(-word)..target.end.max(0)), change: None }
         }
-        Class::JmpIndirect => Effect { access: operand(8), change: None },
-        Class::Ret => Effect { access: Some(0..8), change: None },
+        Class::JmpIndirect => Effect { access: operand(word as u8), change: None },
+        Class::Ret => Effect { access: Some(0..word), change: None },
         Class::Leave | Class::Syscall | Class::Sysret | Class::Stac | Class::Clac | Class::Operation => {
             Effect { access: None, change: None }
         }

@@ -356,6 +356,16 @@ impl Asm {
         self.bytes(&value.to_le_bytes());
     }
 
+    /// `mov to, value` (32-bit).
+    pub fn imm32(&mut self, to: u8, value: u32) {
+        self.writes(to);
+        if to > 7 {
+            self.byte(0x41);
+        }
+        self.byte(0xb8 | to & 7);
+        self.bytes(&value.to_le_bytes());
+    }
+
     /// `lea to, [mem]` (64-bit).
     pub fn lea(&mut self, to: u8, mem: Mem) {
         self.writes(to);
@@ -427,9 +437,9 @@ impl Asm {
     }
 
     /// ADD (0), AND (4) or SUB (5) of a sign-extended value.
-    pub fn arithmetic_imm(&mut self, operation: u8, reg: u8, value: i32) {
+    pub fn arithmetic_imm(&mut self, operation: u8, reg: u8, value: i32, wide: bool) {
         self.writes(reg);
-        self.registers(0x81, operation, reg, true);
+        self.registers(0x81, operation, reg, wide);
         self.bytes(&value.to_le_bytes());
     }
 
@@ -507,8 +517,8 @@ impl Asm {
     }
 
     /// `test reg, reg`.
-    pub fn test_reg(&mut self, reg: u8) {
-        self.registers(0x85, reg, reg, true);
+    pub fn test_reg(&mut self, reg: u8, wide: bool) {
+        self.registers(0x85, reg, reg, wide);
     }
 
     /// `test byte [mem], value`.

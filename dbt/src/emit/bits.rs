@@ -13,7 +13,7 @@ impl Emitter<'_> {
     /// The instruction on the word that has the bit.
     pub fn bit_string(&mut self, insn: &Instruction, bytes: &[u8], access: Access) -> Option<()> {
         let parts = Parts::new(bytes, insn)?;
-        if narrow(insn) {
+        if narrow(insn) && !self.code32() {
             return None;
         }
         let first = self.made.len();
@@ -26,7 +26,7 @@ impl Emitter<'_> {
         }
         self.asm.sar(R9, 64 - bits + bits.trailing_zeros() as u8, true);
         let scale = access.size.trailing_zeros() as u8;
-        self.asm.lea(R10, Mem::At { base: Some(R10), index: Some(R9), scale, disp: 0 });
+        self.lea_word(R10, Mem::At { base: Some(R10), index: Some(R9), scale, disp: 0 });
         self.check(insn, access);
         let test = insn.mnemonic() == Mnemonic::Bt;
         if test {

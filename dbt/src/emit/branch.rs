@@ -5,7 +5,6 @@ use iced_x86::{Instruction, OpKind};
 
 use super::asm::{Forward, Mem, Target, at, cond, reg, sum};
 use super::instruction::Edge;
-use super::stack::word;
 use super::{Branch, Emitter, spilled};
 use crate::runtime::bell;
 use crate::runtime::context::{Left, field};
@@ -137,17 +136,17 @@ impl Emitter<'_> {
 
     /// Pushes the address `offset` of this page on the guest's stack. Clobbers R10 if the slot has to be checked.
     fn push_return(&mut self, insn: &Instruction, offset: i32, undo: bool) {
-        let slot = self.on_stack(insn, -8, word(true));
+        let slot = self.on_stack(insn, -self.word(), self.on_word(true));
         let slot = self.without_r9(slot);
-        if undo {
+        if undo && !self.code32() {
             self.asm.load(R9, slot);
             self.asm.store(Mem::Gs(field::OVERWRITTEN), R9);
         }
         let lin = self.lin_word();
         self.asm.load(R9, lin);
         self.asm.lea(R9, at(R9, offset));
-        self.asm.store(slot, R9);
-        self.move_stack(-8);
+        self.store_word(slot, R9);
+        self.move_stack(-self.word());
     }
 
     /// A direct call. Calls do not poll: without jumps and returns, which do, they soon
@@ -174,19 +173,22 @@ impl Emitter<'_> {
                 if spilled(number) {
                     self.load_register(R10, number);
                 } else {
-                    self.asm.mov(R10, number);
+                    self.mov_word(R10, number);
                 }
             }
             _ => {
-                let operand = self.operand(insn, word(false))?;
-                self.asm.load(R10, operand);
+                let operand = self.operand(insn, self.on_word(false))?;
+                self.load_word(R10, operand);
             }
         }
         Some(())
     }
 
-    /// What has to be undone, by the interpreter, if the target in R10 is no address at all.
+    /// What has to be undone, by the interpreter, if the target in R10 is no address at all. In 32-bit code it always is.
     fn note_origin(&mut self, insn: &Instruction, popped: i32) {
+        if self.code32() {
+            return;
+        }
         let number = self.first_operation + self.operations.len() as u32;
         self.hand(insn, None, popped);
         self.asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
@@ -222,7 +224,7 @@ impl Emitter<'_> {
             self.asm.load(R10, Mem::Gs(field::CALLED));
         }
         self.unpark();
-        self.note_origin(insn, -8);
+        self.note_origin(insn, -self.word());
         self.index();
         self.asm.call_table(R9, field::jumps(self.mode));
         self.expect_target(offset, self.stubs.elsewhere[self.mode]);
@@ -231,9 +233,9 @@ impl Emitter<'_> {
 
     /// A near return.
     pub fn ret(&mut self, insn: &Instruction) {
-        let slot = self.on_stack(insn, 0, word(false));
-        self.asm.load(R10, slot);
-        let popped = 8 + if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
+        let slot = self.on_stack(insn, 0, self.on_word(false));
+        self.load_word(R10, slot);
+        let popped = self.word() + if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
         self.move_stack(popped);
         self.settle_stack();
         self.unpark();

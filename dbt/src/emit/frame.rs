@@ -4,11 +4,11 @@
 use iced_x86::{Instruction, Register};
 
 use super::asm::{Mem, Target, at, cond, reg, sum};
-use super::memory::narrow;
 use super::{Emitter, spilled};
 use crate::analysis::stack;
 use crate::cache::tlb::table;
 use crate::frontend::class::Access;
+use crate::frontend::code32::{displacement, stack_pointer};
 use crate::runtime::context::field;
 use reg::{R9, R10, R11};
 
@@ -17,14 +17,16 @@ impl Emitter<'_> {
     pub fn in_frame(&mut self, insn: &Instruction, access: Access) -> Option<Mem> {
         let based = matches!(insn.memory_segment(), Register::FS | Register::GS);
         let index = insn.memory_index();
-        let like_this = insn.memory_base() == Register::RSP && index.is_gpr64() && stack::has_operand(insn);
-        if !like_this || based || narrow(insn) {
+        let like_this = insn.memory_base() == stack_pointer(insn)
+            && index.is_gpr()
+            && index.size() == insn.memory_base().size();
+        if !like_this || based || !stack::has_operand(insn) {
             return None;
         }
-        let disp = i32::try_from(insn.memory_displacement64() as i64).ok()?;
+        let disp = i32::try_from(displacement(insn)).ok()?;
         self.park();
         let site = self.site(insn, access);
-        let number = index.number() as u8;
+        let number = index.full_register().number() as u8;
         let index = if spilled(number) {
             self.holder(number).unwrap_or_else(|| {
                 self.load_register(R10, number);
@@ -45,6 +47,9 @@ impl Emitter<'_> {
         self.aside(outside, |e| {
             e.asm.mov(R10, R9);
             e.asm.add(R10, Mem::Gs(field::STACK_NEG));
+            if e.code32() {
+                e.asm.mov32(R10, R10);
+            }
             let miss = e.asm.look_up(table, most);
             let found = Target::Here(e.asm.here());
             e.asm.lea(R9, sum(R9, R10));

@@ -45,7 +45,7 @@ impl Emitter<'_> {
     pub fn load_register(&mut self, to: u8, number: u8) {
         if number == RSP {
             self.asm.load(to, Mem::Gs(field::STACK_NEG));
-            self.asm.lea(to, sum(to, R11));
+            self.lea_word(to, sum(to, R11));
             return;
         }
         match self.holder(number) {
@@ -58,7 +58,7 @@ impl Emitter<'_> {
         }
     }
 
-    /// A guest register that has no home becomes what a scratch register is.
+    /// A guest register that has no home becomes what another register is.
     pub fn store_register(&mut self, number: u8, from: u8) {
         if number == RSP {
             self.asm.load(R11, Mem::Gs(field::STACK_ADDEND));

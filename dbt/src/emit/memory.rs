@@ -46,14 +46,14 @@ impl Emitter<'_> {
             return at(R11, distance + self.ahead);
         }
         self.asm.load(R10, Mem::Gs(field::STACK_NEG));
-        self.asm.lea(R10, Mem::At { base: Some(R10), index: Some(R11), scale: 0, disp: distance });
+        self.lea_word(R10, Mem::At { base: Some(R10), index: Some(R11), scale: 0, disp: distance });
         self.check(insn, access);
         CHECKED
     }
 
     /// The same for what a register points to.
     pub fn through(&mut self, insn: &Instruction, register: u8, access: Access) -> Mem {
-        self.asm.mov(R10, register);
+        self.mov_word(R10, register);
         self.check(insn, access);
         CHECKED
     }
@@ -78,7 +78,7 @@ impl Emitter<'_> {
             _ => return Some(()),
         };
         self.asm.load(R9, Mem::Gs(base));
-        self.asm.lea(R10, sum(R10, R9));
+        self.lea_word(R10, sum(R10, R9));
         Some(())
     }
 
@@ -165,10 +165,11 @@ impl Emitter<'_> {
         let most = 4096 - (range.end - range.start);
         let keeps = self.live && !self.parked;
         let here = self.asm.here();
+        let (bytes, word_mask) = (self.word(), self.word_mask());
         let asm = &mut *self.asm;
         let miss = if keeps {
             // Both ends are compared, but for a single word, which an aligned stack has whole.
-            let word = range.end - range.start == 8;
+            let word = range.end - range.start == bytes;
             let end = |base: u8, disp: i32| Mem::At { base: Some(base), index: Some(R11), scale: 0, disp };
             asm.mov(R9, RCX);
             asm.load(RCX, Mem::Gs(field::STACK_WINDOW));
@@ -177,7 +178,7 @@ impl Emitter<'_> {
                 asm.pext_mem(R10, R10, Mem::Gs(field::PAGE_MASK));
             }
             asm.lea(RCX, end(RCX, range.start));
-            asm.pext_mem(RCX, RCX, Mem::Gs(if word { field::WORD_MASK } else { field::PAGE_MASK }));
+            asm.pext_mem(RCX, RCX, Mem::Gs(if word { word_mask } else { field::PAGE_MASK }));
             if !word {
                 asm.lea(RCX, sum(RCX, R10));
             }
@@ -194,7 +195,7 @@ impl Emitter<'_> {
             asm.jcc(cond::ABOVE, Target::Fixed(0))
         };
         let resume = Target::Here(asm.here());
-        let window = self.stubs.window[table(self.kind, true)];
+        let window = self.stubs.window[usize::from(self.code32())][table(self.kind, true)];
         let number = self.first_segment + self.segments.len() as u32;
         self.asm.switch(Section::Cold);
         self.asm.bind(miss);

@@ -8,6 +8,7 @@
 pub mod asm;
 pub mod bits;
 pub mod branch;
+pub mod code32;
 pub mod divide;
 pub mod frame;
 pub mod held;

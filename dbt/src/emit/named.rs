@@ -9,6 +9,7 @@ use crate::analysis::stack;
 use crate::cache::site::Pair;
 use crate::cache::tlb::table;
 use crate::frontend::class::Access;
+use crate::frontend::code32;
 use reg::{R9, R10, RCX};
 
 const PAGE: i32 = 4096;
@@ -22,20 +23,32 @@ pub fn is_named(insn: &Instruction) -> bool {
 
 /// What the address is, from the first byte of the code page for operands relative to RIP. `None` if it is less constant
 /// than that, or the operand lies in two pages.
-fn distance(insn: &Instruction, access: Access) -> Option<i32> {
+fn distance(insn: &Instruction, access: Access) -> Option<Distance> {
     if !is_named(insn) || matches!(insn.memory_segment(), Register::FS | Register::GS) {
         return None;
     }
-    let distance = i32::try_from(insn.memory_displacement64() as i64).ok()?;
-    let inside = distance & (PAGE - 1) <= PAGE - i32::from(access.size);
-    (inside && distance >= i32::MIN + PAGE).then_some(distance)
+    let displacement = insn.memory_displacement64();
+    let distance = match i32::try_from(displacement as i64) {
+        Ok(distance) => Distance { low: distance, far: false },
+        Err(_) if code32::is(insn) => Distance { low: displacement as i32, far: true },
+        Err(_) => return None,
+    };
+    let inside = distance.low & (PAGE - 1) <= PAGE - i32::from(access.size);
+    (inside && (distance.far || distance.low >= i32::MIN + PAGE)).then_some(distance)
+}
+
+/// How far an operand is away; `far`: beyond 2 GiB, an address of 32-bit code.
+#[derive(Debug, Clone, Copy)]
+struct Distance {
+    low: i32,
+    far: bool,
 }
 
 impl Emitter<'_> {
     /// The checked operand, if the instruction names its address, in one page. Clobbers R9 and R10, and flags that are dead
     /// or put aside.
     pub fn named(&mut self, insn: &Instruction, access: Access) -> Option<Mem> {
-        let distance = distance(insn, access)?;
+        let Distance { low: distance, far } = distance(insn, access)?;
         let (offset, page) = (distance & (PAGE - 1), distance & -PAGE);
         let relative = insn.is_ip_rel_memory_operand();
         let keeps = self.live && !self.parked;
@@ -53,6 +66,9 @@ impl Emitter<'_> {
             if relative {
                 asm.load(R10, lin);
                 asm.lea(RCX, Mem::At { base: Some(RCX), index: Some(R10), scale: 0, disp: page });
+            } else if far {
+                asm.imm32(R10, page as u32);
+                asm.lea(RCX, sum(RCX, R10));
             } else {
                 asm.lea(RCX, at(RCX, page));
             }
@@ -67,7 +83,11 @@ impl Emitter<'_> {
             if relative {
                 asm.add(R10, lin);
             }
-            if !relative || page != 0 {
+            if far {
+                asm.imm32(R9, page as u32);
+                asm.lea(R10, sum(R10, R9));
+                asm.test_reg(R10, true);
+            } else if !relative || page != 0 {
                 asm.cmp_imm(R10, -page);
             }
             asm.jcc(cond::NOT_EQUAL, Target::Fixed(0))
@@ -79,6 +99,8 @@ impl Emitter<'_> {
             if relative {
                 e.asm.load(R10, lin);
                 e.asm.lea(R10, at(R10, distance));
+            } else if far {
+                e.asm.imm32(R10, distance as u32);
             } else {
                 e.asm.imm(R10, distance);
             }

@@ -1,18 +1,14 @@
-//! PUSH, POP, LEAVE in 64-bit code, and what else moves RSP.
+//! PUSH, POP, LEAVE, and what else moves RSP.
 
 use iced_x86::{Instruction, Mnemonic, OpKind, Register};
 
 use super::asm::{Mem, at, reg, sum};
 use super::{Emitter, spilled};
 use crate::analysis::stack;
-use crate::frontend::class::{Access, Class};
+use crate::frontend::class::Class;
+use crate::frontend::code32;
 use crate::runtime::context::field;
 use reg::{R9, R10, R11, RSP};
-
-/// A stack access.
-pub const fn word(store: bool) -> Access {
-    Access { size: 8, store, aligned: false }
-}
 
 const RBP: u8 = 5;
 
@@ -20,21 +16,23 @@ impl Emitter<'_> {
     /// PUSH of a register or an immediate.
     pub fn push(&mut self, insn: &Instruction) {
         let first = self.made.len();
-        let slot = self.on_stack(insn, -8, word(true));
+        let word = self.word();
+        let slot = self.on_stack(insn, -word, self.on_word(true));
         match insn.op_kind(0) {
             OpKind::Register => {
                 let number = insn.op0_register().number() as u8;
                 if spilled(number) {
                     let slot = self.without_r9(slot);
                     self.load_register(R9, number);
-                    self.asm.store(slot, R9);
+                    self.store_word(slot, R9);
                 } else {
-                    self.asm.store(slot, number);
+                    self.store_word(slot, number);
                 }
             }
+            _ if self.code32() => self.asm.store_imm32(slot, insn.immediate(0) as u32),
             _ => self.asm.store_imm(slot, insn.immediate(0) as i32),
         }
-        self.move_stack(-8);
+        self.move_stack(-word);
         self.sites_end(first);
     }
 
@@ -42,11 +40,11 @@ impl Emitter<'_> {
     pub fn pop(&mut self, insn: &Instruction) {
         let first = self.made.len();
         let number = insn.op0_register().number() as u8;
-        let slot = self.on_stack(insn, 0, word(false));
+        let slot = self.on_stack(insn, 0, self.on_word(false));
         let to = if spilled(number) { R9 } else { number };
-        self.asm.load(to, slot);
+        self.load_word(to, slot);
         if number != RSP {
-            self.move_stack(8); // of POP RSP the value wins
+            self.move_stack(self.word()); // of POP RSP the value wins
         }
         if spilled(number) {
             self.store_register(number, R9);
@@ -57,14 +55,15 @@ impl Emitter<'_> {
     /// PUSH of memory. Both accesses are checked before anything changes.
     pub fn push_memory(&mut self, insn: &Instruction) -> Option<()> {
         let first = self.made.len();
-        let operand = self.operand(insn, word(false))?;
-        self.asm.load(R9, operand);
+        let word = self.word();
+        let operand = self.operand(insn, self.on_word(false))?;
+        self.load_word(R9, operand);
         if self.slot.inside {
-            self.asm.store(at(R11, -8), R9);
+            self.store_word(at(R11, -word), R9);
         } else {
-            self.transfer(|e| Some(e.on_stack(insn, -8, word(true))))?;
+            self.transfer(|e| Some(e.on_stack(insn, -word, e.on_word(true))))?;
         }
-        self.move_stack(-8);
+        self.move_stack(-word);
         self.sites_end(first);
         Some(())
     }
@@ -72,10 +71,10 @@ impl Emitter<'_> {
     /// POP to memory whose address does not depend on RSP.
     pub fn pop_memory(&mut self, insn: &Instruction) -> Option<()> {
         let first = self.made.len();
-        let slot = self.on_stack(insn, 0, word(false));
-        self.asm.load(R9, slot);
-        self.transfer(|e| e.operand(insn, word(true)))?;
-        self.move_stack(8);
+        let slot = self.on_stack(insn, 0, self.on_word(false));
+        self.load_word(R9, slot);
+        self.transfer(|e| e.operand(insn, e.on_word(true)))?;
+        self.move_stack(self.word());
         self.sites_end(first);
         Some(())
     }
@@ -86,19 +85,20 @@ impl Emitter<'_> {
         let to = find(self)?;
         let to = self.without_r9(to);
         self.asm.load(R9, Mem::Gs(field::CALLED));
-        self.asm.store(to, R9);
+        self.store_word(to, R9);
         Some(())
     }
 
     /// LEAVE.
     pub fn leave(&mut self, insn: &Instruction) {
         let first = self.made.len();
-        self.asm.mov(R10, RBP);
-        self.check(insn, word(false));
+        self.mov_word(R10, RBP);
+        self.check(insn, self.on_word(false));
         self.asm.lea(R10, sum(R10, R9));
         self.asm.load(R9, Mem::Gs(field::STACK_ADDEND));
-        self.asm.lea(R11, Mem::At { base: Some(RBP), index: Some(R9), scale: 0, disp: 8 });
-        self.asm.load(RBP, at(R10, 0));
+        let disp = self.word();
+        self.asm.lea(R11, Mem::At { base: Some(RBP), index: Some(R9), scale: 0, disp });
+        self.load_word(RBP, at(R10, 0));
         self.sites_end(first);
     }
 
@@ -110,12 +110,13 @@ impl Emitter<'_> {
                 if self.live_behind {
                     // The flags are those of the guest's address.
                     self.load_register(R9, RSP);
+                    let wide = !self.code32();
                     let (opcode, value) = if insn.mnemonic() == Mnemonic::Add {
                         (0, change)
                     } else {
                         (5, change.wrapping_neg())
                     };
-                    self.asm.arithmetic_imm(opcode, R9, value);
+                    self.asm.arithmetic_imm(opcode, R9, value, wide);
                 }
             }
             self.move_stack(change);
@@ -124,30 +125,31 @@ impl Emitter<'_> {
         let register = |n: u32| {
             (insn.op_count() == 2 && insn.op_kind(n) == OpKind::Register).then(|| insn.op_register(n))
         };
+        let size = self.word() as usize;
         let home = |register: Register| {
-            let number = register.number() as u8;
-            (register.is_gpr64() && !spilled(number)).then_some(number)
+            let number = register.full_register().number() as u8;
+            (register.is_gpr() && register.size() == size && !spilled(number)).then_some(number)
         };
+        let pointer = code32::stack_pointer(insn);
         match (insn.mnemonic(), register(0)?, register(1)) {
-            (Mnemonic::Mov, Register::RSP, Some(from)) => {
+            (Mnemonic::Mov, to, Some(from)) if to == pointer => {
                 let from = home(from)?;
                 self.store_register(RSP, from);
             }
-            (Mnemonic::Mov, to, Some(Register::RSP)) => {
+            (Mnemonic::Mov, to, Some(from)) if from == pointer => {
                 let to = home(to)?;
                 self.load_register(to, RSP);
             }
             // The addend is a multiple of the page's size.
-            (Mnemonic::And, Register::RSP, None)
-                if !self.live_behind
-                    && matches!(insn.op_kind(1), OpKind::Immediate8to64 | OpKind::Immediate32to64) =>
+            (Mnemonic::And, to, None)
+                if to == pointer && !self.live_behind && insn.op_kind(1) != OpKind::Memory =>
             {
-                let mask = i32::try_from(insn.immediate(1) as i64).ok()?;
+                let mask = insn.immediate(1) as i32;
                 if !(-4096..0).contains(&mask) {
                     return None;
                 }
                 self.parked = false;
-                self.asm.arithmetic_imm(4, R11, mask);
+                self.asm.arithmetic_imm(4, R11, mask, true);
             }
             _ => return None,
         }

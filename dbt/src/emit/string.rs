@@ -1,4 +1,4 @@
-//! String instructions in 64-bit code with DF clear, and CLD. MOVS and STOS that are repeated go piece by piece: a piece
+//! String instructions with DF clear, and CLD. MOVS and STOS that are repeated go piece by piece: a piece
 //! ends where the page of an operand does, and is the host's own repeated instruction at the host's addresses. Between two
 //! pieces the count and the addresses are what the guest may see.
 
@@ -83,7 +83,7 @@ impl Emitter<'_> {
             }
         }
         for register in moved(insn) {
-            self.asm.lea(register, at(register, i32::from(size)));
+            self.lea_word(register, at(register, i32::from(size)));
         }
     }
 
@@ -93,7 +93,7 @@ impl Emitter<'_> {
         let copies =
             matches!(insn.mnemonic(), Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsd | Mnemonic::Movsq);
         let again = Target::Here(self.asm.here());
-        self.asm.test_reg(RCX);
+        self.asm.test_reg(RCX, !self.code32());
         let done = self.asm.jcc(cond::EQUAL, Target::Fixed(0));
         if copies {
             let from = self.through(insn, RSI, load);
@@ -101,7 +101,8 @@ impl Emitter<'_> {
             self.asm.store(Mem::Gs(field::CALLED), R9);
         }
         self.through(insn, RDI, Access { store: true, ..load });
-        let stub = self.stubs.pieces[usize::from(copies)][size.trailing_zeros() as usize];
+        let stub = self.stubs.pieces[usize::from(self.code32())][usize::from(copies)]
+            [size.trailing_zeros() as usize];
         let _ = self.asm.call(Target::Fixed(stub));
         let waiting = self.signalled();
         let operation = self.cold_operation(insn, false, waiting);
@@ -113,7 +114,7 @@ impl Emitter<'_> {
 
 /// The registers that the instruction moves on.
 fn moved(insn: &Instruction) -> impl Iterator<Item = u8> {
-    let source = (0..2).any(|i| insn.op_kind(i) == OpKind::MemorySegRSI);
-    let target = (0..2).any(|i| insn.op_kind(i) == OpKind::MemoryESRDI);
+    let source = (0..2).any(|i| matches!(insn.op_kind(i), OpKind::MemorySegRSI | OpKind::MemorySegESI));
+    let target = (0..2).any(|i| matches!(insn.op_kind(i), OpKind::MemoryESRDI | OpKind::MemoryESEDI));
     [source.then_some(RSI), target.then_some(RDI)].into_iter().flatten()
 }

@@ -3,7 +3,6 @@
 use iced_x86::{Instruction, Register};
 
 use super::asm::{Mem, Target, at, reg, sum};
-use super::stack::word;
 use super::{Emitter, spilled};
 use crate::frontend::class::Access;
 use crate::runtime::context::field;
@@ -35,11 +34,11 @@ impl Emitter<'_> {
         self.continue_at(operation);
     }
 
-    /// PUSHFQ.
+    /// PUSHFQ, PUSHFD.
     pub fn pushf(&mut self, insn: &Instruction) {
         // The slot comes first: should it be missing, the interpreter pushes the flags, which have to be there still.
         let first = self.made.len();
-        let slot = self.on_stack(insn, -8, word(true));
+        let slot = self.on_stack(insn, -self.word(), self.on_word(true));
         let slot = self.without_r9(slot);
         let checked = !self.slot.inside;
         let clobbered = self.parked;
@@ -65,8 +64,8 @@ impl Emitter<'_> {
         if checked {
             asm.load(R10, Mem::Gs(field::CALLED));
         }
-        asm.store(slot, R9);
-        self.move_stack(-8);
+        self.store_word(slot, R9);
+        self.move_stack(-self.word());
         self.sites_end(first);
     }
 
@@ -132,7 +131,7 @@ impl Emitter<'_> {
         let to = insn.op0_register().number() as u8;
         let from = if insn.op1_register() == Register::CR2 { field::CR2 } else { field::CR3 };
         let host = if spilled(to) { R10 } else { to };
-        self.asm.load(host, Mem::Gs(from));
+        self.load_word(host, Mem::Gs(from));
         if spilled(to) {
             self.store_register(to, R10);
         }

@@ -23,6 +23,8 @@ pub struct Block {
     pub seen: Vec<Range<usize>>,
     /// Offset behind the last instruction; within the page, or just behind it.
     pub end: usize,
+    /// It is 32-bit code.
+    pub code32: bool,
 }
 
 impl Block {
@@ -40,7 +42,8 @@ impl Block {
     fn decode_some(&mut self, page: &[u8], offset: usize, max: usize, begins: impl Fn(u16) -> bool) {
         self.insns.clear();
         self.live.clear();
-        let mut decoder = Decoder::with_ip(64, &page[offset..], offset as u64, DecoderOptions::NONE);
+        let bits = flags::bits(self.code32);
+        let mut decoder = Decoder::with_ip(bits, &page[offset..], offset as u64, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         self.end = offset;
         while self.insns.len() < max && decoder.can_decode() {
@@ -70,9 +73,10 @@ impl Block {
     fn find_live(&mut self, page: &[u8]) {
         let mut seen = std::mem::take(&mut self.seen);
         seen.clear();
+        let code32 = self.code32;
         let mut ahead = |target: u64| match usize::try_from(target) {
             Ok(target) if target < page.len() => {
-                let (live, len) = flags::live_at(&page[target..]);
+                let (live, len) = flags::live_at(&page[target..], code32);
                 if len > 0 {
                     seen.push(target..target + len);
                 }
@@ -88,14 +92,12 @@ impl Block {
         for (i, insn) in self.insns.iter().enumerate().rev() {
             live = match insn.flow_control() {
                 FlowControl::Next => flags::before(insn, live),
-                FlowControl::ConditionalBranch if insn.is_jcc_short_or_near() => {
+                FlowControl::ConditionalBranch if insn.is_jcc_short_or_near() && near(insn) => {
                     let there = ahead(insn.near_branch_target());
                     self.live_ahead[i] = there != 0;
                     flags::before(insn, live | there)
                 }
-                FlowControl::UnconditionalBranch | FlowControl::Call
-                    if insn.op0_kind() == OpKind::NearBranch64 =>
-                {
+                FlowControl::UnconditionalBranch | FlowControl::Call if near(insn) => {
                     let there = ahead(insn.near_branch_target());
                     self.live_ahead[i] = there != 0;
                     there
@@ -106,4 +108,9 @@ impl Block {
         }
         self.seen = seen;
     }
+}
+
+/// It is a direct branch whose target has as many bits as the code.
+fn near(insn: &Instruction) -> bool {
+    matches!(insn.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
 }

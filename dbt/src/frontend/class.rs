@@ -1,8 +1,10 @@
 //! How an instruction is translated.
 
-use iced_x86::{CpuidFeature, Instruction, MemorySize, Mnemonic, OpKind, Register};
+use iced_x86::{Code, CpuidFeature, Instruction, MemorySize, Mnemonic, OpKind, Register};
 
 use interp::core::Mode;
+
+use super::code32::{self, word};
 
 /// The kinds of translation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,10 +15,10 @@ pub enum Class {
     Native(Option<Access>),
     /// LEA.
     Lea,
-    /// PUSH of a register or an immediate, POP of a register, LEAVE: 64-bit.
+    /// PUSH of a register or an immediate, POP of a register, LEAVE: of words as long as the code's addresses.
     Push,
     Pop,
-    /// PUSH and POP of 64 bits in memory.
+    /// PUSH and POP of such a word in memory.
     PushMemory,
     PopMemory,
     Leave,
@@ -109,12 +111,21 @@ pub struct Access {
 
 /// Chooses.
 pub fn class(insn: &Instruction, mode: Mode) -> Class {
+    match choose(insn, mode) {
+        Class::Nothing => Class::Nothing,
+        _ if mode.code32.is_some_and(|code| !code32::is_the_hosts(insn, code)) => Class::Operation,
+        class => class,
+    }
+}
+
+fn choose(insn: &Instruction, mode: Mode) -> Class {
     use Mnemonic as M;
     if let Some(class) = super::x87::class(insn, mode) {
         return class;
     }
     let register = |n: u32| insn.op_kind(n) == OpKind::Register;
     let memory = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
+    let is_word = register(0) && insn.op_register(0).is_gpr() && insn.op_register(0).size() == word(insn);
     match insn.mnemonic() {
         M::Nop
         | M::Endbr64
@@ -126,25 +137,31 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         | M::Prefetchw => Class::Nothing,
         M::Lea => Class::Lea,
         M::Push => match insn.op_kind(0) {
-            OpKind::Register if insn.op_register(0).is_gpr64() => Class::Push,
+            OpKind::Register if is_word => Class::Push,
             OpKind::Immediate8to64 | OpKind::Immediate32to64 => Class::Push,
-            _ if insn.code() == iced_x86::Code::Push_rm64 => Class::PushMemory,
+            _ if matches!(insn.code(), Code::Pushd_imm8 | Code::Pushd_imm32) => Class::Push,
+            _ if matches!(insn.code(), Code::Push_rm64 | Code::Push_rm32) => Class::PushMemory,
             _ => Class::Operation,
         },
-        M::Pop if register(0) && insn.op_register(0).is_gpr64() => Class::Pop,
+        M::Pop if is_word => Class::Pop,
         // RSP in the address would be RSP behind the instruction.
         M::Pop
-            if insn.code() == iced_x86::Code::Pop_rm64
+            if matches!(insn.code(), Code::Pop_rm64 | Code::Pop_rm32)
                 && insn.memory_base().full_register() != Register::RSP =>
         {
             Class::PopMemory
         }
-        M::Leave if insn.code() == iced_x86::Code::Leaveq => Class::Leave,
+        M::Leave if matches!(insn.code(), Code::Leaveq | Code::Leaved) => Class::Leave,
+        _ if insn.op0_kind() == OpKind::NearBranch16 => Class::Operation,
+        M::Jmp | M::Call if matches!(insn.code(), Code::Jmp_rm16 | Code::Call_rm16) => Class::Operation,
         M::Jmp if insn.is_jmp_short_or_near() => Class::Jmp,
         M::Call if insn.is_call_near() => Class::Call,
         M::Jmp if insn.is_jmp_near_indirect() => Class::JmpIndirect,
         M::Call if insn.is_call_near_indirect() => Class::CallIndirect,
-        M::Ret if matches!(insn.code(), iced_x86::Code::Retnq | iced_x86::Code::Retnq_imm16) => Class::Ret,
+        M::Ret => match insn.code() {
+            Code::Retnq | Code::Retnq_imm16 | Code::Retnd | Code::Retnd_imm16 => Class::Ret,
+            _ => Class::Operation,
+        },
         M::Div | M::Idiv if divided(insn) => Class::Divide,
         M::Pause => Class::Pause,
         M::Serialize => Class::Serialize,
@@ -155,9 +172,9 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         }
         M::Cli if !mode.user => Class::Cli,
         M::Sti if !mode.user => Class::Sti,
-        M::Mov if insn.code() == iced_x86::Code::Mov_rm16_Sreg && memory.is_some() => Class::StoreSelector,
+        M::Mov if insn.code() == Code::Mov_rm16_Sreg && memory.is_some() => Class::StoreSelector,
         M::Mov
-            if insn.code() == iced_x86::Code::Mov_r64_cr
+            if matches!(insn.code(), Code::Mov_r64_cr | Code::Mov_r32_cr)
                 && !mode.user
                 && matches!(insn.op1_register(), Register::CR2 | Register::CR3) =>
         {
@@ -171,10 +188,10 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
         M::Swapgs if !mode.user => Class::Swapgs,
         M::Rdtsc if mode.tsc || !mode.user => Class::Rdtsc,
         M::Rdtscp if mode.tsc || !mode.user => Class::Rdtscp,
-        M::Syscall if mode.user => Class::Syscall,
+        M::Syscall if mode.user && mode.code32.is_none() => Class::Syscall,
         M::Sysretq if !mode.user && !mode.user_pages => Class::Sysret,
-        M::Pushfq if insn.code() == iced_x86::Code::Pushfq => Class::Pushf,
-        M::Mov if insn.code() == iced_x86::Code::Mov_r32m16_Sreg && register(0) => Class::Selector,
+        M::Pushfq | M::Pushfd => Class::Pushf,
+        M::Mov if insn.code() == Code::Mov_r32m16_Sreg && register(0) => Class::Selector,
         _ if insn.is_jcc_short_or_near() => Class::Jcc,
         _ if integer(insn) || vector(insn, mode) => match memory {
             None => Class::Native(None),
@@ -187,7 +204,7 @@ pub fn class(insn: &Instruction, mode: Mode) -> Class {
     }
 }
 
-/// MOVS, STOS, LODS, SCAS and CMPS of 64-bit addresses; repeated, the first two.
+/// MOVS, STOS, LODS, SCAS and CMPS of addresses as long as the code's; repeated, the first two.
 fn string(insn: &Instruction) -> Class {
     use Mnemonic as M;
     let moves = matches!(
@@ -195,9 +212,15 @@ fn string(insn: &Instruction) -> Class {
         M::Movsb | M::Movsw | M::Movsd | M::Movsq | M::Stosb | M::Stosw | M::Stosd | M::Stosq
     );
     let port = matches!(insn.mnemonic(), M::Insb | M::Insw | M::Insd | M::Outsb | M::Outsw | M::Outsd);
-    let plain = (0..insn.op_count())
-        .all(|i| matches!(insn.op_kind(i), OpKind::MemorySegRSI | OpKind::MemoryESRDI | OpKind::Register));
-    let based = matches!(insn.segment_prefix(), Register::FS | Register::GS);
+    let code32 = code32::is(insn);
+    let plain = (0..insn.op_count()).all(|i| match insn.op_kind(i) {
+        OpKind::Register => true,
+        OpKind::MemorySegRSI | OpKind::MemoryESRDI => !code32,
+        OpKind::MemorySegESI | OpKind::MemoryESEDI => code32,
+        _ => false,
+    });
+    let based = matches!(insn.segment_prefix(), Register::FS | Register::GS)
+        || code32 && insn.segment_prefix() == Register::CS;
     let repeated = insn.has_rep_prefix() || insn.has_repne_prefix();
     if port || !plain || based || repeated && !moves {
         return Class::Operation;
@@ -216,7 +239,7 @@ fn integer(insn: &Instruction) -> bool {
     match insn.mnemonic() {
         M::Mov => {
             let plain = |n: u32| insn.op_kind(n) != OpKind::Register || insn.op_register(n).is_gpr();
-            plain(0) && plain(1) && !absolute(insn)
+            plain(0) && plain(1) && (code32::is(insn) || !absolute(insn))
         }
         M::Bt
         | M::Bts

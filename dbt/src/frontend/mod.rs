@@ -2,5 +2,6 @@
 
 pub mod block;
 pub mod class;
+pub mod code32;
 pub mod parts;
 pub mod x87;

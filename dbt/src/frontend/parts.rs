@@ -3,6 +3,7 @@
 
 use iced_x86::{Instruction, OpCodeOperandKind as Kind, OpKind, Register};
 
+use super::code32;
 use crate::emit::asm::{Asm, Mem};
 
 /// Which fields of an instruction name general registers that can be replaced.
@@ -50,6 +51,7 @@ pub struct Parts<'a> {
     pub high_byte: bool,
 }
 
+/// A prefix of 64-bit code.
 fn is_prefix(byte: u8) -> bool {
     matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3)
 }
@@ -69,7 +71,7 @@ fn has_modrm(map: u8, opcode: u8) -> bool {
 }
 
 impl<'a> Parts<'a> {
-    /// Takes apart the `bytes` of `insn` (64-bit code). `None` for what this cannot do.
+    /// Takes apart the `bytes` of `insn`. `None` for what this cannot do.
     pub fn new(bytes: &'a [u8], insn: &Instruction) -> Option<Self> {
         let mut parts = Self {
             prefixes: [0; 4],
@@ -85,6 +87,7 @@ impl<'a> Parts<'a> {
             high_byte: false,
         };
         let mut rest = bytes.get(..insn.len())?;
+        let code32 = code32::is(insn);
         loop {
             match *rest.first()? {
                 0x66 | 0xf0 | 0xf2 | 0xf3 => {
@@ -93,12 +96,12 @@ impl<'a> Parts<'a> {
                 }
                 0x26 | 0x2e | 0x36 | 0x3e | 0x64 | 0x65 | 0x67 => {}
                 // A REX prefix that is not the last one is void, and so would be anything taken for its opcode.
-                0x40..=0x4f if rest.get(1).is_some_and(|&next| is_prefix(next)) => {}
+                0x40..=0x4f if !code32 && rest.get(1).is_some_and(|&next| is_prefix(next)) => {}
                 _ => break,
             }
             rest = &rest[1..];
         }
-        let map = parts.opcode(&mut rest)?;
+        let map = parts.opcode(&mut rest, !code32)?;
         let last = parts.opcode[parts.opcode_len - 1];
         if has_modrm(map, last) {
             let modrm = *rest.first()?;
@@ -118,18 +121,58 @@ impl<'a> Parts<'a> {
         }
         parts.immediate = rest;
         parts.find_fields(insn)?;
+        if code32 {
+            parts.widen(insn, map)?;
+        }
         Some(parts)
     }
 
-    /// REX or VEX, and the opcode: gives the opcode map.
-    fn opcode(&mut self, rest: &mut &'a [u8]) -> Option<u8> {
+    /// An instruction of 32-bit code becomes one of 64-bit code that does the same.
+    fn widen(&mut self, insn: &Instruction, map: u8) -> Option<()> {
+        if let Some([second, third]) = &mut self.vex {
+            // Bits that name registers beyond the eighth, or the size of a general one, may be anything there.
+            let code = insn.op_code();
+            if code.op_kinds().iter().any(|kind| matches!(kind, Kind::xmm_is4 | Kind::ymm_is4)) {
+                return None;
+            }
+            *second |= 0xe0;
+            *third |= 0x40;
+            if code.is_wig32() {
+                *third &= 0x7f;
+            }
+            return Some(());
+        }
+        let opcode = self.opcode[0];
+        match opcode {
+            _ if map != 0 => {}
+            // INC and DEC of registers.
+            0x40..=0x4f => {
+                self.opcode[0] = 0xff;
+                self.modrm = Some(0xc0 | opcode & 8);
+                self.fields.rm = self.fields.opcode.take();
+            }
+            // The second encoding of operations of bytes and immediates.
+            0x82 => self.opcode[0] = 0x80,
+            // MOV between the accumulator and an address.
+            0xa0..=0xa3 => {
+                self.opcode[0] = [0x8a, 0x8b, 0x88, 0x89][usize::from(opcode & 3)];
+                self.modrm = Some(5);
+                self.immediate = &[];
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// REX, if there may be one, or VEX, and the opcode: gives the opcode map.
+    fn opcode(&mut self, rest: &mut &'a [u8], rex: bool) -> Option<u8> {
         let mut take = || {
             let (first, others) = rest.split_first()?;
             *rest = others;
             Some(*first)
         };
         let mut byte = take()?;
-        if byte & 0xf0 == 0x40 {
+        if rex && byte & 0xf0 == 0x40 {
             (self.rex, self.has_rex) = (byte & 15, true);
             byte = take()?;
         }

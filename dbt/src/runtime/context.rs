@@ -151,6 +151,8 @@ pub struct Context {
     pub stacks: [u64; MODES],
     /// What `stack_window` is where there is no window.
     pub no_window: u64,
+    /// `word_mask` for a word of 32 bits.
+    pub word32_mask: u64,
 }
 
 /// SYSCALL and SYSRET as code of ours does them.
@@ -177,6 +179,7 @@ impl Context {
         let mut context = unsafe { Box::<Self>::new_zeroed().assume_init() };
         context.page_mask = !0xfff;
         context.word_mask = !0xff8;
+        context.word32_mask = !0xffc;
         context
     }
 }
@@ -201,6 +204,7 @@ pub mod field {
     pub const STACK_WINDOW: u32 = offset_of!(Context, stack_window) as u32;
     pub const PAGE_MASK: u32 = offset_of!(Context, page_mask) as u32;
     pub const WORD_MASK: u32 = offset_of!(Context, word_mask) as u32;
+    pub const WORD32_MASK: u32 = offset_of!(Context, word32_mask) as u32;
     pub const KERNEL_GS_BASE: u32 = offset_of!(Context, kernel_gs_base) as u32;
     pub const TSC_OFFSET: u32 = offset_of!(Context, tsc_offset) as u32;
     pub const TSC_AUX: u32 = offset_of!(Context, tsc_aux) as u32;

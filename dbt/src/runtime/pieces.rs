@@ -8,9 +8,13 @@ use reg::{R9, R10, RCX, RDI, RSI};
 pub const SIZES: usize = 4;
 
 /// Called with the target's host address as the sum of R9 and R10, and for copies with the source's in the context; an
-/// element fits into the pages of both. Moves RCX, RSI and RDI on as far as the pages go. Clobbers R9, R10 and flags.
-pub fn piece(asm: &mut Asm, copies: bool, size: u8) {
+/// element fits into the pages of both. Moves RCX, RSI and RDI on as far as the pages go. Clobbers R9, R10 and flags. In
+/// 32-bit code it moves their lower halves, and clears the upper.
+pub fn piece(asm: &mut Asm, copies: bool, size: u8, code32: bool) {
     let pointers = if copies { &[RSI, RDI][..] } else { &[RDI] };
+    if code32 {
+        asm.mov32(RCX, RCX);
+    }
     for &register in pointers {
         asm.store(Mem::Gs(field::reg(register)), register);
     }
@@ -40,7 +44,8 @@ pub fn piece(asm: &mut Asm, copies: bool, size: u8) {
     }
     for &register in pointers {
         asm.load(register, Mem::Gs(field::reg(register)));
-        asm.lea(register, Mem::At { base: Some(register), index: Some(R10), scale: size, disp: 0 });
+        let moved = Mem::At { base: Some(register), index: Some(R10), scale: size, disp: 0 };
+        asm.lea_size(register, moved, !code32);
     }
     asm.neg(R10);
     asm.lea(RCX, sum(R9, R10));

@@ -26,10 +26,10 @@ pub struct Stubs {
     pub access: [[u64; SIZES]; TABLES],
     /// Called where a look-up in line has missed, with the site's number in the four bytes behind the call.
     pub miss: [u64; TABLES],
-    /// Called to move the stack's window, by the table for stores.
-    pub window: [u64; TABLES],
-    /// Called for a piece of a repeated string instruction, `[0: STOS, 1: MOVS][log2 of the size]`.
-    pub pieces: [[u64; pieces::SIZES]; 2],
+    /// Called to move the stack's window, `[0: 64-bit code, 1: 32-bit code]`, by the table for stores.
+    pub window: [[u64; TABLES]; 2],
+    /// Called for a piece of a repeated string instruction, `[0: 64-bit code, 1: 32-bit code][0: STOS, 1: MOVS][log2 of the size]`.
+    pub pieces: [[[u64; pieces::SIZES]; 2]; 2],
     /// Where returns go that are not what the host's stack says: to the target in R10, by a mode's jump table.
     pub elsewhere: [u64; MODES],
     /// The last return address of a mode's return stack: the same, and it stays there.
@@ -62,7 +62,7 @@ impl Stubs {
         entry(&mut asm, avx);
         let ret = asm.here();
         asm.bytes(&[0xc3]);
-        let (mut access, mut miss, mut window) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut access, mut miss) = (Vec::new(), Vec::new());
         for table in 0..TABLES {
             for size in 0..SIZES {
                 access.push(asm.here());
@@ -70,14 +70,18 @@ impl Stubs {
             }
             miss.push(asm.here());
             missed(&mut asm, field::table(table), exits[Left::Miss as usize]);
-            window.push(asm.here());
-            move_window(&mut asm, field::table(table));
         }
-        let mut strings = Vec::new();
-        for copies in [false, true] {
-            for size in 0..pieces::SIZES as u8 {
-                strings.push(asm.here());
-                pieces::piece(&mut asm, copies, size);
+        let (mut window, mut strings) = (Vec::new(), Vec::new());
+        for code32 in [false, true] {
+            for table in 0..TABLES {
+                window.push(asm.here());
+                move_window(&mut asm, field::table(table), code32);
+            }
+            for copies in [false, true] {
+                for size in 0..pieces::SIZES as u8 {
+                    strings.push(asm.here());
+                    pieces::piece(&mut asm, copies, size, code32);
+                }
             }
         }
         let mask = Mem::Data(bell::mask(arena.data() as u64));
@@ -95,8 +99,8 @@ impl Stubs {
         let mut stubs =
             Self { enter: address(enter), ret: address(ret), len: arena.used(), ..Self::default() };
         let slots = stubs.exits.iter_mut().chain(&mut stubs.leave).chain(stubs.access.iter_mut().flatten());
-        let slots =
-            slots.chain(&mut stubs.miss).chain(&mut stubs.window).chain(stubs.pieces.iter_mut().flatten());
+        let slots = slots.chain(&mut stubs.miss).chain(stubs.window.iter_mut().flatten());
+        let slots = slots.chain(stubs.pieces.iter_mut().flatten().flatten());
         let slots = slots.chain(&mut stubs.elsewhere).chain(&mut stubs.bottom);
         let places = [exits, leave, access, miss, window, strings, elsewhere, bottom];
         for (slot, place) in slots.zip(places.concat()) {
@@ -241,11 +245,17 @@ fn missed(asm: &mut Asm, table: u32, exit: Place) {
 }
 
 /// Called to move the stack's window to the page of `[r10]`, a host address by the window in force; the offset there may be
-/// at most R9. Comes back with flags that say "above" if that page may not be accessed directly, or ends before.
-fn move_window(asm: &mut Asm, table: u32) {
+/// at most R9. Comes back with flags that say "above" if that page may not be accessed directly, or ends before, or if the
+/// address is none of 32-bit code.
+fn move_window(asm: &mut Asm, table: u32, code32: bool) {
     let host = Mem::GsAt(RAX, table + Pair::HOST as u32);
     asm.push(RAX);
     asm.add(R10, Mem::Gs(field::STACK_NEG));
+    let beyond = code32.then(|| {
+        asm.mov32(RAX, R10);
+        asm.cmp_reg(R10, RAX, true);
+        asm.jcc(cond::ABOVE, Target::Fixed(0))
+    });
     index(asm, RAX, R10);
     asm.add(R10, Mem::GsAt(RAX, table + Pair::NEG_PAGE as u32));
     asm.cmp_reg(R10, R9, true);
@@ -262,6 +272,7 @@ fn move_window(asm: &mut Asm, table: u32) {
     asm.store(Mem::Gs(field::STACK_NEG), R9);
     asm.cmp_reg(R9, R9, true);
     asm.bind(miss);
+    beyond.into_iter().for_each(|jump| asm.bind(jump));
     asm.pop(RAX);
     asm.bytes(&[0xc3]);
 }

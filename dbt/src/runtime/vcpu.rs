@@ -47,6 +47,8 @@ struct Engine {
     generation: u64,
     /// Modes that have a jump table since.
     modes: usize,
+    /// The bits of an address in the mode in force.
+    address: u64,
     counters: Counters,
 }
 
@@ -125,6 +127,7 @@ impl DbtVcpu {
             returns,
             generation: 0,
             modes: 0,
+            address: u64::MAX,
             counters: Counters::default(),
         };
         let mut engine = Box::new(engine);
@@ -258,6 +261,12 @@ impl Engine {
             None => (nowhere(), 0),
         };
         context.stack_neg = context.stack_addend.wrapping_neg();
+        if self.address != u64::MAX {
+            // As it is seen from the window: perhaps beyond 4 GiB, or below zero.
+            let window = lin & !0xfff;
+            let distance = context.regs[4].wrapping_sub(window) as i32;
+            context.regs[4] = window.wrapping_add(distance as u64);
+        }
         page.is_some()
     }
 
@@ -268,15 +277,18 @@ impl Engine {
 
     fn store(&mut self, s: &mut Session, rip: u64) {
         s.registers_mut().copy_from_slice(&self.context.regs);
+        s.registers_mut()[4] &= self.address;
         s.set_flags(to_rflags(self.context.flags));
         s.set_mxcsr(self.context.mxcsr);
         s.set_interrupt_flag(self.context.interrupts & 0xff != 0);
         s.set_gs_bases(self.context.gs_base, self.context.kernel_gs_base);
-        s.set_rip(rip);
+        s.set_rip(rip & self.address);
     }
 
     /// Runs translated code until something else has to run. State is the session's before and afterwards.
     fn translated(&mut self, s: &mut Session, mut mode: usize, entry: u64) -> Option<End> {
+        let code32 = self.translator.mode_of(mode).code32.is_some();
+        self.address = if code32 { u64::from(u32::MAX) } else { u64::MAX };
         self.load(s);
         transition::load(&mut self.context, s);
         self.open_window(s, mode, s.registers()[4]);

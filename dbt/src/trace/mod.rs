@@ -20,7 +20,7 @@ pub use tracer::{Marks, Place, Tracer, Translation};
 
 /// The first lines of a trace.
 const HEADER: &str = "\
-# A line for every translation: its vCPU and mode (with +ac: supervisor with EFLAGS.AC; -sse, -avx, -x87, -tsc: such
+# A line for every translation: its vCPU and mode (32: 32-bit code; +fs, +gs: with such a segment without a limit; +ac: supervisor with EFLAGS.AC; -sse, -avx, -x87, -tsc: such
 # instructions are not translated; -smap: SMAP is off), linear and guest-physical address, bytes and instructions of the guest's, bytes of host code in the
 # hot and the cold part; window=no: its stack accesses do without the stack's window; left: what the interpreter does.
 ";

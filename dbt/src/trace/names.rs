@@ -24,11 +24,15 @@ pub fn stubs(stubs: &Stubs) -> Vec<(u64, String)> {
         let sizes = sizes.iter().enumerate();
         names.extend(sizes.map(|(size, &stub)| (stub, format!("table{table}_{}bits", 8 << size))));
         names.push((stubs.miss[table], format!("miss_table{table}")));
-        names.push((stubs.window[table], format!("window_table{table}")));
+        for (window, code) in stubs.window.iter().zip(["", "_code32"]) {
+            names.push((window[table], format!("window_table{table}{code}")));
+        }
     }
-    for (pieces, name) in stubs.pieces.iter().zip(["stos", "movs"]) {
-        let sizes = pieces.iter().enumerate();
-        names.extend(sizes.map(|(size, &stub)| (stub, format!("{name}_{}bits", 8 << size))));
+    for (pieces, code) in stubs.pieces.iter().zip(["", "_code32"]) {
+        for (pieces, name) in pieces.iter().zip(["stos", "movs"]) {
+            let sizes = pieces.iter().enumerate();
+            names.extend(sizes.map(|(size, &stub)| (stub, format!("{name}_{}bits{code}", 8 << size))));
+        }
     }
     for (mode, (&elsewhere, &bottom)) in stubs.elsewhere.iter().zip(&stubs.bottom).enumerate() {
         names.push((elsewhere, format!("elsewhere{mode}")));
@@ -71,6 +75,7 @@ impl Names {
             (field::STACK_WINDOW, "minus_window"),
             (field::PAGE_MASK, "page_mask"),
             (field::WORD_MASK, "word_mask"),
+            (field::WORD32_MASK, "word32_mask"),
             (field::STACK_ADDEND, "stack_addend"),
             (field::STACK_NEG, "minus_stack_addend"),
             (field::PAUSES, "pauses"),

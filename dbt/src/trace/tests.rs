@@ -8,8 +8,16 @@ use super::*;
 use crate::cache::arena::{Arena, CODE};
 use crate::runtime::stubs::Stubs;
 
-const MODE: Mode =
-    Mode { user: false, user_pages: true, sse: true, avx: false, x87: true, smap: true, tsc: true };
+const MODE: Mode = Mode {
+    user: false,
+    user_pages: true,
+    sse: true,
+    avx: false,
+    x87: true,
+    smap: true,
+    tsc: true,
+    code32: None,
+};
 
 struct Folder(tempfile::TempDir);
 

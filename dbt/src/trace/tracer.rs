@@ -235,6 +235,9 @@ impl fmt::Display for Place {
 fn mode_name(mode: Mode) -> String {
     let mut name = if mode.user { "user" } else { "kernel" }.to_owned();
     let differs = [
+        (mode.code32.is_some(), "32"),
+        (mode.code32.is_some_and(|c| c.fs), "+fs"),
+        (mode.code32.is_some_and(|c| c.gs), "+gs"),
         (mode.user_pages && !mode.user, "+ac"),
         (!mode.sse, "-sse"),
         (!mode.avx, "-avx"),

@@ -10,6 +10,7 @@ use crate::emit::instruction::Edge;
 use crate::emit::x87::Unit;
 use crate::emit::{self, Emitter, Handed};
 use crate::frontend::class::{Class, class};
+use crate::frontend::code32;
 use crate::trace::{Marks, Translation};
 
 impl Translator {
@@ -98,7 +99,7 @@ impl Translator {
                 e.check_window(&range, insn.ip() as u16);
             }
             let raw = &bytes[insn.ip() as usize..insn.next_ip() as usize];
-            let target = insn.near_branch_target() as i64;
+            let target = code32::target(insn);
             let backward = target <= insn.ip() as i64;
             let edge = Edge { target, backward, live: block.live_ahead[i] };
             let done = e.instruction(insn, classes[i], raw, edge);

@@ -17,6 +17,8 @@ impl Translator {
         offset: u16,
         bytes: &mut Vec<u8>,
     ) -> Option<()> {
+        let mode = self.modes[usize::from(self.pages.get(page).mode)];
+        self.block.code32 = mode.code32.is_some();
         let ram = s.ram();
         let memory = ram.page(self.pages.get(page).phys)?;
         let word = |i: usize| {
@@ -62,10 +64,11 @@ impl Translator {
         offset: u16,
         bytes: &mut Vec<u8>,
     ) -> Option<()> {
-        if PAGE - usize::from(offset) >= LONGEST {
+        let lin = self.pages.lin(page).wrapping_add(PAGE as u64);
+        // 32-bit code does not go on at 4 GiB.
+        if PAGE - usize::from(offset) >= LONGEST || self.block.code32 && lin >> 32 != 0 {
             return None;
         }
-        let lin = self.pages.lin(page).wrapping_add(PAGE as u64);
         let phys = s.fetch(lin)?;
         let ram = s.ram();
         let next = ram.page(phys)?;

@@ -135,12 +135,68 @@ const TABLE: &[&[u8]] = &[
     &[0xc2, 0x08, 0],
 ];
 
+/// Those of 32-bit code whose host code is another.
+const TABLE32: &[&[u8]] = &[
+    // Encodings that 64-bit code has not.
+    &[0x40],
+    &[0x66, 0x4c],
+    &[0xa1, 0x10, 0, 0, 0xc0],
+    &[0xa2, 0x10, 0, 0, 0],
+    &[0x82, 0xc3, 0x01],
+    &[0xc5, 0xfc, 0x77],
+    // Addresses.
+    &[0x8b, 0x03],
+    &[0x8b, 0x44, 0x8b, 0xfc],
+    &[0x8b, 0x44, 0x8c, 0x08],
+    &[0x89, 0x0d, 0x10, 0, 0, 0],
+    &[0x65, 0xa1, 0x14, 0, 0, 0],
+    &[0x64, 0x8b, 0x00],
+    &[0x2e, 0x8b, 0x00],
+    &[0x67, 0x8b, 0x07],
+    &[0x8d, 0x44, 0x24, 0x08],
+    &[0x0f, 0xa3, 0x03],
+    // The stack.
+    &[0x55],
+    &[0x6a, 0xff],
+    &[0x5d],
+    &[0x5c],
+    &[0xc9],
+    &[0x9c],
+    &[0x60],
+    &[0xff, 0x73, 0x08],
+    &[0x8f, 0x03],
+    &[0x89, 0xe5],
+    &[0x89, 0xec],
+    &[0x83, 0xec, 0x1c],
+    &[0x83, 0xe4, 0xf0],
+    &[0x01, 0xc4],
+    // Strings and branches.
+    &[0xf3, 0xa5],
+    &[0xac],
+    &[0x74, 0xfe],
+    &[0xe8, 0x10, 0, 0, 0],
+    &[0xff, 0xe0],
+    &[0xff, 0x14, 0x85, 0, 0, 0, 0xc0],
+    &[0xc3],
+    &[0x66, 0xe9, 0x10, 0],
+    &[0xcd, 0x80],
+];
+
 #[test]
 fn host_code_of_guest_instructions() {
-    let mut bench = Bench::new();
+    insta::assert_snapshot!("host_code", host_code(64, TABLE));
+}
+
+#[test]
+fn host_code_of_guest_instructions_of_32_bit_code() {
+    insta::assert_snapshot!("host_code_of_32_bit_code", host_code(32, TABLE32));
+}
+
+fn host_code(bits: u32, table: &[&[u8]]) -> String {
+    let mut bench = Bench::new(bits);
     let mut text = String::new();
-    for insn in TABLE {
-        let guest = Decoder::with_ip(64, insn, 0, DecoderOptions::NONE).decode();
+    for insn in table {
+        let guest = Decoder::with_ip(bits, insn, 0, DecoderOptions::NONE).decode();
         let mut name = String::new();
         GasFormatter::new().format(&guest, &mut name);
         // Where flags make no difference to the code, once is enough.
@@ -151,11 +207,12 @@ fn host_code_of_guest_instructions() {
             let _ = writeln!(text, "{name}  (flags live)\n{live}\n{name}  (flags dead)\n{dead}");
         }
     }
-    insta::assert_snapshot!("host_code", text);
+    text
 }
 
-/// A translator and what it needs, in 64-bit mode at CPL 0.
+/// A translator and what it needs, in 64-bit mode or compatibility mode at CPL 0.
 struct Bench {
+    bits: u32,
     core: Core,
     ram: Arc<GuestRam>,
     peers: Arc<Peers>,
@@ -163,7 +220,7 @@ struct Bench {
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(bits: u32) -> Self {
         let ram = Arc::new(GuestRam::new(2 << 20).unwrap());
         for (at, entry) in [(0x1000, 0x2007u64), (0x2000, 0x3007), (0x3000, 0xe7)] {
             ram.write(at, &entry.to_le_bytes()).unwrap();
@@ -172,8 +229,8 @@ impl Bench {
         let config = VmConfig { ram: ram.clone(), clock: Arc::new(Clock::new()), model, vcpus: 1 };
         let signals = Arc::new(Signals::new());
         let mut core = Core::new(&config, 0, signals.clone());
-        core.set_state(&state()).unwrap();
-        Self { core, ram, peers: Arc::default(), signals }
+        core.set_state(&state(bits)).unwrap();
+        Self { bits, core, ram, peers: Arc::default(), signals }
     }
 
     /// The host code of `insn` with `behind` behind it, without what belongs to `behind`.
@@ -184,7 +241,7 @@ impl Bench {
         let mut translator =
             Translator::new(options, &mut context.tables, self.peers.clone(), own, None).unwrap();
         let mut text = String::new();
-        let ram = self.ram.clone();
+        let (bits, ram) = (self.bits, self.ram.clone());
         let outcome = self.core.session(&NoDevices, |mut session| {
             let mut length = |code: &[u8]| {
                 translator.clear();
@@ -193,7 +250,7 @@ impl Bench {
                 let entry = translate(&mut translator, &mut session);
                 (entry, bases, translator.asm.finish(bases)[0].len())
             };
-            let tail = if ends(insn) { 0 } else { length(behind).2 };
+            let tail = if ends(bits, insn) { 0 } else { length(behind).2 };
             let (entry, bases, len) = length(&[insn, behind].concat());
             text = listing(&mut translator, entry, bases, len - tail.min(len));
             End::Exit(VcpuExit::Kicked)
@@ -204,8 +261,8 @@ impl Bench {
 }
 
 /// Nothing behind the instruction belongs to its block.
-fn ends(insn: &[u8]) -> bool {
-    let insn = Decoder::with_ip(64, insn, 0, DecoderOptions::NONE).decode();
+fn ends(bits: u32, insn: &[u8]) -> bool {
+    let insn = Decoder::with_ip(bits, insn, 0, DecoderOptions::NONE).decode();
     match insn.flow_control() {
         FlowControl::UnconditionalBranch | FlowControl::IndirectBranch | FlowControl::Return => true,
         FlowControl::ConditionalBranch => insn.near_branch_target() == 0,
@@ -235,7 +292,7 @@ fn listing(translator: &mut Translator, entry: super::Entry, bases: [u64; 2], le
     text
 }
 
-fn state() -> CpuState {
+fn state(bits: u32) -> CpuState {
     let mut state = CpuState::reset();
     state.cr0 = cr0::PE | cr0::PG | cr0::MP | cr0::NE | cr0::ET | cr0::WP;
     state.cr3 = 0x1000;
@@ -244,7 +301,11 @@ fn state() -> CpuState {
     state.xcr0 = 7;
     state.rip = CODE;
     for (i, segment) in state.segments.iter_mut().enumerate() {
-        let attr = if i == 1 { 0xa09b } else { 0xc093 };
+        let attr = match (i, bits) {
+            (1, 64) => 0xa09b,
+            (1, _) => 0xc09b,
+            _ => 0xc093,
+        };
         *segment = Segment { selector: if i == 1 { 8 } else { 16 }, base: 0, limit: u32::MAX, attr };
     }
     state

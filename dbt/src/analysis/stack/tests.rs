@@ -5,8 +5,16 @@ use super::*;
 use crate::analysis::flags;
 use crate::frontend::class::class;
 
-const MODE: Mode =
-    Mode { user: true, user_pages: false, sse: true, avx: true, x87: true, smap: false, tsc: true };
+const MODE: Mode = Mode {
+    user: true,
+    user_pages: false,
+    sse: true,
+    avx: true,
+    x87: true,
+    smap: false,
+    tsc: true,
+    code32: None,
+};
 
 /// The slots of instructions behind which all flags are dead.
 fn slots_of(code: &[u8]) -> Vec<Slot> {

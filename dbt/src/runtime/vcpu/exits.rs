@@ -87,7 +87,8 @@ impl Engine {
     /// A link that emitted code has named, and where it leads.
     pub(super) fn link(&self, number: u32) -> Option<(Link, u64)> {
         let link = *self.translator.links.get(number as usize)?;
-        Some((link, self.translator.pages.lin(link.page).wrapping_add(link.target as u64)))
+        let target = self.translator.pages.lin(link.page).wrapping_add(link.target as u64);
+        Some((link, target & self.address))
     }
 
     /// An indirect branch, or a return that did not go where the host's stack says.
@@ -263,7 +264,7 @@ impl Engine {
     pub(super) fn straddle(&mut self, s: &mut Session, mode: usize, number: u32) -> Next {
         let Some(segment) = self.translator.segments.get_mut(number as usize) else { return Next::Around };
         let rip = self.translator.pages.lin(segment.page).wrapping_add(u64::from(segment.offset));
-        let first = self.context.regs[4].wrapping_add(segment.range.start as u64);
+        let first = self.context.regs[4].wrapping_add(segment.range.start as u64) & self.address;
         let len = (segment.range.end - segment.range.start) as u64;
         let check = segment.check;
         segment.refused += 1;
