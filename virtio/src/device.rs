@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{DriverLink, Queue};
+use device::RestoreError;
+use serde::{Deserialize, Serialize};
+
+use crate::{ConsoleState, DriverLink, Queue};
 
 /// Feature bits that belong to no device type (6).
 pub mod feature {
@@ -24,6 +27,16 @@ pub struct Session {
     pub queues: Vec<Option<Arc<Queue>>>,
     /// The way to the driver.
     pub link: Arc<DriverLink>,
+}
+
+/// What a device remembers besides its queues, from one reset to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum DeviceState {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// What a console's driver has been told.
+    Console(ConsoleState),
 }
 
 /// A device without its transport. Methods are called by vCPU threads and must return soon.
@@ -56,6 +69,24 @@ pub trait VirtioDevice: Send + Sync {
     fn notify(&self, queue: u16);
     /// Back to power-on, after `stop`.
     fn reset(&self) {}
+    /// What it remembers, while it stands.
+    fn save(&self) -> DeviceState {
+        DeviceState::Nothing
+    }
+    /// Says whether it can have remembered that; `kind` is for the error.
+    ///
+    /// # Errors
+    /// It is another device's.
+    fn check(&self, state: &DeviceState, kind: &'static str) -> Result<(), RestoreError> {
+        if *state == DeviceState::Nothing {
+            return Ok(());
+        }
+        Err(RestoreError { kind, reason: "it is of another type of device" })
+    }
+    /// Remembers what was checked. After `reset`, before `start`.
+    fn restore(&self, state: &DeviceState) {
+        let _ = state;
+    }
 }
 
 /// Reads from an image of the configuration; what is beyond its end is zero.

@@ -8,6 +8,7 @@ use memory::GuestRam;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use crate::device::DeviceState;
 use crate::queue::QueuePosition;
 use crate::{DriverLink, Interrupt, Queue, QueueLayout, Session, VirtioDevice, feature};
 
@@ -71,6 +72,8 @@ pub struct FrontendState {
     pub features: u64,
     pub queues: Vec<QueueSetup>,
     pub positions: Vec<QueuePosition>,
+    #[serde(default)]
+    pub device: DeviceState,
 }
 
 impl Inner {
@@ -231,14 +234,16 @@ impl Frontend {
     pub fn save(&self) -> FrontendState {
         let inner = self.inner.lock();
         let mut positions = vec![QueuePosition::default(); inner.queues.len()];
+        let running = inner.is_running();
+        if running {
+            self.device.stop();
+        }
+        let device = self.device.save();
         if let Some(session) = &inner.session {
-            if inner.access {
-                self.device.stop();
-            }
             for (position, queue) in positions.iter_mut().zip(&session.queues) {
                 *position = queue.as_ref().map(|q| q.position()).unwrap_or_default();
             }
-            if inner.access {
+            if running {
                 self.device.start(session.clone());
             }
         }
@@ -247,6 +252,7 @@ impl Frontend {
             features: inner.features,
             queues: inner.queues.clone(),
             positions,
+            device,
         }
     }
 
@@ -270,7 +276,7 @@ impl Frontend {
         if agreed && !self.is_sensible(state.features) || !agreed && state.status & status::DRIVER_OK != 0 {
             return refuse("its driver accepted what is not offered");
         }
-        Ok(())
+        self.device.check(&state.device, kind)
     }
 
     /// Replaces the state. Interrupts may come before it returns.
@@ -284,6 +290,7 @@ impl Frontend {
         inner.status = state.status & !status::NEEDS_RESET;
         inner.features = state.features;
         inner.queues.clone_from(&state.queues);
+        self.device.restore(&state.device);
         if state.status & status::DRIVER_OK != 0 {
             self.start(&mut inner, &state.positions);
             if let Some(session) = inner.session.as_ref().filter(|_| state.status & status::NEEDS_RESET != 0)

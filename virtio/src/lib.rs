@@ -10,6 +10,7 @@
 //! the last three only, so that a reset can wait for it.
 
 mod blk;
+mod console;
 mod device;
 mod frontend;
 mod link;
@@ -21,7 +22,8 @@ mod rng;
 mod worker;
 
 pub use blk::{Blk, BlkOptions};
-pub use device::{Session, VirtioDevice, feature};
+pub use console::{Console, ConsoleSize, ConsoleState, Peer, PortBackend, PortBell};
+pub use device::{DeviceState, Session, VirtioDevice, feature};
 pub use frontend::{Frontend, FrontendState};
 pub use link::{DriverLink, Interrupt};
 pub use mmio::{VirtioMmio, VirtioMmioState};

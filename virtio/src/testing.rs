@@ -163,15 +163,16 @@ pub fn pair(size: u16, features: u64) -> Pair {
 pub struct Bench {
     pub ram: Arc<GuestRam>,
     pub frontend: Frontend,
+    pub interrupts: Arc<Interrupts>,
     pub queues: Vec<DriverQueue>,
 }
 
 impl Bench {
     /// Resets the device and negotiates all features but `without`, with queues of 16 entries.
     pub fn new(device: Arc<dyn VirtioDevice>, without: u64) -> Self {
-        let ram = ram();
-        let frontend = Frontend::new(device, ram.clone(), Arc::new(Interrupts::default()));
-        let mut bench = Self { ram, frontend, queues: Vec::new() };
+        let (ram, interrupts) = (ram(), Arc::new(Interrupts::default()));
+        let frontend = Frontend::new(device, ram.clone(), interrupts.clone());
+        let mut bench = Self { ram, frontend, interrupts, queues: Vec::new() };
         bench.negotiate(without);
         bench
     }

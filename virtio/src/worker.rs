@@ -19,7 +19,7 @@ pub struct Worker {
 }
 
 struct Shared {
-    bell: Bell,
+    bell: Arc<Bell>,
     /// Locked while queues are served, so that `stop` waits for it.
     session: Mutex<Option<Arc<Session>>>,
     in_flight: InFlight,
@@ -36,7 +36,7 @@ impl Worker {
         serve: impl Fn(&Arc<Session>, u16, &InFlight) -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared {
-            bell: Bell::default(),
+            bell: Arc::default(),
             session: Mutex::default(),
             in_flight: InFlight::default(),
             serve: Box::new(serve),
@@ -59,9 +59,19 @@ impl Worker {
         drop(session);
     }
 
+    /// What wakes the thread, for those who have no queue but know of one.
+    pub fn bell(&self) -> Arc<Bell> {
+        self.shared.bell.clone()
+    }
+
+    /// A queue's bit of the bell; queues from 62 on share one.
+    pub fn bit(queue: u16) -> u64 {
+        1 << queue.min(62)
+    }
+
     /// Something is in this queue.
     pub fn notify(&self, queue: u16) {
-        self.shared.bell.ring(bit(queue));
+        self.shared.bell.ring(Self::bit(queue));
     }
 }
 
@@ -86,8 +96,8 @@ impl Shared {
             let session = self.session.lock();
             let Some(current) = session.as_ref() else { continue };
             for index in 0..current.queues.len() as u16 {
-                if rung & bit(index) != 0 && (self.serve)(current, index, &self.in_flight) {
-                    self.bell.ring(bit(index));
+                if rung & Worker::bit(index) != 0 && (self.serve)(current, index, &self.in_flight) {
+                    self.bell.ring(Worker::bit(index));
                 }
             }
             // Whoever waits for the lock is next, however much there is to do.
@@ -96,14 +106,9 @@ impl Shared {
     }
 }
 
-/// Queues from 62 on share a bit.
-fn bit(queue: u16) -> u64 {
-    1 << queue.min(62)
-}
-
 /// Bits that wake a thread.
 #[derive(Default)]
-struct Bell {
+pub struct Bell {
     rung: AtomicU64,
     asleep: Mutex<bool>,
     wake: Condvar,
@@ -112,7 +117,7 @@ struct Bell {
 impl Bell {
     const END: u64 = 1 << 63;
 
-    fn ring(&self, bits: u64) {
+    pub fn ring(&self, bits: u64) {
         if self.rung.fetch_or(bits, Ordering::SeqCst) & bits != bits {
             let asleep = self.asleep.lock();
             if *asleep {
