@@ -29,11 +29,41 @@ for card in /sys/class/net/eth*; do
     [ -e "$card" ] && udhcpc -i "${card##*/}" -q -n -t 5 -T 1 -s /etc/udhcpc.sh >/dev/null 2>&1
 done
 
+# What a driver makes comes in its own time: repeats a command until it succeeds, for five seconds.
+await() {
+    tries=250
+    until "$@"; do
+        [ $tries -gt 0 ] || return
+        tries=$((tries - 1))
+        sleep 0.02
+    done
+}
+
+# The ports that the host has given names.
+link_port() {
+    for port in /sys/class/virtio-ports/*; do
+        read -r name 2>/dev/null <"$port/name" && [ "$name" = "$1" ] || continue
+        ln -sf "../${port##*/}" "/dev/virtio-ports/$1"
+        return
+    done
+    return 1
+}
+if [ -e /etc/guesthouse/ports ]; then
+    mkdir -p /dev/virtio-ports
+    while read -r name; do await link_port "$name"; done </etc/guesthouse/ports
+fi
+
 line=/dev/ttyS0
+# A virtio console that has a size (feature 0) is the user's terminal.
+for device in /sys/bus/virtio/devices/*; do
+    read -r kind 2>/dev/null <"$device/device" && [ "$kind" = 0x0003 ] && read -r features <"$device/features" || continue
+    case $features in 1*) await [ -c /dev/hvc0 ] && line=/dev/hvc0 ;; esac
+done
 [ -c $line ] || line=/dev/console
 # What the host says about the terminal: "rows columns name".
 if read -r rows columns term 2>/dev/null </etc/guesthouse/terminal; then
-    stty rows "$rows" cols "$columns" <$line
+    # A virtio console knows it, and better: it may be another one by now.
+    [ $line = /dev/hvc0 ] || stty rows "$rows" cols "$columns" <$line
     export TERM="$term"
 fi
 

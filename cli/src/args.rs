@@ -9,7 +9,7 @@ use crate::net_args::net;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
-use machine::{BoardKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, Protocol, Size};
+use machine::{BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, Size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -49,6 +49,7 @@ Examples:
   guesthouse run -- sh -c 'cat /proc/cpuinfo | grep name'
   echo hello | guesthouse run -- sha256sum
   guesthouse run --kernel vmlinux --boot pvh --append 'console=ttyS0 panic=-1' --no-reboot
+  guesthouse run --port agent=agent.sock     and on the host: socat - UNIX:agent.sock
   guesthouse run --kernel mykernel --boot multiboot --module first.bin --module second.bin";
 
 /// Boots an operating system in a virtual machine of its own, without root.
@@ -163,6 +164,14 @@ pub struct RunArguments {
     /// whole system has `user` if nothing is said.
     #[arg(long, value_name = "KIND[,OPTION...]", value_parser = net)]
     pub net: Vec<Option<NetSpec>>,
+    /// Where your terminal, or stdin and stdout, is plugged in: `serial` is the serial port, ttyS0; `virtio` is a virtio
+    /// console, hvc0, which knows the terminal's size. The other one's output is shown as well.
+    #[arg(long, value_name = "NAME", default_value = "serial", value_parser = one_of::<ConsoleKind>(ConsoleKind::NAMES))]
+    pub console: ConsoleKind,
+    /// A stream of bytes between the guest, as /dev/virtio-ports/NAME, and whoever connects to the Unix socket PATH, one
+    /// at a time. May be repeated.
+    #[arg(long, value_name = "NAME=PATH", value_parser = port)]
+    pub port: Vec<PortSpec>,
     /// Program to run in the default guest instead of a shell, with its arguments.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
     pub command: Vec<OsString>,
@@ -201,6 +210,14 @@ fn disk(text: &str) -> Result<DiskSpec, String> {
     }
     disk.path = rest.into();
     Ok(disk)
+}
+
+/// `NAME=PATH`.
+fn port(text: &str) -> Result<PortSpec, String> {
+    match text.split_once('=') {
+        Some((name, path)) if !path.is_empty() => Ok(PortSpec { name: name.to_owned(), path: path.into() }),
+        _ => Err(format!("{text:?} names no socket: give NAME=PATH")),
+    }
 }
 
 /// `FILE[,code]`.
@@ -255,6 +272,14 @@ mod tests {
         std::fs::write(&odd, []).unwrap();
         let odd = odd.to_str().unwrap();
         assert_eq!(disk(&format!("{odd},readonly")), spec(odd, true, ""));
+    }
+
+    #[test]
+    fn a_port_has_a_name_and_a_socket() {
+        assert_eq!(port("a=b=c"), Ok(PortSpec { name: "a".to_owned(), path: "b=c".into() }));
+        for wrong in ["a", "a=", ""] {
+            assert!(port(wrong).unwrap_err().contains("NAME=PATH"), "{wrong}");
+        }
     }
 
     #[test]

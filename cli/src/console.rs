@@ -1,12 +1,17 @@
-//! The guest's serial line at the user's end: stdin and stdout, whatever they are.
+//! The guest's line at the user's end: stdin and stdout, whatever they are. The line is the serial port or a virtio
+//! console; in the second case what comes by the serial port is shown as well.
 
+mod hvc;
 mod input;
 mod output;
 
 use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 
 use device::CharBackend;
+use machine::{ConsoleKind, NullBackend, PortBackend};
 
+use hvc::Hvc;
 use input::Input;
 use output::Output;
 
@@ -24,20 +29,22 @@ pub enum Style {
     Shell,
 }
 
-/// One end of the line. The machine has the other: it writes to [`backend`](Self::backend) and takes input
-/// through the function given to [`connect`](Self::connect).
+/// The user's end. The machine has the other: it writes to [`serial`](Self::serial) and [`terminal`](Self::terminal) and
+/// takes input through the function given to [`connect`](Self::connect).
 pub struct Console {
     input: Arc<Input>,
-    output: Arc<Output>,
-    thread: Option<std::thread::JoinHandle<()>>,
+    /// The line's, and the serial port's beside it.
+    outputs: Vec<Arc<Output>>,
+    threads: Vec<JoinHandle<()>>,
+    hvc: Option<Arc<Hvc>>,
 }
 
-struct Backend {
+struct Serial {
     input: Arc<Input>,
     output: Arc<Output>,
 }
 
-impl CharBackend for Backend {
+impl CharBackend for Serial {
     fn write(&self, bytes: &[u8]) {
         self.output.push(bytes);
     }
@@ -48,40 +55,81 @@ impl CharBackend for Backend {
 }
 
 impl Console {
-    /// A console whose output starts to flow. `broken` is called once if nobody reads it any more.
-    pub fn new(style: Style, broken: impl FnOnce() + Send + 'static) -> std::io::Result<Self> {
-        let (input, output) = (Arc::new(Input::new(style)), Arc::new(Output::default()));
-        let (granted, drained) = (Arc::clone(&input), Arc::clone(&output));
-        let thread = std::thread::Builder::new().name("console-out".into()).spawn(move || {
-            drained.drain(style, &|| granted.grant(), broken);
-        })?;
-        Ok(Self { input, output, thread: Some(thread) })
+    /// A console whose output starts to flow. `raw`: the user's terminal is the guest's. `broken` is called if nobody
+    /// reads the output any more.
+    pub fn new(
+        style: Style,
+        kind: ConsoleKind,
+        raw: bool,
+        broken: impl Fn() + Clone + Send + 'static,
+    ) -> std::io::Result<Self> {
+        let (input, line) = (Arc::new(Input::new(style)), Arc::new(Output::default()));
+        let virtio = kind == ConsoleKind::Virtio;
+        let hvc = virtio.then(|| Hvc::new(input.clone(), line.clone(), raw));
+        let mut console = Self { input, outputs: Vec::new(), threads: Vec::new(), hvc };
+        let granted = console.input.clone();
+        console.drain(line, style, move || granted.grant(), broken.clone())?;
+        if virtio {
+            // No agent speaks there: it is shown as what the guest says beside a command.
+            console.drain(Arc::default(), style, || {}, broken)?;
+        }
+        Ok(console)
+    }
+
+    fn drain(
+        &mut self,
+        output: Arc<Output>,
+        style: Style,
+        grant: impl Fn() + Send + 'static,
+        broken: impl Fn() + Send + 'static,
+    ) -> std::io::Result<()> {
+        self.outputs.push(output.clone());
+        let drain = move || output.drain(style, &grant, broken);
+        self.threads.push(Builder::new().name("console-out".into()).spawn(drain)?);
+        Ok(())
     }
 
     /// What the machine's serial port writes to.
-    pub fn backend(&self) -> Arc<dyn CharBackend> {
-        Arc::new(Backend { input: Arc::clone(&self.input), output: Arc::clone(&self.output) })
+    pub fn serial(&self) -> Arc<dyn CharBackend> {
+        let output = self.outputs.last().map(Arc::clone).unwrap_or_default();
+        Arc::new(Serial { input: self.input.clone(), output })
     }
 
-    /// Starts to read stdin for the machine: `push` offers bytes to the serial port and says how many it
+    /// The virtio console's terminal.
+    pub fn terminal(&self) -> Arc<dyn PortBackend> {
+        match &self.hvc {
+            Some(hvc) => hvc.clone(),
+            None => Arc::new(NullBackend),
+        }
+    }
+
+    /// Has the guest told that the user's terminal has another size, as far as it can be told.
+    pub fn resizer(&self) -> impl Fn() + Send + 'static {
+        let hvc = self.hvc.clone();
+        move || hvc.iter().for_each(|hvc| hvc.ring())
+    }
+
+    /// Starts to read stdin for the machine: `serial` offers bytes to the serial port and says how many it
     /// took; `quit` is called when the user asks to end the machine.
     pub fn connect(
         &self,
-        push: impl Fn(&[u8]) -> usize + Send + 'static,
+        serial: impl Fn(&[u8]) -> usize + Send + 'static,
         quit: impl Fn() + Send + 'static,
     ) -> std::io::Result<()> {
-        let (input, output) = (Arc::clone(&self.input), Arc::clone(&self.output));
-        let help = move |text: &str| output.push(text.as_bytes());
-        std::thread::Builder::new()
-            .name("console-in".into())
-            .spawn(move || input.pump(&push, &quit, &help))?;
+        let (input, output, hvc) = (self.input.clone(), self.outputs.first().cloned(), self.hvc.clone());
+        let help = move |text: &str| output.iter().for_each(|output| output.push(text.as_bytes()));
+        let push = move |bytes: &[u8]| match &hvc {
+            Some(hvc) => hvc.push(bytes),
+            None => serial(bytes),
+        };
+        Builder::new().name("console-in".into()).spawn(move || input.pump(&push, &quit, &help))?;
         Ok(())
     }
 
     /// Waits until everything the guest has written is out.
-    pub fn finish(mut self) {
-        self.output.close();
-        if let Some(thread) = self.thread.take() {
+    pub fn finish(self) {
+        self.outputs.iter().for_each(|output| output.close());
+        for thread in self.threads {
             let _ = thread.join();
         }
     }

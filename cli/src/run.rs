@@ -41,23 +41,24 @@ pub fn run(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<u8> {
     let reasons = Arc::new(Reasons::default());
     let ended = Arc::clone(&reasons);
     let (broken, is_broken) = std::sync::mpsc::channel();
-    let console = Console::new(plan.style, move || {
+    let console = Console::new(plan.style, plan.spec.console, plan.raw, move || {
         ended.broken.store(true, Ordering::SeqCst);
         let _ = broken.send(());
     })
     .context("the host refuses a thread: raise its limit of tasks")?;
-    let backend = console.backend();
+    let (serial, terminal) = (console.serial(), console.terminal());
     // The debug ports belong to kernels that use them in place of a serial port.
     let debug: Arc<dyn CharBackend> = match plan.style {
-        Style::Plain { .. } => backend.clone(),
+        Style::Plain { .. } => serial.clone(),
         Style::Command | Style::Shell => Arc::new(NullBackend),
     };
-    let machine = Machine::new(plan.spec.clone(), engine.as_ref(), Backends { console: backend, debug })?;
-    let machine = Arc::new(machine);
+    let backends = Backends { console: serial, terminal, debug };
+    let machine = Arc::new(Machine::new(plan.spec.clone(), engine.as_ref(), backends)?);
 
     let raw = if plan.raw { RawMode::enter().ok() } else { None };
     let stopped = Arc::clone(&machine);
     signals.on_signal(move || stopped.stop());
+    signals.on_resize(console.resizer());
     let (uart, stopped, quit) = (Arc::clone(&machine.pc().uart), Arc::clone(&machine), Arc::clone(&reasons));
     let connected = console.connect(
         move |bytes| uart.push_input(bytes),

@@ -22,6 +22,7 @@ type Action = Box<dyn Fn() + Send>;
 pub struct Signals {
     caught: Arc<AtomicI32>,
     action: Arc<Mutex<Option<Action>>>,
+    resized: Arc<Mutex<Option<Action>>>,
 }
 
 impl Signals {
@@ -48,6 +49,11 @@ impl Signals {
         *slot = Some(Box::new(action));
     }
 
+    /// What is done from now on when the terminal may have another size.
+    pub fn on_resize(&self, action: impl Fn() + Send + 'static) {
+        *self.resized.lock() = Some(Box::new(action));
+    }
+
     /// The first signal that asked the process to end.
     pub fn caught(&self) -> Option<i32> {
         Some(self.caught.load(Ordering::SeqCst)).filter(|&s| s != 0)
@@ -65,6 +71,11 @@ impl Signals {
                 // SAFETY: no memory is involved. SIGSTOP cannot be blocked: the call returns after SIGCONT.
                 unsafe { libc::raise(libc::SIGSTOP) };
                 terminal::resume();
+            }
+            if matches!(number, libc::SIGTSTP | libc::SIGWINCH) {
+                if let Some(resized) = self.resized.lock().as_ref() {
+                    resized();
+                }
                 continue;
             }
             let first = self.caught.compare_exchange(0, number, Ordering::SeqCst, Ordering::SeqCst).is_ok();
@@ -94,7 +105,9 @@ fn signal_set() -> libc::sigset_t {
     // sigaction, which the call may overwrite.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        for number in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGTSTP] {
+        let numbers =
+            [libc::SIGINT, libc::SIGTERM, libc::SIGHUP, libc::SIGQUIT, libc::SIGTSTP, libc::SIGWINCH];
+        for number in numbers {
             // What the parent had us ignore (nohup, background jobs) stays ignored.
             let mut action = MaybeUninit::<libc::sigaction>::zeroed();
             let asked = libc::sigaction(number, std::ptr::null(), action.as_mut_ptr());

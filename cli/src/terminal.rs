@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal};
 
+use machine::ConsoleSize;
 use parking_lot::Mutex;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
@@ -66,9 +67,14 @@ pub fn is_interactive() -> (bool, bool) {
     (io::stdin().is_terminal(), io::stdout().is_terminal())
 }
 
+/// Size of the terminal on stdin, if it is one that has a size.
+pub fn size() -> Option<ConsoleSize> {
+    let size = tcgetwinsize(io::stdin()).ok().filter(|s| s.ws_row > 0 && s.ws_col > 0)?;
+    Some(ConsoleSize { columns: size.ws_col, rows: size.ws_row })
+}
+
 /// Size of the terminal on stdin, and its name.
 pub fn describe() -> (guest::WindowSize, String) {
-    let size = tcgetwinsize(io::stdin()).ok().filter(|s| s.ws_row > 0 && s.ws_col > 0);
-    let (rows, columns) = size.map_or((24, 80), |s| (s.ws_row, s.ws_col));
+    let (rows, columns) = size().map_or((24, 80), |size| (size.rows, size.columns));
     (guest::WindowSize { rows, columns }, std::env::var("TERM").unwrap_or_default())
 }

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use crate::cpio::{Archive, Node};
 
-/// How a command is connected to the serial line.
+/// How a command is connected to the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommandMode {
     /// The line is the command's terminal.
@@ -32,6 +32,8 @@ pub struct WindowSize {
 pub struct Session {
     /// The terminal at the host's end of the line, if there is one, and its name in terminfo.
     pub terminal: Option<(WindowSize, String)>,
+    /// Names of the machine's ports, which it waits for.
+    pub ports: Vec<String>,
     /// The program and its arguments; without one the guest starts a shell on the line.
     pub command: Option<(CommandMode, Vec<OsString>)>,
 }
@@ -45,6 +47,10 @@ impl Session {
             let name = if !name.is_empty() && name.chars().all(harmless) { name } else { "vt100" };
             let text = format!("{} {} {name}\n", size.rows, size.columns);
             archive.add("etc/guesthouse/terminal", 0o644, Node::File(text.into()));
+        }
+        if !self.ports.is_empty() {
+            let list: String = self.ports.iter().map(|name| format!("{name}\n")).collect();
+            archive.add("etc/guesthouse/ports", 0o644, Node::File(list.into()));
         }
         if let Some((mode, argv)) = &self.command {
             let mut text = vec![match mode {
@@ -77,7 +83,7 @@ mod tests {
     #[test]
     fn arguments_keep_every_byte() {
         let argv = vec!["sh".into(), "it's \"x\"\n ".into(), OsString::from_vec(vec![0xff, 1]), "".into()];
-        let session = Session { terminal: None, command: Some((CommandMode::Stream, argv)) };
+        let session = Session { command: Some((CommandMode::Stream, argv)), ..Session::default() };
         assert_eq!(
             file(&session, "etc/guesthouse/command").unwrap(),
             b"ssh\0it's \"x\"\n \0\xff\x01\0\0".as_slice()
@@ -85,9 +91,16 @@ mod tests {
     }
 
     #[test]
+    fn ports_are_listed() {
+        let session = Session { ports: vec!["a".into(), "b.0".into()], ..Session::default() };
+        assert_eq!(file(&session, "etc/guesthouse/ports").unwrap(), b"a\nb.0\n");
+        assert_eq!(file(&Session::default(), "etc/guesthouse/ports"), None);
+    }
+
+    #[test]
     fn a_terminal_name_cannot_carry_shell_syntax() {
         let size = WindowSize { rows: 24, columns: 80 };
-        let session = Session { terminal: Some((size, "x; reboot".into())), command: None };
+        let session = Session { terminal: Some((size, "x; reboot".into())), ..Session::default() };
         assert_eq!(file(&session, "etc/guesthouse/terminal").unwrap(), b"24 80 vt100\n");
     }
 }

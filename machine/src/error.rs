@@ -83,6 +83,36 @@ pub enum MachineError {
     /// The host refuses a thread.
     #[error("the host refuses a thread ({0}): raise its limit of tasks or ask for fewer cpus")]
     Thread(std::io::Error),
+    /// More ports than a console has.
+    #[error("{0} ports are not possible: give at most {max}", max = virtio::Console::MAX_PORTS)]
+    Ports(usize),
+    /// A name that no port can have.
+    #[error(
+        "port name {0:?} is not possible: give up to 64 letters, digits, dots, dashes and underscores, no dot first"
+    )]
+    PortName(String),
+    /// Two ports that are one.
+    #[error("ports {name} and {other} have the same name or path: give each its own")]
+    SamePort {
+        /// The second.
+        name: String,
+        /// The first.
+        other: String,
+    },
+    /// The socket of somebody else.
+    #[error("{} is the socket of a running program: stop that, or give another path", .0.display())]
+    PortBusy(PathBuf),
+    /// A file that is not ours to replace.
+    #[error("{} is there already and no socket: give another path", .0.display())]
+    PortFile(PathBuf),
+    /// The host refuses a socket.
+    #[error("{} cannot be made a socket ({source}): give a path of at most 107 bytes in a folder that you may write", path.display())]
+    PortSocket {
+        /// The path.
+        path: PathBuf,
+        /// What the host said.
+        source: std::io::Error,
+    },
     /// The call does not fit the machine's state.
     #[error("the machine is {state}: {remedy}")]
     State {

@@ -11,12 +11,15 @@ use block::BlockBackend;
 use boot::{BootSpec, Entry, Image, Module};
 use memory::GuestRam;
 
-use crate::{MachineError, MachineSpec, Size, disks};
+use crate::{ConsoleKind, MachineError, MachineSpec, Size, disks};
 
 /// Most that is read of a file: a vmlinux with debug information has a few hundred MiB.
 const MAX_FILE: Size = Size::mib(2048);
 /// What a system on a disk is told if it says nothing of a serial port itself.
 const SERIAL_CONSOLE: &str = "console=ttyS0,115200";
+/// And of a terminal that is a virtio console: one logs in there and nowhere else. It is no console of the kernel's, where Linux takes Ctrl-O
+/// for SysRq; what the kernel says comes by the serial port.
+const VIRTIO_LOGIN: &str = "systemd.wants=serial-getty@hvc0.service systemd.mask=serial-getty@ttyS0.service";
 
 /// Loads the kernel, that of the definition or that of the first disk that has one, into guest RAM.
 pub fn boot(
@@ -51,16 +54,21 @@ fn from_disk(
     let loaded = system.load()?;
     let initrd =
         loaded.initrd.as_ref().map(|data| Module { image: Image { name: "its initrd", data }, args: "" });
-    let cmdline = command_line(&system.options, &spec.cmdline);
+    let cmdline = command_line(&system.options, spec.console, &spec.cmdline);
     let kernel = Image { name: system.kernel(), data: &loaded.kernel };
     load(spec, ram, rsdp, kernel, initrd.as_slice(), &cmdline)
 }
 
 /// What the disk's loader would say and what the user adds. Without a console on the serial port he would see nothing.
-fn command_line(options: &str, added: &str) -> String {
-    let serial = |text: &str| text.split_whitespace().any(|word| word.starts_with("console=ttyS"));
-    let console = if serial(options) || serial(added) { "" } else { SERIAL_CONSOLE };
-    [options, console, added].iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(" ")
+fn command_line(options: &str, console: ConsoleKind, added: &str) -> String {
+    let has = |kind: &str| {
+        let mut words = options.split_whitespace().chain(added.split_whitespace());
+        words.any(|word| word.strip_prefix("console=").is_some_and(|name| name.starts_with(kind)))
+    };
+    let serial = if has("ttyS") { "" } else { SERIAL_CONSOLE };
+    let login = if console != ConsoleKind::Virtio || has("hvc") { "" } else { VIRTIO_LOGIN };
+    let parts = [options, serial, login, added];
+    parts.iter().filter(|text| !text.is_empty()).copied().collect::<Vec<_>>().join(" ")
 }
 
 fn load(
@@ -100,9 +108,13 @@ mod tests {
 
     #[test]
     fn a_disks_command_line_gets_a_console_and_what_the_user_adds() {
-        assert_eq!(command_line("root=/dev/vda1 ro", ""), "root=/dev/vda1 ro console=ttyS0,115200");
-        assert_eq!(command_line("ro console=ttyS0", "single"), "ro console=ttyS0 single");
-        assert_eq!(command_line("", "console=ttyS1"), "console=ttyS1");
+        let serial = |options, added| command_line(options, ConsoleKind::Serial, added);
+        assert_eq!(serial("root=/dev/vda1 ro", ""), "root=/dev/vda1 ro console=ttyS0,115200");
+        assert_eq!(serial("ro console=ttyS0", "single"), "ro console=ttyS0 single");
+        assert_eq!(serial("", "console=ttyS1"), "console=ttyS1");
+        let virtio = |options, added| command_line(options, ConsoleKind::Virtio, added);
+        assert_eq!(virtio("ro", "single"), format!("ro {SERIAL_CONSOLE} {VIRTIO_LOGIN} single"));
+        assert_eq!(virtio("console=ttyS0", "console=hvc0"), "console=ttyS0 console=hvc0");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! the machine is paused, reset or stopped; nothing else synchronises them.
 
 mod board;
+mod console;
 mod control;
 mod disks;
 pub mod engine;
@@ -19,6 +20,7 @@ mod spec;
 mod vcpu;
 
 pub use board::BoardKind;
+pub use console::{ConsoleKind, PortSpec};
 pub use control::Outcome;
 pub use disks::is_bootable;
 pub use error::MachineError;
@@ -34,6 +36,7 @@ pub use cpu::CpuState;
 pub use device::{CharBackend, NullBackend};
 pub use engine::EngineKind;
 pub use net::{Forward, Mac, TapConfig, UserConfig};
+pub use virtio::{ConsoleSize, Peer, PortBackend, PortBell};
 
 #[cfg(test)]
 mod tests;

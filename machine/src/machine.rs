@@ -11,6 +11,7 @@ use device::Action;
 use memory::GuestRam;
 use parking_lot::Mutex;
 
+use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
@@ -21,6 +22,7 @@ pub struct Shared {
     pub pc: Pc,
     pub vm: Box<dyn Vm>,
     disks: Vec<Arc<dyn BlockBackend>>,
+    ports: Vec<Arc<SocketPort>>,
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
@@ -159,6 +161,8 @@ impl Machine {
         let disks = disks::open(&spec)?;
         let mut devices = disks::devices(&spec, &disks)?;
         devices.extend(nets::open(&spec)?);
+        let ports = console::open(&spec.ports)?;
+        devices.extend(console::devices(&spec, backends.terminal.clone(), &ports)?);
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
         let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
         let slots = (0..spec.cpus)
@@ -173,6 +177,7 @@ impl Machine {
             control: Control::new(slots.len() + 1),
             pc,
             disks,
+            ports,
             vm,
             spec,
             slots,
@@ -282,6 +287,7 @@ impl Machine {
             let _ = thread.join();
         }
         self.shared.slots.iter().for_each(|slot| slot.vcpu.lock().finish());
+        self.shared.ports.iter().for_each(|port| port.close());
         outcome
     }
 

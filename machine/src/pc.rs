@@ -15,7 +15,7 @@ use device::{
     BusError, CharBackend, Device, MmioBus, Pollable, PortBus, PortWindow, Registers, SharedLine, Timers,
 };
 use memory::GuestRam;
-use virtio::{VirtioDevice, VirtioMmio, VirtioPci};
+use virtio::{PortBackend, VirtioDevice, VirtioMmio, VirtioPci};
 
 use crate::{BoardKind, MachineError};
 
@@ -49,6 +49,8 @@ const SERIAL: [(u16, u8); 1] = [(COM1.0, COM1.1 as u8)];
 pub struct Backends {
     /// COM1.
     pub console: Arc<dyn CharBackend>,
+    /// Port 0 of the virtio console, in machines that have the user's terminal there.
+    pub terminal: Arc<dyn PortBackend>,
     /// The debug console, ports 0xe9 and 0x402.
     pub debug: Arc<dyn CharBackend>,
 }

@@ -7,7 +7,7 @@ use boot::Protocol;
 use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoardKind, EngineKind, MachineError, Size, host};
+use crate::{BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, Size, console, host};
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
 pub const MAX_CPUS: u32 = 64;
@@ -33,6 +33,11 @@ pub struct MachineSpec {
     /// Network cards and what they are plugged into, in the order in which the guest finds them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<NetSpec>,
+    /// Where the user's terminal is plugged in.
+    pub console: ConsoleKind,
+    /// Ports between the guest and sockets of the host's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub ports: Vec<PortSpec>,
     /// The kernel's command line, or what is added to that of a system on a disk.
     pub cmdline: String,
     /// Guest RAM.
@@ -102,6 +107,8 @@ impl Default for MachineSpec {
             modules: Vec::new(),
             disks: Vec::new(),
             nets: Vec::new(),
+            console: ConsoleKind::default(),
+            ports: Vec::new(),
             cmdline: String::new(),
             memory: Size::mib(512),
             cpus: 1,
@@ -129,6 +136,7 @@ impl MachineSpec {
         if self.memory < MIN_MEMORY || !self.memory.get().is_multiple_of(1 << 20) {
             return Err(MachineError::MemorySize { memory: self.memory, least: MIN_MEMORY });
         }
+        console::validate(&self.ports)?;
         let (available, limit) = host::memory();
         if self.memory.get() > available {
             return Err(MachineError::HostMemory { memory: self.memory, mib: available >> 20, limit });
@@ -168,6 +176,18 @@ mod tests {
         {
             assert!(toml::from_str::<MachineSpec>(&format!("[[nets]]\n{wrong}\n")).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_file_may_have_ports() {
+        let text =
+            "kernel = \"k\"\nconsole = \"virtio\"\n[[ports]]\nname = \"agent\"\npath = \"agent.sock\"\n";
+        let spec: MachineSpec = toml::from_str(text).unwrap();
+        assert_eq!(spec.console, ConsoleKind::Virtio);
+        assert_eq!(spec.ports, [PortSpec { name: "agent".into(), path: "agent.sock".into() }]);
+        assert_eq!(toml::from_str::<MachineSpec>(&toml::to_string(&spec).unwrap()).unwrap(), spec);
+        assert!(toml::from_str::<MachineSpec>("[[ports]]\nnam = \"agent\"\n").is_err());
+        assert!(MachineSpec { ports: vec![PortSpec::default()], ..self::spec() }.validate().is_err());
     }
 
     #[test]

@@ -63,7 +63,12 @@ impl Drop for Kernel {
 
 fn machine(spec: MachineSpec, console: Arc<dyn CharBackend>) -> Machine {
     let engine = engine::choose(EngineKind::Interp).unwrap().engine;
-    Machine::new(spec, engine.as_ref(), Backends { console, debug: Arc::new(NullBackend) }).unwrap()
+    Machine::new(
+        spec,
+        engine.as_ref(),
+        Backends { console, terminal: Arc::new(NullBackend), debug: Arc::new(NullBackend) },
+    )
+    .unwrap()
 }
 
 /// A console that keeps what was written.

@@ -47,7 +47,11 @@ fn run(case: &BoardCase, engine: &dyn Engine, reload: Option<u64>) -> Result<(),
         ..MachineSpec::default()
     };
     let backend = Arc::new(NullBackend);
-    let machine = Machine::new(spec, engine, Backends { console: backend.clone(), debug: backend })?;
+    let machine = Machine::new(
+        spec,
+        engine,
+        Backends { console: backend.clone(), terminal: backend.clone(), debug: backend },
+    )?;
     machine.reload_cpu_states_every(reload);
     machine.start()?;
     let outcome = end(case, &machine);

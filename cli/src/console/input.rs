@@ -1,4 +1,4 @@
-//! From stdin to the serial port.
+//! From stdin to the guest's line.
 
 use std::io::{self, Read};
 

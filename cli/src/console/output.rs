@@ -1,4 +1,4 @@
-//! From the serial port to stdout. The port delivers single characters on the thread of a vCPU; here they are
+//! From the guest's line to stdout. The port delivers single characters on the thread of a vCPU; here they are
 //! collected for a moment and written together by a thread of their own.
 
 use std::io::{self, Write};
@@ -18,6 +18,9 @@ const COLLECT: Duration = Duration::from_millis(1);
 struct Queue {
     data: Vec<u8>,
     closed: bool,
+    /// Somebody was offered less room than he wanted.
+    wanted: bool,
+    room: Option<Box<dyn Fn() + Send>>,
 }
 
 #[derive(Default)]
@@ -38,6 +41,25 @@ impl Output {
             self.filled.notify_one();
         }
         queue.data.extend_from_slice(bytes);
+    }
+
+    /// Takes as many bytes as there is room for. If that is not all, what was given to [`on_room`](Self::on_room) is
+    /// called later.
+    pub fn offer(&self, bytes: &[u8]) -> usize {
+        let mut queue = self.queue.lock();
+        let room = if queue.closed { bytes.len() } else { LIMIT.saturating_sub(queue.data.len()) };
+        let (now, later) = bytes.split_at(room.min(bytes.len()));
+        if queue.data.is_empty() {
+            self.filled.notify_one();
+        }
+        queue.data.extend_from_slice(now);
+        queue.wanted |= !later.is_empty();
+        now.len()
+    }
+
+    /// What to call when there is room again.
+    pub fn on_room(&self, call: impl Fn() + Send + 'static) {
+        self.queue.lock().room = Some(Box::new(call));
     }
 
     /// No more will come.
@@ -80,6 +102,11 @@ impl Output {
         data.clear();
         std::mem::swap(data, &mut queue.data);
         self.emptied.notify_all();
+        if std::mem::take(&mut queue.wanted)
+            && let Some(room) = &queue.room
+        {
+            room();
+        }
         !data.is_empty()
     }
 }
@@ -134,5 +161,20 @@ mod tests {
             }
         });
         assert_eq!(got, 3 * LIMIT);
+    }
+
+    #[test]
+    fn who_does_not_wait_is_told_of_room() {
+        let (output, told) = (Output::default(), std::sync::Arc::new(Mutex::new(0)));
+        let tell = told.clone();
+        output.on_room(move || *tell.lock() += 1);
+        assert_eq!(output.offer(&vec![7; LIMIT - 1]), LIMIT - 1);
+        assert_eq!((output.offer(b"ab"), output.offer(b"b")), (1, 0));
+        let mut data = Vec::new();
+        assert!(output.take(&mut data));
+        assert_eq!((data.len(), data.last(), *told.lock()), (LIMIT, Some(&b'a'), 1));
+        assert_eq!(output.offer(b"b"), 1);
+        assert!(output.take(&mut data));
+        assert_eq!((data.len(), *told.lock()), (1, 1));
     }
 }

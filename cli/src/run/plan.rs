@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use guest::{Built, Cache, Catalogue, CommandMode, GuestEntry, Session};
-use machine::{DiskSpec, Format, MachineSpec, ModuleSpec, NetSpec, UserConfig};
+use machine::{ConsoleKind, DiskSpec, Format, MachineSpec, ModuleSpec, NetSpec, UserConfig};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::args::RunArguments;
@@ -18,12 +18,14 @@ use crate::terminal;
 
 /// Command line of a kernel of the user's, unless he gives one: without a console he would see nothing.
 const DEFAULT_APPEND: &str = "console=ttyS0,115200";
+/// The same with a virtio console: the last one is the one that programs get.
+const VIRTIO_APPEND: &str = "console=ttyS0,115200 console=hvc0";
 
 /// What to run, and how it is connected.
 pub struct Plan {
     /// The machine.
     pub spec: MachineSpec,
-    /// What its serial line carries.
+    /// What its line carries.
     pub style: Style,
     /// The user's terminal is the guest's.
     pub raw: bool,
@@ -39,6 +41,8 @@ impl Plan {
             modules: arguments.module.iter().map(|text| module(text)).collect(),
             disks: arguments.disk.clone(),
             nets: arguments.net.iter().flatten().cloned().collect(),
+            console: arguments.console,
+            ports: arguments.port.clone(),
             board: arguments.board,
             memory: arguments.memory,
             cpus: arguments.cpus,
@@ -53,7 +57,11 @@ impl Plan {
         if let (Some(kernel), false) = (&arguments.kernel, command) {
             spec.kernel.clone_from(kernel);
             spec.initrd.clone_from(&arguments.initrd);
-            spec.cmdline = arguments.append.clone().unwrap_or_else(|| DEFAULT_APPEND.to_owned());
+            let default = match arguments.console {
+                ConsoleKind::Serial => DEFAULT_APPEND,
+                ConsoleKind::Virtio => VIRTIO_APPEND,
+            };
+            spec.cmdline = arguments.append.clone().unwrap_or_else(|| default.to_owned());
             return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
         }
         if let (Some(initrd), None) = (&arguments.initrd, &arguments.kernel) {
@@ -79,9 +87,10 @@ impl Plan {
         spec.validate()?;
         let (entry, built) = default_guest(arguments, signals)?;
         spec.kernel = arguments.kernel.clone().unwrap_or(built.kernel);
+        // With a virtio console too: init finds that, and Linux would take Ctrl-O there for SysRq, in binary data as well.
         spec.cmdline = entry.append.clone();
         if command {
-            spec.cmdline = format!("{} {}", entry.append, entry.append_quiet);
+            spec.cmdline = format!("{} {}", spec.cmdline, entry.append_quiet);
             // A panic must end the run, not start another one.
             spec.no_reboot = true;
         }
@@ -95,8 +104,11 @@ impl Plan {
             (false, false, _) => (Some(CommandMode::Console), Style::Shell, false),
         };
         let argv = if command { arguments.command.clone() } else { vec!["sh".into(), "-i".into()] };
-        let session =
-            Session { terminal: raw.then(terminal::describe), command: mode.map(|mode| (mode, argv)) };
+        let session = Session {
+            terminal: raw.then(terminal::describe),
+            ports: spec.ports.iter().map(|port| port.name.clone()).collect(),
+            command: mode.map(|mode| (mode, argv)),
+        };
         let initrd = compose(&built.initrd, &session)?;
         // The machine reads its files by path, this one at every boot.
         spec.initrd = Some(PathBuf::from(format!("/proc/self/fd/{}", initrd.as_raw_fd())));
@@ -178,7 +190,7 @@ mod tests {
         let path = folder.path().join("initrd");
         std::fs::write(&path, guest::cpio::Archive::new().write()).unwrap();
         let command = Some((CommandMode::Stream, vec!["true".into()]));
-        let fd = compose(&path, &Session { terminal: None, command }).unwrap();
+        let fd = compose(&path, &Session { command, ..Session::default() }).unwrap();
         let data = std::fs::read(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
         let (_, rest) = guest::cpio::read(&data).unwrap();
         let (second, _) = guest::cpio::read(rest).unwrap();

@@ -3,13 +3,14 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{Termios, tcgetattr};
+use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
 /// The program under test.
 pub fn guesthouse(arguments: &[&str]) -> Command {
@@ -58,7 +59,12 @@ pub struct Terminal {
 
 impl Terminal {
     /// Starts the program with the terminal on all its streams.
-    pub fn start(mut command: Command) -> Self {
+    pub fn start(command: Command) -> Self {
+        Self::start_sized(command, 0, 0)
+    }
+
+    /// The same in a terminal of so many lines and characters in a line.
+    pub fn start_sized(mut command: Command, rows: u16, columns: u16) -> Self {
         let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&user).unwrap();
         unlockpt(&user).unwrap();
@@ -66,6 +72,7 @@ impl Terminal {
         let line = || File::options().read(true).write(true).open(&name).unwrap();
         let keep = line();
         let before = tcgetattr(&keep).unwrap();
+        set_size(&keep, rows, columns);
         command.stdin(line()).stdout(line()).stderr(line());
         let child = command.spawn().unwrap();
         let flags = rustix::fs::fcntl_getfl(&user).unwrap();
@@ -136,10 +143,21 @@ impl Terminal {
         (status, self.screen())
     }
 
+    /// The user makes the terminal larger or smaller. It is not the program's controlling terminal, so the kernel does
+    /// not tell the program.
+    pub fn resize(&self, rows: u16, columns: u16) {
+        set_size(&self.line, rows, columns);
+        kill_process(self.pid(), Signal::WINCH).unwrap();
+    }
+
     /// The program's process.
     pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)
     }
+}
+
+fn set_size(line: &impl AsFd, rows: u16, columns: u16) {
+    tcsetwinsize(line, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
 }
 
 fn contains(text: &[u8], part: &[u8]) -> bool {

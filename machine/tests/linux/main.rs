@@ -47,7 +47,7 @@ fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
     let built = Cache::of_user().unwrap().get_or_build(entry, &Cancel::default(), &mut |_| ()).unwrap();
     let terminal = Some((WindowSize { rows: 25, columns: 200 }, "vt100".to_owned()));
     let argv = ["sh", "-c", WORK].map(Into::into).to_vec();
-    let session = Session { terminal, command: Some((CommandMode::Terminal, argv)) };
+    let session = Session { terminal, command: Some((CommandMode::Terminal, argv)), ..Session::default() };
     let mut initrd = tempfile::NamedTempFile::new().unwrap();
     initrd.write_all(&std::fs::read(&built.initrd).unwrap()).unwrap();
     initrd.write_all(&session.archive()).unwrap();
@@ -60,7 +60,8 @@ fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
         ..MachineSpec::default()
     };
     let screen = Arc::new(Screen::default());
-    let backends = Backends { console: screen.clone(), debug: Arc::new(NullBackend) };
+    let backends =
+        Backends { console: screen.clone(), terminal: Arc::new(NullBackend), debug: Arc::new(NullBackend) };
     let machine = Machine::new(spec, engine, backends).unwrap();
     machine.start().unwrap();
     let outcome = machine.wait();

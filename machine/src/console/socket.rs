@@ -1,0 +1,259 @@
+//! A port as a Unix socket: one client at a time, the next one waits in the socket's queue until the first has left and
+//! the guest has read what it sent. A client that only ends its half may still get answers.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, JoinHandle, sleep};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, send,
+    socket_with,
+};
+use rustix::time::Timespec;
+use virtio::{Peer, PortBackend, PortBell};
+
+use crate::MachineError;
+
+/// Clients that wait.
+const BACKLOG: i32 = 8;
+/// How long a host without descriptors or memory is given.
+const RESPITE: Duration = Duration::from_millis(100);
+/// What descriptors are.
+const LISTENER: u64 = 0;
+const CLIENT: u64 = 1;
+const END: u64 = 2;
+
+/// A port that is a socket. Its file is removed with it.
+pub struct SocketPort {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    path: PathBuf,
+    /// Device and inode of the file: it might be another one's by now.
+    file: (u64, u64),
+}
+
+struct Shared {
+    listener: OwnedFd,
+    epoll: OwnedFd,
+    end: OwnedFd,
+    bell: OnceLock<PortBell>,
+    client: Mutex<Client>,
+}
+
+#[derive(Default)]
+struct Client {
+    stream: Option<OwnedFd>,
+    /// How many there were.
+    number: u64,
+    /// It takes nothing more; what it has sent before is still read.
+    deaf: bool,
+    /// Nobody can come any more.
+    gone: bool,
+}
+
+impl SocketPort {
+    /// Listens at `path`, where the socket of a program that has ended may lie. Only the user may connect.
+    ///
+    /// # Errors
+    /// Something else is there, or the host refuses it.
+    pub fn new(path: &Path) -> Result<Self, MachineError> {
+        let listener = listen_at(path)?;
+        let refused = |source: io::Error| MachineError::PortSocket { path: path.to_owned(), source };
+        let made = || -> io::Result<_> {
+            let meta = path.symlink_metadata()?;
+            let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+            let end = eventfd(0, EventfdFlags::CLOEXEC)?;
+            epoll::add(&epoll, &end, EventData::new_u64(END), EventFlags::IN)?;
+            epoll::add(
+                &epoll,
+                &listener,
+                EventData::new_u64(LISTENER),
+                EventFlags::IN | EventFlags::ONESHOT,
+            )?;
+            let (bell, client) = (OnceLock::new(), Mutex::default());
+            Ok((Shared { listener, epoll, end, bell, client }, (meta.dev(), meta.ino())))
+        };
+        let (shared, file) = made().map_err(refused)?;
+        let shared = Arc::new(shared);
+        let port = Self { shared: shared.clone(), thread: Mutex::default(), path: path.to_owned(), file };
+        let thread = Builder::new().name("console-port".to_owned()).spawn(move || shared.run());
+        *port.thread.lock() = Some(thread.map_err(MachineError::Thread)?);
+        Ok(port)
+    }
+
+    /// Sends the client away, lets nobody in, and removes the file.
+    pub fn close(&self) {
+        let _ = rustix::io::write(&self.shared.end, &1u64.to_ne_bytes());
+        let Some(thread) = self.thread.lock().take() else { return };
+        // A panic was reported where it happened.
+        let _ = thread.join();
+        *self.shared.client.lock() = Client { gone: true, ..Client::default() };
+        if self.path.symlink_metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+impl Drop for SocketPort {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A socket that listens at `path`.
+fn listen_at(path: &Path) -> Result<OwnedFd, MachineError> {
+    let refused = |source: io::Error| MachineError::PortSocket { path: path.to_owned(), source };
+    let host = |errno: Errno| refused(errno.into());
+    let address = SocketAddrUnix::new(path).map_err(host)?;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(host)?;
+    // The file will have the mode of the socket.
+    fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(host)?;
+    if let Err(errno) = bind(&socket, &address) {
+        if errno != Errno::ADDRINUSE {
+            return Err(host(errno));
+        }
+        if !path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket()) {
+            return Err(MachineError::PortFile(path.to_owned()));
+        }
+        // Whoever listens there does not notice a call of another type, which says that somebody does.
+        let call = UnixDatagram::unbound().and_then(|caller| caller.connect(path));
+        match call.err().map(|e| e.kind()) {
+            Some(io::ErrorKind::ConnectionRefused) => std::fs::remove_file(path).map_err(refused)?,
+            Some(io::ErrorKind::NotFound) => {}
+            _ => return Err(MachineError::PortBusy(path.to_owned())),
+        }
+        bind(&socket, &address).map_err(host)?;
+    }
+    listen(&socket, BACKLOG).map_err(host)?;
+    Ok(socket)
+}
+
+impl Shared {
+    /// Lets clients in and tells of what happens to them.
+    fn run(&self) {
+        loop {
+            let mut events = [const { MaybeUninit::<Event>::uninit() }; 4];
+            let tokens: Vec<u64> = match epoll::wait(&self.epoll, &mut events, None) {
+                Ok((events, _)) => events.iter().map(|event| event.data.u64()).collect(),
+                Err(_) => continue, // interrupted
+            };
+            if tokens.contains(&END) {
+                return;
+            }
+            if tokens.contains(&LISTENER) {
+                self.accept();
+            }
+            self.ring();
+        }
+    }
+
+    fn accept(&self) {
+        let edges = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        let accepted = accept_with(&self.listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK);
+        let accepted = accepted.and_then(|stream| {
+            epoll::add(&self.epoll, &stream, EventData::new_u64(CLIENT), edges)?;
+            Ok(stream)
+        });
+        match accepted {
+            Ok(stream) => {
+                let mut client = self.client.lock();
+                *client = Client { stream: Some(stream), number: client.number + 1, ..Client::default() };
+            }
+            Err(Errno::AGAIN | Errno::INTR | Errno::CONNABORTED) => self.invite(),
+            Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::NOSPC | Errno::PERM) => {
+                sleep(RESPITE);
+                self.invite();
+            }
+            Err(errno) => {
+                tracing::warn!("a port lets nobody in any more: {errno}");
+                self.client.lock().gone = true;
+            }
+        }
+    }
+
+    /// Waits for the next client.
+    fn invite(&self) {
+        let flags = EventFlags::IN | EventFlags::ONESHOT;
+        if let Err(errno) = epoll::modify(&self.epoll, &self.listener, EventData::new_u64(LISTENER), flags) {
+            tracing::warn!("a port lets nobody in any more: {errno}");
+        }
+    }
+
+    fn ring(&self) {
+        if let Some(bell) = self.bell.get() {
+            bell.ring();
+        }
+    }
+
+    /// The client has left.
+    fn leave(&self, client: &mut Client) {
+        client.stream = None;
+        self.invite();
+        self.ring();
+    }
+}
+
+/// Both halves are closed.
+fn has_left(stream: &OwnedFd) -> bool {
+    let mut asked = [PollFd::new(stream, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut asked, Some(&now)).is_err() || !asked[0].revents().is_empty()
+}
+
+impl PortBackend for SocketPort {
+    fn connect(&self, bell: PortBell) {
+        let _ = self.shared.bell.set(bell);
+    }
+
+    fn read(&self, data: &mut [u8]) -> usize {
+        let mut client = self.shared.client.lock();
+        loop {
+            let Some(stream) = &client.stream else { return 0 };
+            match rustix::io::read(stream, &mut *data) {
+                Ok(count @ 1..) => return count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return 0,
+                Ok(0) if !has_left(stream) => return 0,
+                Ok(0) | Err(_) => self.shared.leave(&mut client),
+            }
+        }
+    }
+
+    fn write(&self, data: &[u8]) -> usize {
+        let mut client = self.shared.client.lock();
+        loop {
+            let stream = client.stream.as_ref().filter(|_| !client.deaf);
+            let Some(stream) = stream else { return data.len() };
+            match send(stream.as_fd(), data, SendFlags::NOSIGNAL) {
+                Ok(count) => return count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return 0,
+                Err(_) => client.deaf = true,
+            }
+        }
+    }
+
+    fn peer(&self) -> Peer {
+        let client = self.shared.client.lock();
+        match client.stream {
+            Some(_) => Peer::Somebody(client.number),
+            None if client.gone => Peer::Gone,
+            None => Peer::Nobody,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
