@@ -14,6 +14,7 @@ pub const SPEC: Target = Target {
             "kernel = \"vmlinuz\"\ninitrd = \"i\"\ncmdline = \"quiet\"\nmemory = \"1G\"\ncpus = 4\n\
              engine = \"interp\"\nboot = \"pvh\"\nno_reboot = true\n[[modules]]\npath = \"m\"\nargs = \"a\"\n\
              [[disks]]\npath = \"d\"\nreadonly = true\nserial = \"s\"\n",
+            "kernel = \"k\"\nconsole = \"virtio\"\n[[ports]]\nname = \"a.0\"\npath = \"a\"\n",
             "{\"kernel\":\"k\",\"memory\":\"512M\",\"cpus\":2,\"cpu_model\":\"x86-64-v2\",\"engine\":\"auto\",\
              \"modules\":[{\"path\":\"m\"}]}",
             "1536MiB",
@@ -28,6 +29,9 @@ pub const SPEC: Target = Target {
         "cpus",
         "modules",
         "[[modules]]",
+        "console",
+        "[[ports]]",
+        "name",
         "path",
         "engine",
         "boot",

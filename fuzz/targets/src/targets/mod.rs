@@ -1,6 +1,7 @@
 //! The targets.
 
 mod acpi;
+mod console;
 mod device;
 mod disk;
 mod execute;
@@ -43,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     device::SAVED,
     virtio::PCI,
     virtio::MMIO,
+    console::CONSOLE,
     net::NAT,
     net::CARD,
     image::QCOW2,

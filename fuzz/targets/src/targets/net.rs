@@ -364,7 +364,7 @@ fn card(data: &[u8]) {
                 let len = usize::from(input.u8());
                 drop(ram.write(0x8000 + 12 * u64::from(what & 1), input.take(len)));
             }
-            4 if what & 1 == 0 => negotiate_mmio(&part, u16::from(what >> 1 & 7)),
+            4 if what & 1 == 0 => negotiate_mmio(&part, &[u16::from(what >> 1 & 7)]),
             4 => {
                 let _: Action = part.write(0x50, &[what >> 1 & 7, 0, 0, 0]);
             }

@@ -182,7 +182,7 @@ fn mmio(ram: &Arc<GuestRam>, mut input: Input<'_>) {
         let what = input.u8();
         match what >> 4 {
             0..4 => access(&part, what, u64::from(input.u16() & 0x1ff), &mut input),
-            4 if what & 1 == 0 => negotiate_mmio(&part, 0),
+            4 if what & 1 == 0 => negotiate_mmio(&part, &[0]),
             4 => {
                 let _: Action = part.write(0x50, &[what >> 3 & 1, 0, 0, 0]);
             }
@@ -231,8 +231,8 @@ fn negotiate_pci(function: &VirtioPci) {
     set(0x14, 1, 15);
 }
 
-/// Brings the device up with one queue.
-pub fn negotiate_mmio(part: &VirtioMmio, queue: u16) {
+/// Brings the device up with some of its queues, which have the same rings.
+pub fn negotiate_mmio(part: &VirtioMmio, queues: &[u16]) {
     let set = |at: u64, value: u64| {
         let _: Action = part.write(at, &(value as u32).to_le_bytes());
     };
@@ -245,12 +245,14 @@ pub fn negotiate_mmio(part: &VirtioMmio, queue: u16) {
         set(0x20, u32::from_le_bytes(features).into());
     }
     set(0x70, 11);
-    set(0x30, queue.into());
-    set(0x38, 16);
-    for (at, addr) in [(0x80, DESCRIPTORS), (0x90, AVAILABLE), (0xa0, USED)] {
-        set(at, addr);
+    for &queue in queues {
+        set(0x30, queue.into());
+        set(0x38, 16);
+        for (at, addr) in [(0x80, DESCRIPTORS), (0x90, AVAILABLE), (0xa0, USED)] {
+            set(at, addr);
+        }
+        set(0x44, 1);
     }
-    set(0x44, 1);
     set(0x70, 15);
 }
 
