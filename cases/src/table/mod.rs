@@ -3,6 +3,7 @@
 mod bits;
 mod call_gates;
 mod calls;
+mod code32;
 mod control;
 mod debug;
 mod faults;
@@ -33,6 +34,7 @@ pub(crate) fn all() -> Vec<Case> {
         frames::CASES,
         halfway::CASES,
         calls::CASES,
+        code32::CASES,
         interrupts::CASES,
         privilege::CASES,
         strings::CASES,

@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 
 use crate::hopping::Hopping;
 
+mod code32;
 mod hopping;
 
-/// Four pipelines at once; no program but busybox.
+/// Four pipelines at once; no program but busybox. One of 32-bit code follows.
 const WORK: &str = r#"
 work() {
     seq $1 4 4000 | awk '{ x = (x * 69069 + $1) % 65536; print x, $1; n[x % 97]++ } END { for (i = 0; i < 97; i++) print i, n[i] }' |
@@ -46,7 +47,9 @@ fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
     let entry = catalogue.get(&catalogue.default).unwrap();
     let built = Cache::of_user().unwrap().get_or_build(entry, &Cancel::default(), &mut |_| ()).unwrap();
     let terminal = Some((WindowSize { rows: 25, columns: 200 }, "vt100".to_owned()));
-    let argv = ["sh", "-c", WORK].map(Into::into).to_vec();
+    let program: String = code32::program().iter().map(|byte| format!("{byte:02x}")).collect();
+    let work = format!("{WORK}echo {program} | xxd -r -p >/tmp/code32; chmod +x /tmp/code32; /tmp/code32\n");
+    let argv = ["sh".into(), "-c".into(), work.into()].to_vec();
     let session = Session { terminal, command: Some((CommandMode::Terminal, argv)), ..Session::default() };
     let mut initrd = tempfile::NamedTempFile::new().unwrap();
     initrd.write_all(&std::fs::read(&built.initrd).unwrap()).unwrap();
@@ -69,6 +72,7 @@ fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
     println!("{outcome}; {text}");
     assert!(matches!(outcome, Outcome::DebugExit(0)), "{outcome}: {text}");
     assert!(text.contains(SUM) && text.contains(&format!("cpus {cpus}")), "{text}");
+    assert!(text.contains(&code32::answer()), "{} expected: {text}", code32::answer());
 }
 
 /// What one engine leaves, the other goes on with.
