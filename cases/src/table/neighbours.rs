@@ -4,7 +4,7 @@ use cpu::x86::gpr::*;
 use cpu::x86::vector;
 use iced_x86::code_asm::*;
 
-use crate::layout::{DATA, PAGE};
+use crate::layout::{DATA, PAGE, STACK};
 use crate::{Case, Expect, Mode};
 
 pub(super) const CASES: &[Case] = &[
@@ -170,5 +170,26 @@ pub(super) const CASES: &[Case] = &[
             Expect::Mem(DATA + 0x58, 32),
             Expect::Mem(DATA + 0x78, 68),
         ],
+    },
+    Case {
+        name: "a new stack pointer between two accesses by the same register",
+        mode: Mode::Long,
+        build: |g| {
+            let a = &mut g.asm;
+            let mut again = a.create_label();
+            a.mov(rbx, DATA)?;
+            a.mov(ecx, 10)?;
+            a.set_label(&mut again)?;
+            a.add(dword_ptr(rbx), ecx)?;
+            a.mov(esp, STACK as u32 - 8)?;
+            a.add(dword_ptr(rbx + 4), ecx)?;
+            a.add(dword_ptr(rbx), ecx)?;
+            a.mov(rsp, qword_ptr(rbx + 16))?;
+            a.add(dword_ptr(rbx + 4), ecx)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.hlt()
+        },
+        expect: &[Expect::Mem(DATA, 110 << 32 | 110), Expect::Reg(RSP, 0)],
     },
 ];

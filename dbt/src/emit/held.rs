@@ -61,6 +61,8 @@ impl Emitter<'_> {
     /// A guest register that has no home becomes what another register is.
     pub fn store_register(&mut self, number: u8, from: u8) {
         if number == RSP {
+            // What computed it may have been emitted as bytes.
+            self.asm.written |= 1 << from;
             self.asm.load(R11, Mem::Gs(field::STACK_ADDEND));
             self.asm.lea(R11, sum(R11, from));
             return;
