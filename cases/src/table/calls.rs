@@ -107,6 +107,45 @@ pub(super) const CASES: &[Case] = &[
         expect: &[Expect::Reg(RBX, MANY as u64 / 2), Expect::Reg(RDX, 1), Expect::Reg(RBP, 0)],
     },
     Case {
+        name: "flags go along with indirect calls, jumps and returns, behind loads",
+        mode: Mode::Long,
+        build: |g| {
+            let a = &mut g.asm;
+            let [mut again, mut callee, mut next, mut last] = [(); 4].map(|()| a.create_label());
+            a.mov(esi, DATA as u32)?;
+            a.lea(rdi, qword_ptr(callee))?;
+            a.lea(r8, qword_ptr(next))?;
+            a.lea(rbp, qword_ptr(last))?;
+            a.mov(ecx, 60)?;
+            a.set_label(&mut again)?;
+            a.bt(ecx, 0)?;
+            a.mov(rax, qword_ptr(rsi))?;
+            a.call(rdi)?;
+            a.adc(rbx, 0)?;
+            a.bt(ecx, 2)?;
+            a.mov(rax, qword_ptr(rsi))?;
+            a.jmp(r8)?;
+            a.set_label(&mut callee)?;
+            a.adc(rbx, 0)?;
+            a.bt(ecx, 1)?;
+            a.mov(rax, qword_ptr(rsi))?;
+            a.ret()?;
+            a.set_label(&mut next)?;
+            a.adc(rbx, 0)?;
+            a.push(rbp)?;
+            a.bt(ecx, 3)?;
+            a.mov(rax, qword_ptr(rsi))?;
+            a.ret()?;
+            a.set_label(&mut last)?;
+            a.adc(rbx, 0)?;
+            a.dec(ecx)?;
+            a.jne(again)?;
+            a.hlt()
+        },
+        // The bits 0 to 3 that are set in the numbers to 60.
+        expect: &[Expect::Reg(RBX, 118)],
+    },
+    Case {
         name: "returns that nobody called for",
         mode: Mode::Long,
         build: |g| {

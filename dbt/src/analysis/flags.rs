@@ -11,6 +11,9 @@ pub fn bits(code32: bool) -> u32 {
     if code32 { 32 } else { 64 }
 }
 
+/// What stands beside the flags for the x87 unit's condition bits.
+pub const X87: u32 = RflagsBits::C0 | RflagsBits::C1 | RflagsBits::C2 | RflagsBits::C3;
+
 /// Flags an instruction surely overwrites.
 fn overwritten(insn: &Instruction) -> u32 {
     use Mnemonic as M;

@@ -39,6 +39,8 @@ pub struct Block {
     pub entry: u64,
     /// For those who have a target in R10; zero if nobody has asked for it yet.
     pub checked: u64,
+    /// Flags are live there.
+    pub live: bool,
 }
 
 /// See the module.

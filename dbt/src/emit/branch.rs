@@ -7,7 +7,7 @@ use super::asm::{Forward, Mem, Target, at, cond, reg, sum};
 use super::instruction::Edge;
 use super::{Branch, Emitter, spilled};
 use crate::runtime::bell;
-use crate::runtime::context::{Left, field};
+use crate::runtime::context::{ASIDE, Left, field};
 use reg::{R9, R10, RCX};
 
 impl Emitter<'_> {
@@ -162,7 +162,15 @@ impl Emitter<'_> {
         let number = self.branch(edge.target);
         let call = self.asm.call(Target::Fixed(0));
         self.lead(call, number, edge.target);
+        self.expect_return(offset);
+    }
+
+    /// Where a call comes back to.
+    fn expect_return(&mut self, offset: i32) {
         self.expect_target(offset, self.stubs.elsewhere[self.mode]);
+        if self.live_behind {
+            self.take_parked();
+        }
     }
 
     /// R10 becomes the target of an indirect branch.
@@ -184,14 +192,38 @@ impl Emitter<'_> {
         Some(())
     }
 
-    /// What has to be undone, by the interpreter, if the target in R10 is no address at all. In 32-bit code it always is.
+    /// What has to be undone, by the interpreter, if the target in R10 is no address at all, and whether flags stay put aside.
+    /// In 32-bit code it always is one, and they do not.
     fn note_origin(&mut self, insn: &Instruction, popped: i32) {
         if self.code32() {
+            self.unpark();
             return;
         }
         let number = self.first_operation + self.operations.len() as u32;
         self.hand(insn, None, popped);
-        self.asm.store_imm32(Mem::Gs(field::ARGUMENT), number);
+        let parked = if std::mem::take(&mut self.parked) { ASIDE } else { 0 };
+        self.asm.store_imm32(Mem::Gs(field::ARGUMENT), number | parked);
+    }
+
+    /// Where flags are live and an indirect branch has led: gets them back if they were left put aside.
+    pub fn take_parked(&mut self) {
+        if self.code32() {
+            return;
+        }
+        let asm = &mut *self.asm;
+        asm.mov(R9, RCX);
+        asm.load_zx8(RCX, Mem::Gs(field::ARGUMENT_TOP));
+        let none = asm.jrcxz();
+        asm.mov(RCX, R9);
+        let parked = asm.jmp(Target::Fixed(0));
+        asm.bind_short(none);
+        asm.mov(RCX, R9);
+        let resume = Target::Here(asm.here());
+        self.aside(parked, |e| {
+            e.parked = true;
+            e.unpark();
+            let _ = e.asm.jmp(resume);
+        });
     }
 
     /// The index of the target in R10 in the jump table: R9. If there are signals it is that of the entry that asks the
@@ -204,7 +236,6 @@ impl Emitter<'_> {
     /// An indirect jump.
     pub fn jump_indirect(&mut self, insn: &Instruction) -> Option<()> {
         self.indirect_target(insn)?;
-        self.unpark();
         self.note_origin(insn, 0);
         self.index();
         self.asm.jmp_table(R9, field::jumps(self.mode));
@@ -223,11 +254,10 @@ impl Emitter<'_> {
         if !keeps {
             self.asm.load(R10, Mem::Gs(field::CALLED));
         }
-        self.unpark();
         self.note_origin(insn, -self.word());
         self.index();
         self.asm.call_table(R9, field::jumps(self.mode));
-        self.expect_target(offset, self.stubs.elsewhere[self.mode]);
+        self.expect_return(offset);
         Some(())
     }
 
@@ -238,7 +268,6 @@ impl Emitter<'_> {
         let popped = self.word() + if insn.op_count() > 0 { i32::from(insn.immediate16()) } else { 0 };
         self.move_stack(popped);
         self.settle_stack();
-        self.unpark();
         self.note_origin(insn, popped);
         self.asm.bytes(&[0xc3]);
     }

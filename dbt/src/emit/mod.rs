@@ -203,9 +203,11 @@ impl Emitter<'_> {
 
     /// Before the guest's instruction itself: gets flags back if it reads them or leaves some of them as they are.
     pub fn unpark_for(&mut self, insn: &Instruction) {
+        // Condition bits of the x87 unit are not among them.
+        let touched = (insn.rflags_read() | insn.rflags_modified()) & !flags::X87;
         if flags::before(insn, flags::ALL) == 0 {
             self.parked = false;
-        } else if insn.rflags_read() != 0 || insn.rflags_modified() != 0 {
+        } else if touched != 0 {
             self.unpark();
         }
     }

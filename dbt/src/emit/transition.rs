@@ -116,6 +116,7 @@ impl Emitter<'_> {
         self.close_window();
         self.asm.store_imm32(Mem::Gs(field::GATE), gate);
         self.change_mode();
+        self.asm.store_imm32(Mem::Gs(field::ARGUMENT), 0);
         self.index();
         self.asm.jmp_table(R9, field::jumps(self.other));
     }

@@ -15,6 +15,9 @@ pub const JUMPS: usize = 1 << 15;
 /// Bits of a target that choose its entry: functions begin at multiples of 16, the cases of a switch anywhere.
 pub const JUMP_MASK: u32 = 0xfffe;
 
+/// Beside the argument of an indirect branch of 64-bit code: flags are put aside, and stay there until somebody wants them.
+pub const ASIDE: u32 = 1 << 31;
+
 /// Why translated code was left.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
@@ -112,7 +115,7 @@ pub struct Context {
     pub returns: u64,
     /// Stack pointer of the engine.
     pub stack: u64,
-    /// A [`Left`].
+    /// A [`Left`], and the argument that goes with it; of an indirect branch its operation and [`ASIDE`].
     pub left: u32,
     pub argument: u32,
     pub mxcsr: u32,
@@ -238,6 +241,8 @@ pub mod field {
     pub const STACK: u32 = offset_of!(Context, stack) as u32;
     pub const LEFT: u32 = offset_of!(Context, left) as u32;
     pub const ARGUMENT: u32 = offset_of!(Context, argument) as u32;
+    /// Its last byte, which has nothing but [`ASIDE`](super::ASIDE).
+    pub const ARGUMENT_TOP: u32 = ARGUMENT + 3;
     pub const MXCSR: u32 = offset_of!(Context, mxcsr) as u32;
     pub const HOST_MXCSR: u32 = offset_of!(Context, host_mxcsr) as u32;
     pub const X87_AWAY: u32 = offset_of!(Context, x87_away) as u32;

@@ -163,6 +163,11 @@ impl Translator {
                 count: 0,
             });
         }
-        Entry { offset, entry: address(entry), checked: 0 }
+        Entry {
+            offset,
+            entry: address(entry),
+            checked: 0,
+            live: self.block.live.first().is_none_or(|&live| live != 0),
+        }
     }
 }

@@ -73,6 +73,9 @@ impl Translator {
         self.asm.clear();
         let mut e = self.emitter(page, self.modes[mode]);
         e.expect_target(i32::from(block.offset), if alone { lookup } else { present });
+        if block.live {
+            e.take_parked();
+        }
         let _ = e.asm.jmp(Target::Fixed(block.entry));
         let bases = self.arena.next();
         self.arena.add(self.asm.finish(bases));

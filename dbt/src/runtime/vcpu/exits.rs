@@ -4,7 +4,7 @@
 
 use interp::core::Session;
 
-use super::super::context::{JUMP_MASK, Left};
+use super::super::context::{ASIDE, JUMP_MASK, Left};
 use super::super::x87;
 use super::{Engine, Next};
 use crate::cache::site::PARKED;
@@ -94,9 +94,13 @@ impl Engine {
     /// An indirect branch, or a return that did not go where the host's stack says.
     pub(super) fn look_up(&mut self, s: &mut Session, mode: usize, argument: u32) -> Next {
         let rip = self.context.r10;
+        if argument & ASIDE != 0 && self.translator.mode_of(mode).code32.is_none() {
+            self.context.flags = self.context.parked;
+        }
+        let origin = argument & !ASIDE;
         if (rip as i64) << 16 >> 16 != rip as i64 {
             // The branch itself faults: undo what it did to the stack and let the interpreter do it.
-            if let Some(operation) = self.translator.operations.get(argument as usize) {
+            if let Some(operation) = self.translator.operations.get(origin as usize) {
                 let origin =
                     self.translator.pages.lin(operation.page).wrapping_add(u64::from(operation.offset));
                 let pushed = operation.popped < 0;
