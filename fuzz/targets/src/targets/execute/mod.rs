@@ -55,7 +55,7 @@ pub const STEP: Target = Target {
 /// Translated, the same code does the same.
 pub const TRANSLATE: Target = Target {
     name: "translate",
-    about: "64-bit code on any tables, at the edge of RAM, rewriting itself: the translator against the interpreter",
+    about: "32-bit and 64-bit code on any tables, at the edge of RAM, rewriting itself: the translator against the interpreter",
     seeds: translate::seeds,
     words: &[],
     run: translate::run,

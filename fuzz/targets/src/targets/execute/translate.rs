@@ -18,12 +18,13 @@ use super::{Machine, seeds};
 const LENGTH: u64 = 3000;
 /// Arithmetic flags.
 const STATUS: u64 = 0x8d5;
-/// Modes of 64-bit code, whose number is the first byte of an input.
-const MODES: std::ops::Range<u8> = 13..16;
+/// Modes of 32-bit and of 64-bit code, whose number is the first byte of an input.
+const MODES: [std::ops::Range<u8>; 2] = [5..12, 13..16];
 
-/// Sequences in 64-bit code: as they are, across pages, at the end of RAM, on damaged tables.
+/// Sequences in such code: as they are, across pages, at the end of RAM, on damaged tables.
 pub fn seeds() -> Vec<Vec<u8>> {
-    let plain: Vec<Vec<u8>> = seeds::seeds().into_iter().filter(|seed| MODES.contains(&seed[0])).collect();
+    let translated = |seed: &Vec<u8>| MODES.iter().any(|modes| modes.contains(&seed[0]));
+    let plain: Vec<Vec<u8>> = seeds::seeds().into_iter().filter(translated).collect();
     let with = |option: u8| {
         let changed = plain.iter().step_by(3).cloned().map(move |mut seed| {
             seed[3] |= option;
