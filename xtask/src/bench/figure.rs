@@ -90,11 +90,19 @@ pub fn table(figures: &[Figure]) -> String {
     let mut rows = vec![["", "Guesthouse", "QEMU", "host", "", "target", ""].map(str::to_owned).to_vec()];
     for figure in figures {
         let number = |samples: &[f64]| {
-            median(samples)
-                .map_or_else(|| "-".to_owned(), |m| format!("{m:.2} {}", figure.unit).trim().to_owned())
+            median(samples).map_or_else(
+                || "-".to_owned(),
+                |m| {
+                    let digits = if m < 1000.0 { 2 } else { 0 };
+                    format!("{m:.digits$} {}", figure.unit).trim().to_owned()
+                },
+            )
         };
         let (judged, target) = match (figure.judged(), figure.target) {
-            (_, None) => (String::new(), String::new()),
+            (_, None) => {
+                let both = median(&figure.guesthouse).zip(median(&figure.qemu));
+                (ratio(both.map(|(ours, theirs)| ours / theirs), "QEMU"), String::new())
+            }
             (judged, Some(Target::AtMost(most))) => {
                 (String::new(), if judged.is_some() { format!("at most {most}") } else { String::new() })
             }
@@ -193,5 +201,7 @@ mod tests {
         );
         assert!(rows[3].contains("MISSED") && rows[4].contains("skipped"), "{text}");
         assert!(rows.iter().all(|row| row.len() == rows[0].len()), "{text}");
+        let told = Figure { target: None, guesthouse: vec![3000.4], qemu: vec![1500.2], ..Figure::default() };
+        assert!(table(&[told]).contains("| 3000       | 1500 | -    | 2.00x QEMU |"));
     }
 }

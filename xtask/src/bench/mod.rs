@@ -6,7 +6,7 @@ pub mod console;
 mod engines;
 mod figure;
 mod integer;
-pub mod io;
+mod io;
 mod memory;
 pub mod peer;
 pub mod process;

@@ -1,15 +1,13 @@
 //! A machine that writes, reads back and compares, on a raw and a qcow2 disk, while TCP goes through its network both ways.
 
 use std::fmt;
-use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 
 use super::check::Memory;
 use super::image::Image;
 use super::{Soak, Time};
-use crate::bench::io::{free_port, iperf, iperf_client, iperf_server};
-use crate::system::{Disk, Shell, System};
+use crate::system::{Disk, Iperf, Shell, System};
 
 const MIB: u64 = 1024;
 /// Of each disk.
@@ -26,31 +24,13 @@ pub struct Done {
     pub memory: Memory,
 }
 
-/// A server for each direction; ended when dropped.
-struct Server(Child, u16);
-
-impl Server {
-    fn start() -> Result<Self> {
-        let port = free_port()?;
-        Ok(Self(iperf_server(port)?, port))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// Round after round until the time is over, at least one; then the disks are looked at.
 pub fn run(soak: &Soak, system: &System, time: &Time, seed: u64) -> Result<Done> {
     let images = ["raw", "qcow2"]
         .map(|format| Image::new(soak.path(&format!("load.{format}")), format, DISK))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
-    let servers = [Server::start()?, Server::start()?];
+    let servers = [Iperf::start()?, Iperf::start()?];
     let mut machine = system.machine(2, MIB);
     machine.disks.extend(images.iter().map(|image| Disk {
         path: image.path.clone(),
@@ -67,7 +47,7 @@ pub fn run(soak: &Soak, system: &System, time: &Time, seed: u64) -> Result<Done>
         let output = shell.run(&round(done.rounds, seed, &servers), 60);
         let output = output.with_context(|| format!("round {}", done.rounds))?;
         for (sum, report) in done.gigabits.iter_mut().zip(output.split("@iperf").skip(1)) {
-            *sum += iperf(report).with_context(|| format!("what iperf3 says: {report}"))? / 1e9;
+            *sum += Iperf::bits(report)? / 1e9;
         }
         done.memory.sample(shell.console.pid(), MIB)?;
     }
@@ -78,7 +58,7 @@ pub fn run(soak: &Soak, system: &System, time: &Time, seed: u64) -> Result<Done>
 }
 
 /// The commands of a round. Each has a time limit of its own, so that it is known which one hangs.
-fn round(round: u32, seed: u64, [out, back]: &[Server; 2]) -> String {
+fn round(round: u32, seed: u64, [out, back]: &[Iperf; 2]) -> String {
     let number = seed.wrapping_add(round.into());
     let size = ["4k", "16k", "64k", "256k"][(number % 4) as usize];
     let depth = [1, 4, 16, 32][(number / 4 % 4) as usize];
@@ -91,7 +71,7 @@ fn round(round: u32, seed: u64, [out, back]: &[Server; 2]) -> String {
         number % (1 << 31)
     );
     let [out, back] =
-        [(out, false), (back, true)].map(|(server, from_host)| iperf_client(server.1, SECONDS, from_host));
+        [(out, false), (back, true)].map(|(server, from_host)| server.client(SECONDS, from_host));
     format!(
         "{limit} {out} >/tmp/out & a=$!\n\
          {limit} {back} >/tmp/back & b=$!\n\

@@ -1,5 +1,6 @@
 //! A whole Debian on a disk, run by any machine monitor, and its shell on the serial line.
 
+mod iperf;
 mod kernel;
 mod machine;
 mod shell;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use guest::{Cache, Cancel, Catalogue};
 
+pub use iperf::Iperf;
 pub use machine::{Disk, Machine};
 pub use shell::Shell;
 

@@ -17,7 +17,6 @@ use super::peer::{self, Peer};
 use crate::process::{provide, target_folder};
 use crate::system::{Disk, Machine, Shell, System};
 use load::Servers;
-pub use load::{free_port, iperf, iperf_client, iperf_server};
 use row::Row;
 
 /// Measure disks and networks of a whole Debian beside QEMU's.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::load::{self, Servers};
 use crate::bench::figure::{Figure, Target};
-use crate::system::Shell;
+use crate::system::{Iperf, Shell};
 
 /// A figure.
 #[derive(Debug, Clone, Copy)]
@@ -123,8 +123,8 @@ impl Row {
                 self.of_fio(&shell.run(&format!("{command} --direct=1"), SECONDS)?)
             }
             Work::Tcp { from_host } => {
-                let output = shell.run(&servers.iperf(SECONDS, from_host), SECONDS)?;
-                Ok(load::iperf(&output).with_context(|| format!("what iperf3 says: {output}"))? / 1e9)
+                let output = shell.run(&servers.iperf.client(SECONDS, from_host), SECONDS)?;
+                Ok(Iperf::bits(&output)? / 1e9)
             }
             Work::Connect => {
                 let output = shell.run(&servers.connect_script(), 10)?;
