@@ -60,7 +60,8 @@ pub struct BlockSummary {
     pub cases: u64,
     /// Blocks that were not, since they do not end.
     pub endless: u64,
-    /// Blocks that were not, since stores went astray into their code: nobody knows what is undefined in what they made.
+    /// Blocks that were not, since stores went astray into their code, or they have jumped into data: nobody knows what is
+    /// undefined in what they made or found.
     pub astray: u64,
     /// Blocks that ended with an exception other than that of INT3.
     pub faulted: u64,
@@ -154,7 +155,8 @@ fn compare(
         summary.endless += 1;
         return Ok(first.reset()?);
     }
-    if !block.is_intended(code(&first.after, block)) {
+    let data = code32::is_data(block, expected.frame.rip(&first.after));
+    if data || !block.is_intended(code(&first.after, block)) {
         summary.astray += 1;
         return Ok(first.reset()?);
     }
@@ -206,11 +208,8 @@ fn settle_flags(block: &Block, (expected, memory): (&End, &[u8]), found: &End, o
     let base = block.regs.rip;
     // The code as it was, and as it is at the end: the one may have made dead what is not in the other.
     let (bits, after) = (block.bitness(), code(memory, block));
-    let free = if code32::is_data(block, rip) {
-        dead::ALL
-    } else {
-        block.undefined(rip) | dead::dead(bits, after, base, rip) | dead::dead(bits, &block.code, base, rip)
-    };
+    let free =
+        block.undefined(rip) | dead::dead(bits, after, base, rip) | dead::dead(bits, &block.code, base, rip);
     if framed && (frame.flags(memory) ^ frame.flags(other)) & !free == 0 {
         frame.set_flags(other, memory);
     }
