@@ -4,6 +4,8 @@
 // UNSAFETY: sites live in the arena, tables in the context; both are reached through raw pointers.
 #![allow(unsafe_code)]
 
+use std::collections::HashMap;
+
 use interp::core::{Flushes, Mapped, Mode};
 use memory::PageInfo;
 
@@ -31,12 +33,25 @@ struct Entry {
     listed: u8,
 }
 
+/// Where an operand lies that its instruction names: how many bytes from which code page, or at which address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Place {
+    pub from: Option<u32>,
+    /// The page's address, or its distance.
+    pub page: i32,
+    /// The address is above 2 GiB, not negative.
+    pub far: bool,
+    pub table: usize,
+}
+
 /// Sites by number; zero is none.
 pub struct Sites {
     pairs: *mut Pair,
     sites: *mut Site,
     used: u32,
     capacity: u32,
+    /// Those whose pair serves all instructions that name operands in a page.
+    shared: HashMap<Place, u32>,
     /// What empty sites and entries hold: a page of no guest's, at an address that no guest can know.
     none: Pair,
     _dummy: Box<[u64; 512]>,
@@ -54,7 +69,7 @@ impl Sites {
         let (pairs, sites) = (base.cast(), sites.cast());
         let dummy = Box::new([0u64; 512]);
         let none = Pair { neg_page: nowhere().wrapping_neg(), host: dummy.as_ptr() as u64 };
-        Self { pairs, sites, used: 1, capacity: capacity as u32, none, _dummy: dummy }
+        Self { pairs, sites, used: 1, capacity: capacity as u32, shared: HashMap::new(), none, _dummy: dummy }
     }
 
     /// True if there is no room for `count` more.
@@ -68,6 +83,16 @@ impl Sites {
         self.used = number + 1;
         self.set(number, |s| *s = Site::default());
         self.set_pair(number, self.none);
+        number
+    }
+
+    /// The site whose pair serves a place, made if it is the first one asked for.
+    pub fn shared(&mut self, place: Place) -> u32 {
+        if let Some(&number) = self.shared.get(&place) {
+            return number;
+        }
+        let number = self.add();
+        self.shared.insert(place, number);
         number
     }
 
@@ -92,6 +117,7 @@ impl Sites {
     /// Forgets all sites.
     pub fn clear(&mut self) {
         self.used = 1;
+        self.shared.clear();
     }
 
     /// Number of the site whose pair is at an address that emitted code has given.

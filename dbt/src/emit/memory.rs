@@ -153,6 +153,7 @@ impl Emitter<'_> {
         let resume = Target::Here(asm.here());
         self.aside(miss, |e| {
             e.asm.lea(R9, Mem::Data(pair));
+            e.asm.store_imm32(Mem::Gs(field::ARGUMENT), site);
             let stub = e.stubs.access[table][access.size.trailing_zeros() as usize];
             let _ = e.asm.call(Target::Fixed(stub));
             let _ = e.asm.jmp(resume);

@@ -7,9 +7,10 @@ use super::Emitter;
 use super::asm::{Mem, Section, Target, at, cond, reg, sum};
 use crate::analysis::stack;
 use crate::cache::site::Pair;
-use crate::cache::tlb::table;
+use crate::cache::tlb::{Place, table};
 use crate::frontend::class::Access;
 use crate::frontend::code32;
+use crate::runtime::context::field;
 use reg::{R9, R10, RCX};
 
 const PAGE: i32 = 4096;
@@ -55,7 +56,10 @@ impl Emitter<'_> {
         self.parked |= keeps;
         let site = self.site(insn, access);
         self.parked &= !keeps;
-        let pair = self.sites.pair(site);
+        let table = table(self.kind, access.store);
+        let from = relative.then_some(self.page);
+        let shared = self.sites.shared(Place { from, page, far, table });
+        let pair = self.sites.pair(shared);
         let (neg_page, host) = (Mem::Data(pair + Pair::NEG_PAGE as u64), Mem::Data(pair + Pair::HOST as u64));
         let lin = self.lin_word();
         let asm = &mut *self.asm;
@@ -106,7 +110,7 @@ impl Emitter<'_> {
             }
             e.asm.add(R10, neg_page);
             e.asm.lea(R9, Mem::Data(pair));
-            let table = table(e.kind, access.store);
+            e.asm.store_imm32(Mem::Gs(field::ARGUMENT), site);
             let stub = e.stubs.access[table][access.size.trailing_zeros() as usize];
             let _ = e.asm.call(Target::Fixed(stub));
             if keeps {

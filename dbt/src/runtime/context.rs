@@ -28,7 +28,8 @@ pub enum Left {
     Link = 1,
     /// `argument` is an instruction to be executed by the interpreter.
     Operation = 2,
-    /// An access has missed the tables, or its site wants to be filled: `r9` is the site's pair, `r10` the linear address.
+    /// An access has missed the tables, or a pair wants to be filled: `argument` is its site, `r9` the pair, `r10` the linear
+    /// address.
     Access = 3,
     /// The vCPU has signals: `argument` is the link by which to go on.
     Signalled = 4,

@@ -61,10 +61,10 @@ impl Engine {
             }
             Left::Operation => self.operate(s, mode, argument),
             Left::Access => {
-                let number = self.translator.sites.by_pair(self.context.r9);
-                self.access(s, mode, number, true)
+                let pair = self.translator.sites.by_pair(self.context.r9);
+                self.access(s, mode, argument, Some(pair))
             }
-            Left::Miss => self.access(s, mode, argument, false),
+            Left::Miss => self.access(s, mode, argument, None),
             Left::X87 => {
                 x87::lend(&mut self.context, s);
                 let rip = self.link(argument).map_or(0, |(_, rip)| rip);
@@ -213,8 +213,8 @@ impl Engine {
         signals & (self.context.attention as u32 | 0xffff_ff00) != 0
     }
 
-    /// An access whose page no table has. `pair`: the site wants to name its page.
-    pub(super) fn access(&mut self, s: &mut Session, mode: usize, number: u32, pair: bool) -> Next {
+    /// An access whose page no table has. `pair`: the site whose pair wants to name the page.
+    pub(super) fn access(&mut self, s: &mut Session, mode: usize, number: u32, pair: Option<u32>) -> Next {
         let lin = self.context.r10;
         let site = self.translator.sites.get(number);
         if site.len & PARKED != 0 {
@@ -234,11 +234,11 @@ impl Engine {
                 tlb.fill(sites, table, lin, page);
             }
             if let Some(host) = tlb.page(table, lin) {
-                if pair {
+                if let Some(pair) = pair {
                     self.counters.promotions += 1;
                     // An odd number of changing size, so that no loop of the guest's always offers the same site.
                     self.context.ticks = 17 + (self.counters.promotions & 31) * 2;
-                    tlb.promote(sites, table, lin, number);
+                    tlb.promote(sites, table, lin, pair);
                 }
                 // The site's code expects the host address in two parts, of which the second is no offset in a page: the page
                 // is not known to take all that code behind this may do there.
