@@ -1,5 +1,5 @@
 //! The first-level TLB that emitted look-ups read: direct-mapped, only what the current address space maps, with a table
-//! for loads and one for stores per privilege. It is filled from the interpreter's, which is tagged by address space and
+//! for loads and one for stores per privilege, each with room for entries that others have replaced. It is filled from the interpreter's, which is tagged by address space and
 //! thus the second level. The tables lie in the context; what the engine has to know of their entries is here.
 // UNSAFETY: sites live in the arena, tables in the context; both are reached through raw pointers.
 #![allow(unsafe_code)]
@@ -21,8 +21,16 @@ const BANKS: usize = 3;
 /// Loads and stores of every bank.
 pub const TABLES: usize = 2 * BANKS;
 
+/// Entries behind them for what others have replaced. Each serves the pages of several entries, and emitted code that finds
+/// a page there exchanges it with what has replaced it.
+const VICTIMS: usize = 1024;
+const SLOTS: usize = ENTRIES + VICTIMS;
+/// Where they begin in a table, in bytes, and which bits of an entry's offset choose among them.
+pub const VICTIMS_AT: u32 = (ENTRIES * size_of::<Pair>()) as u32;
+pub const VICTIM_INDEX: u32 = (VICTIMS as u32 - 1) << 4;
+
 /// A table as emitted code sees it.
-pub type Table = [Pair; ENTRIES];
+pub type Table = [Pair; SLOTS];
 
 /// What the engine knows of an entry.
 #[derive(Debug, Clone, Copy, Default)]
@@ -161,7 +169,11 @@ pub fn table(mode: Mode, store: bool) -> usize {
 }
 
 fn number(table: usize, lin: u64) -> u32 {
-    (table * ENTRIES + (lin >> 12) as usize % ENTRIES) as u32
+    (table * SLOTS + (lin >> 12) as usize % ENTRIES) as u32
+}
+
+fn victim(table: usize, lin: u64) -> u32 {
+    (table * SLOTS + ENTRIES + (lin >> 12) as usize % VICTIMS) as u32
 }
 
 impl Tlb {
@@ -170,21 +182,21 @@ impl Tlb {
         let pairs = tables.as_mut_ptr().cast();
         let mut tlb = Self {
             pairs,
-            entries: vec![Entry::default(); TABLES * ENTRIES].into_boxed_slice(),
+            entries: vec![Entry::default(); TABLES * SLOTS].into_boxed_slice(),
             filled: [Vec::new(), Vec::new()],
         };
-        (0..(TABLES * ENTRIES) as u32).for_each(|number| tlb.set(number, sites.none));
+        (0..(TABLES * SLOTS) as u32).for_each(|number| tlb.set(number, sites.none));
         tlb
     }
 
     fn pair(&self, number: u32) -> Pair {
         // SAFETY: kept within the tables.
-        unsafe { *self.pairs.add(number as usize % (TABLES * ENTRIES)) }
+        unsafe { *self.pairs.add(number as usize % (TABLES * SLOTS)) }
     }
 
     fn set(&mut self, number: u32, pair: Pair) {
         // SAFETY: as above; emitted code of this thread only reads, and not now.
-        unsafe { *self.pairs.add(number as usize % (TABLES * ENTRIES)) = pair };
+        unsafe { *self.pairs.add(number as usize % (TABLES * SLOTS)) = pair };
     }
 
     fn entry(&mut self, number: u32) -> &mut Entry {
@@ -203,17 +215,31 @@ impl Tlb {
         (pair.neg_page == (lin & !0xfff).wrapping_neg()).then_some(pair.host)
     }
 
-    /// Remembers a page.
+    /// Remembers a page. What it replaces is kept beside it.
     pub fn fill(&mut self, sites: &mut Sites, table: usize, lin: u64, page: Mapped) {
         let number = number(table, lin);
-        self.drop_sites(sites, number);
+        let old = self.pair(number);
+        if old.neg_page != sites.none.neg_page {
+            let victim = victim(table, lin);
+            self.drop_entry(sites, victim);
+            self.set(victim, old);
+            // They may be exchanged: whatever half of the address space is flushed, neither may stay.
+            for entry in [number, victim] {
+                self.list(entry, 0);
+                self.list(entry, 1);
+            }
+        }
         let lin = lin & !0xfff;
         self.set(number, Pair { neg_page: lin.wrapping_neg(), host: page.host as u64 });
-        let half = 1 << (lin >> 63);
+        self.list(number, (lin >> 63) as usize);
+    }
+
+    /// Has an entry dropped when a half of the address space is.
+    fn list(&mut self, number: u32, half: usize) {
         let entry = self.entry(number);
-        if entry.listed & half == 0 {
-            entry.listed |= half;
-            self.filled[(lin >> 63) as usize].push(number as u16);
+        if entry.listed & 1 << half == 0 {
+            entry.listed |= 1 << half;
+            self.filled[half].push(number as u16);
         }
     }
 
@@ -256,9 +282,14 @@ impl Tlb {
         }
     }
 
-    fn drop_entry(&mut self, sites: &mut Sites, number: u32) {
-        self.drop_sites(sites, number);
-        self.set(number, sites.none);
+    /// Empties an entry. Sites that name its page are on the list of the entry where it was filled in.
+    fn drop_entry(&mut self, sites: &mut Sites, entry: u32) {
+        let pair = self.pair(entry);
+        if pair.neg_page != sites.none.neg_page {
+            let table = entry as usize / SLOTS;
+            self.drop_sites(sites, number(table, pair.neg_page.wrapping_neg()));
+        }
+        self.set(entry, sites.none);
     }
 
     fn drop_half(&mut self, sites: &mut Sites, half: usize) {
@@ -282,8 +313,10 @@ impl Tlb {
         }
         for &page in flushes.pages() {
             for table in 0..TABLES {
-                if self.has(table, page) {
-                    self.drop_entry(sites, number(table, page));
+                for number in [number(table, page), victim(table, page)] {
+                    if self.pair(number).neg_page == (page & !0xfff).wrapping_neg() {
+                        self.drop_entry(sites, number);
+                    }
                 }
             }
         }
@@ -294,7 +327,7 @@ impl Tlb {
         for half in 0..2 {
             for i in 0..self.filled[half].len() {
                 let number = u32::from(self.filled[half][i]);
-                let stores = number as usize / ENTRIES % 2 == 1;
+                let stores = number as usize / SLOTS % 2 == 1;
                 if stores && self.pair(number).host == host as u64 {
                     self.drop_entry(sites, number);
                 }

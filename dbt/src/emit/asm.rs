@@ -642,6 +642,14 @@ impl Asm {
         self.bytes(&argument.to_le_bytes());
     }
 
+    /// `call` of something that looks at a number behind the call, which is an instruction that does nothing but to flags: who
+    /// comes back comes to where the host expects it.
+    pub fn call_noting(&mut self, address: u64, number: u32) {
+        let _ = self.call(Target::Fixed(address));
+        self.byte(0xa9); // test eax, imm32
+        self.bytes(&number.to_le_bytes());
+    }
+
     /// `jcc`, four bytes of reach.
     pub fn jcc(&mut self, condition: u8, target: Target) -> Forward {
         self.bytes(&[0x0f, 0x80 | condition]);

@@ -55,7 +55,7 @@ impl Emitter<'_> {
             e.asm.lea(R9, sum(R9, R10));
             let _ = e.asm.jmp(resume);
             e.asm.bind(miss);
-            e.asm.call_with(e.stubs.miss[table], site);
+            e.asm.call_noting(e.stubs.miss[table], site);
             let _ = e.asm.jmp(found);
         });
         Some(at(R9, 0))

@@ -139,7 +139,7 @@ impl Emitter<'_> {
             let miss = asm.look_up(table, most);
             let resume = Target::Here(asm.here());
             self.aside(miss, |e| {
-                e.asm.call_with(e.stubs.miss[table], site);
+                e.asm.call_noting(e.stubs.miss[table], site);
                 let _ = e.asm.jmp(resume);
             });
             return;

@@ -49,7 +49,7 @@ impl Emitter<'_> {
             let miss = e.asm.look_up(table, most);
             let _ = e.asm.jmp(resume);
             e.asm.bind(miss);
-            e.asm.call_with(e.stubs.miss[table], site);
+            e.asm.call_noting(e.stubs.miss[table], site);
             let _ = e.asm.jmp(resume);
         });
         self.reaches(Reach { disp, ..reach });

@@ -6,10 +6,12 @@ use crate::cache::tlb::{self, TABLES};
 use crate::emit::asm::{Asm, Mem, Place, Target, at, cond, reg, sum};
 use crate::runtime::context::{Left, MODES, field};
 use crate::runtime::{bell, pieces};
-use reg::{R9, R10, R11, RAX, RSP};
+use reg::{R9, R10, R11, RAX, RCX, RSP};
 
 /// Sizes of accesses that have a stub of their own, as powers of two.
 pub const SIZES: usize = 6;
+/// Bytes of the largest access.
+const LARGEST: i32 = 1 << (SIZES - 1);
 
 /// Addresses of the stubs.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,7 @@ pub struct Stubs {
     pub leave: [u64; Left::COUNT],
     /// Called for a site that has missed its page, `[table][log2 of the size]`.
     pub access: [[u64; SIZES]; TABLES],
-    /// Called where a look-up in line has missed, with the site's number in the four bytes behind the call.
+    /// Called where a look-up in line has missed; see [`Asm::call_noting`].
     pub miss: [u64; TABLES],
     /// Called to move the stack's window, `[0: 64-bit code, 1: 32-bit code]`, by the table for stores.
     pub window: [[u64; TABLES]; 2],
@@ -230,17 +232,44 @@ fn index(asm: &mut Asm, to: u8, from: u8) {
     asm.and_imm32(to, tlb::INDEX);
 }
 
-/// Called where a look-up in line has missed: R9 is the offset in the table, R10 what was compared. The engine comes back
-/// behind the site's number.
+/// Called where a look-up in line has missed: R9 is the offset in the table, R10 what was compared. An instruction that does
+/// nothing follows the call, and has the site's number. Comes back as from a look-up, by an entry that was replaced, which is
+/// put back, or by way of the engine. Clobbers flags.
 fn missed(asm: &mut Asm, table: u32, exit: Place) {
-    asm.sub(R10, Mem::GsAt(R9, table + Pair::NEG_PAGE as u32));
-    asm.pop(R9);
+    let entry = |at: u8, offset: i32| Mem::GsAt(at, table + offset as u32);
+    let victim = |offset: i32| entry(RAX, tlb::VICTIMS_AT as i32 + offset);
+    let (neg_page, host) = (Pair::NEG_PAGE, Pair::HOST);
+    asm.sub(R10, entry(R9, neg_page));
     asm.push(RAX);
-    asm.load32(RAX, at(R9, 0));
+    asm.mov(RAX, R9);
+    asm.and_imm32(RAX, tlb::VICTIM_INDEX);
+    asm.add(R10, victim(neg_page));
+    asm.cmp_imm(R10, 4096 - LARGEST);
+    let miss = asm.jcc(cond::ABOVE, Target::Fixed(0));
+    asm.push(RCX);
+    for field in [neg_page, host] {
+        asm.load(RCX, entry(R9, field));
+        asm.push(RCX);
+        asm.load(RCX, victim(field));
+        asm.store(entry(R9, field), RCX);
+    }
+    for field in [host, neg_page] {
+        asm.pop(R9);
+        asm.store(victim(field), R9);
+    }
+    asm.mov(R9, RCX);
+    asm.pop(RCX);
+    asm.pop(RAX);
+    asm.bytes(&[0xc3]);
+    asm.bind(miss);
+    asm.sub(R10, victim(neg_page));
+    asm.pop(RAX);
+    asm.pop(R9);
+    asm.push(R9);
+    asm.push(RAX);
+    asm.load32(RAX, at(R9, 1));
     asm.store32(Mem::Gs(field::ARGUMENT), RAX);
     asm.pop(RAX);
-    asm.lea(R9, at(R9, 4));
-    asm.push(R9);
     let _ = asm.jmp(Target::Here(exit));
 }
 

@@ -98,7 +98,7 @@ impl Names {
         known.insert(bell::mask(data), "jump_mask".to_owned());
         let words = data + bell::BYTES as u64;
         let sites = words + Pages::BYTES as u64;
-        let with_argument = [&of.leave[..], &of.miss].concat();
+        let with_argument = of.leave.to_vec();
         Self { known, words: words..sites, sites: sites..data + DATA as u64, with_argument }
     }
 
