@@ -347,3 +347,6 @@ pub fn store_is_free(info: *const PageInfo) -> bool {
     // SAFETY: `Mapped::info` points into the page table of guest RAM, which the vCPU keeps alive.
     !info.is_null() && !unsafe { (*info).has_code() }
 }
+
+#[cfg(test)]
+mod tests;
