@@ -161,6 +161,8 @@ fn a_port_that_is_taken_is_named() {
 /// everything; its standard output.
 fn in_a_network_of_its_own(script: &str) -> String {
     let program = env!("CARGO_BIN_EXE_guesthouse");
+    // There are no packages in that network: the guest is built before.
+    assert_eq!(run(&["run", "--", "true"]).0, 0);
     let output =
         Command::new("unshare").args(["-rn", "sh", "-ec", script, program]).stdin(Stdio::null()).output();
     let output = output.unwrap_or_else(|e| panic!("unshare: {e}: install util-linux and iproute2"));
