@@ -95,14 +95,16 @@ impl Input {
     fn send(&self, mut data: &[u8], push: &dyn Fn(&[u8]) -> usize) {
         while !data.is_empty() {
             let most = if self.has_agent() { self.wait_for_grant().min(data.len()) } else { data.len() };
-            self.state.lock().room = false;
+            // Before it is sent: the agent may have taken it, and granted another window, before `push` returns.
+            let mut state = self.state.lock();
+            state.allowed = state.allowed.saturating_sub(most);
+            state.room = false;
+            drop(state);
             let taken = push(data.get(..most).unwrap_or_default()).min(most);
             data = data.get(taken..).unwrap_or_default();
-            let mut state = self.state.lock();
-            if self.has_agent() {
-                state.allowed = state.allowed.saturating_sub(taken);
-            }
             if taken < most {
+                let mut state = self.state.lock();
+                state.allowed = state.allowed.saturating_add(most - taken);
                 while !state.room {
                     self.changed.wait(&mut state);
                 }
@@ -218,5 +220,20 @@ mod tests {
             assert_eq!(*port.lock(), round * LineDecoder::WINDOW);
         }
         thread.join().unwrap();
+    }
+
+    /// A fast port and a fast agent: the next window is granted before `push` returns.
+    #[test]
+    fn a_grant_that_comes_while_data_is_handed_over_counts() {
+        let input = Input::new(Style::Command);
+        let mut sent = 0;
+        let port = Mutex::new(&mut sent);
+        input.grant();
+        input.send(&[0; 3 * LineDecoder::WINDOW], &|bytes| {
+            **port.lock() += bytes.len();
+            input.grant();
+            bytes.len()
+        });
+        assert_eq!(sent, 3 * LineDecoder::WINDOW);
     }
 }
