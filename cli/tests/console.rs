@@ -9,14 +9,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{Terminal, guesthouse, run};
+use common::{Terminal, bytes, feed, guesthouse, run};
 
 const BOARDS: [&str; 2] = ["pc", "microvm"];
-
-/// Bytes of every value.
-fn bytes(len: usize) -> Vec<u8> {
-    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
 
 /// Runs a script in the default guest with a port called `echo`.
 fn with_port(board: &str, socket: &Path, script: &str) -> Child {
@@ -107,15 +102,8 @@ fn a_command_on_a_virtio_console_has_its_own_streams_and_status() {
     for board in BOARDS {
         let arguments =
             ["run", "--console", "virtio", "--board", board, "--", "sh", "-c", script, "sh", "a \"b\""];
-        let mut command = guesthouse(&arguments);
-        let mut child =
-            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let data = bytes(300_000);
-        let mut stdin = child.stdin.take().unwrap();
-        let sent = data.clone();
-        let writer = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
-        let output = child.wait_with_output().unwrap();
-        writer.join().unwrap();
+        let output = feed(&arguments, &data);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(7), "{board}: {stderr}");
         assert_eq!(stderr, "a \"b\"\n/dev/hvc0\n", "{board}");

@@ -5,30 +5,15 @@ mod common;
 use std::io::Write;
 use std::process::Stdio;
 
-use common::{Terminal, guesthouse};
-
-/// Bytes of every value, none of them special to us.
-fn bytes(len: usize) -> Vec<u8> {
-    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
+use common::{Terminal, bytes, feed, guesthouse};
 
 #[test]
 fn a_command_has_its_own_streams_arguments_and_status() {
     let script = r#"printf '%s|' "$@" >&2; cat; exit 7"#;
     let arguments =
         ["run", "--", "sh", "-c", script, "sh", "a b", "\"q\" 'z'", "", "$HOME\n", "\\n", "--help"];
-    let mut child = guesthouse(&arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
     let data = bytes(20_000);
-    let mut stdin = child.stdin.take().unwrap();
-    let sent = data.clone();
-    let writer = std::thread::spawn(move || stdin.write_all(&sent).unwrap());
-    let output = child.wait_with_output().unwrap();
-    writer.join().unwrap();
+    let output = feed(&arguments, &data);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(7), "{stderr}");
     assert_eq!(stderr, "a b|\"q\" 'z'||$HOME\n|\\n|--help|");

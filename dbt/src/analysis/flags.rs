@@ -2,14 +2,11 @@
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind, Register, RflagsBits};
 
+use crate::frontend::code32;
+
 /// The six arithmetic flags.
 pub const ALL: u32 =
     RflagsBits::OF | RflagsBits::SF | RflagsBits::ZF | RflagsBits::AF | RflagsBits::CF | RflagsBits::PF;
-
-/// What a decoder has to know of code.
-pub fn bits(code32: bool) -> u32 {
-    if code32 { 32 } else { 64 }
-}
 
 /// What stands beside the flags for the x87 unit's condition bits.
 pub const X87: u32 = RflagsBits::C0 | RflagsBits::C1 | RflagsBits::C2 | RflagsBits::C3;
@@ -48,7 +45,7 @@ pub fn before(insn: &Instruction, behind: u32) -> u32 {
 
 /// Flags live where `bytes` are executed, by a look ahead of a few instructions, and how many bytes that answer depends on.
 pub fn live_at(bytes: &[u8], code32: bool) -> (u32, usize) {
-    let mut decoder = Decoder::new(bits(code32), bytes, DecoderOptions::NONE);
+    let mut decoder = Decoder::new(code32::bits(code32), bytes, DecoderOptions::NONE);
     let mut insn = Instruction::default();
     let (mut unknown, mut seen) = (ALL, 0);
     for _ in 0..8 {

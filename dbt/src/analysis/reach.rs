@@ -48,25 +48,29 @@ pub fn near(from: i32, to: i32) -> Option<i32> {
 
 /// What an instruction is to those behind it.
 enum Kind {
-    /// It accesses memory by look-up; others may follow it.
-    Leader(Access),
-    /// The same, but it uses the scratch registers for more.
-    Last(Access),
+    /// It accesses memory by look-up. `leads`: it uses the scratch registers for nothing more, so that others may follow.
+    Access {
+        store: bool,
+        leads: bool,
+    },
     /// It leaves the scratch registers alone.
     Between,
     Other,
 }
 
 fn kind(insn: &Instruction, class: Class, slot: &Slot) -> Kind {
-    let load = |size| Access { size, store: false, aligned: false };
     match class {
         Class::Native(Some(_)) | Class::X87 { access: Some(_), .. }
             if slot.inside && stack::distance(insn).is_some() =>
         {
             Kind::Between
         }
-        Class::Native(Some(access)) | Class::X87 { access: Some(access), .. } => Kind::Leader(access),
-        Class::PushMemory | Class::CallIndirect | Class::JmpIndirect => Kind::Last(load(8)),
+        Class::Native(Some(Access { store, .. })) | Class::X87 { access: Some(Access { store, .. }), .. } => {
+            Kind::Access { store, leads: true }
+        }
+        Class::PushMemory | Class::CallIndirect | Class::JmpIndirect => {
+            Kind::Access { store: false, leads: false }
+        }
         Class::Native(None) | Class::X87 { access: None, .. } | Class::Lea | Class::Nothing => Kind::Between,
         Class::Push | Class::Pop if slot.inside => Kind::Between,
         Class::Jcc if insn.near_branch_target() > insn.ip() => Kind::Between,
@@ -120,7 +124,7 @@ pub fn roles(insns: &[Instruction], classes: &[Class], slots: &[Slot]) -> Vec<Ro
         if slot.check.is_some() {
             chain.last = None;
         }
-        let (access, leads) = match kind(insn, classes[i], slot) {
+        let (store, leads) = match kind(insn, classes[i], slot) {
             Kind::Between => {
                 chain.certain &= classes[i] != Class::Jcc;
                 continue;
@@ -129,15 +133,14 @@ pub fn roles(insns: &[Instruction], classes: &[Class], slots: &[Slot]) -> Vec<Ro
                 chain.last = None;
                 continue;
             }
-            Kind::Leader(access) => (access, true),
-            Kind::Last(access) => (access, false),
+            Kind::Access { store, leads } => (store, leads),
         };
         let found = form(insn);
         let follows = match (chain.last, found, chain.members.last()) {
             (Some((old, from)), Some((new, to)), Some(&last)) if old == new && near(from, to).is_some() => {
                 let factory = factory.get_or_insert_with(InstructionInfoFactory::new);
                 let kept = insns[last..i].iter().all(|insn| keeps(factory, insn, &old));
-                (kept && (!access.store || chain.take_store(&mut roles))).then_some(last)
+                (kept && (!store || chain.take_store(&mut roles))).then_some(last)
             }
             _ => None,
         };
@@ -148,7 +151,7 @@ pub fn roles(insns: &[Instruction], classes: &[Class], slots: &[Slot]) -> Vec<Ro
             }
             None => {
                 chain.members.clear();
-                (chain.stores, chain.certain) = (access.store, true);
+                (chain.stores, chain.certain) = (store, true);
             }
         }
         chain.members.push(i);

@@ -195,7 +195,7 @@ impl Tlb {
     }
 
     fn set(&mut self, number: u32, pair: Pair) {
-        // SAFETY: as above; emitted code of this thread only reads, and not now.
+        // SAFETY: as above; emitted code of this thread reads and exchanges entries, but not now.
         unsafe { *self.pairs.add(number as usize % (TABLES * SLOTS)) = pair };
     }
 

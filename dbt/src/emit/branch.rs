@@ -23,11 +23,7 @@ impl Emitter<'_> {
         asm.mov(R9, RCX);
         asm.load(RCX, neg);
         asm.lea(RCX, Mem::At { base: Some(RCX), index: Some(R10), scale: 0, disp: -offset });
-        let here = asm.jrcxz();
-        asm.mov(RCX, R9);
-        let _ = asm.jmp(Target::Fixed(other));
-        asm.bind_short(here);
-        asm.mov(RCX, R9);
+        let _ = asm.jump_unless_zero(Target::Fixed(other));
     }
 
     /// The instruction at `offset` goes on in another code page: leaves if that is not mapped behind this one.
@@ -40,11 +36,7 @@ impl Emitter<'_> {
         asm.mov(R9, RCX);
         asm.load(RCX, neg);
         asm.lea(RCX, sum(RCX, R10));
-        let there = asm.jrcxz();
-        asm.mov(RCX, R9);
-        let elsewhere = asm.jmp(Target::Fixed(0));
-        asm.bind_short(there);
-        asm.mov(RCX, R9);
+        let elsewhere = asm.jump_unless_zero(Target::Fixed(0));
         self.aside(elsewhere, |e| e.exit(Left::Stale, number));
     }
 
@@ -55,12 +47,7 @@ impl Emitter<'_> {
         let jump = if live {
             asm.mov(R9, RCX);
             asm.load32(RCX, rung);
-            let none = asm.jrcxz();
-            asm.mov(RCX, R9);
-            let jump = asm.jmp(Target::Fixed(0));
-            asm.bind_short(none);
-            asm.mov(RCX, R9);
-            jump
+            asm.jump_unless_zero(Target::Fixed(0))
         } else {
             self.signalled()
         };
@@ -213,11 +200,7 @@ impl Emitter<'_> {
         let asm = &mut *self.asm;
         asm.mov(R9, RCX);
         asm.load_zx8(RCX, Mem::Gs(field::ARGUMENT_TOP));
-        let none = asm.jrcxz();
-        asm.mov(RCX, R9);
-        let parked = asm.jmp(Target::Fixed(0));
-        asm.bind_short(none);
-        asm.mov(RCX, R9);
+        let parked = asm.jump_unless_zero(Target::Fixed(0));
         let resume = Target::Here(asm.here());
         self.aside(parked, |e| {
             e.parked = true;

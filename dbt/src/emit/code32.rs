@@ -47,6 +47,6 @@ impl Emitter<'_> {
 
     /// `mov to, from` of an address.
     pub fn mov_word(&mut self, to: u8, from: u8) {
-        if self.code32() { self.asm.mov32(to, from) } else { self.asm.mov(to, from) }
+        self.asm.mov_size(to, from, !self.code32());
     }
 }

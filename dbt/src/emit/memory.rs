@@ -183,12 +183,7 @@ impl Emitter<'_> {
             if !word {
                 asm.lea(RCX, sum(RCX, R10));
             }
-            let inside = asm.jrcxz();
-            asm.mov(RCX, R9);
-            let miss = asm.jmp(Target::Fixed(0));
-            asm.bind_short(inside);
-            asm.mov(RCX, R9);
-            miss
+            asm.jump_unless_zero(Target::Fixed(0))
         } else {
             asm.lea(R9, at(R11, range.start));
             asm.add(R9, Mem::Gs(field::STACK_WINDOW));

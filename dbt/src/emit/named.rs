@@ -76,12 +76,7 @@ impl Emitter<'_> {
             } else {
                 asm.lea(RCX, at(RCX, page));
             }
-            let same = asm.jrcxz();
-            asm.mov(RCX, R9);
-            let miss = asm.jmp(Target::Fixed(0));
-            asm.bind_short(same);
-            asm.mov(RCX, R9);
-            miss
+            asm.jump_unless_zero(Target::Fixed(0))
         } else {
             asm.load(R10, neg_page);
             if relative {

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, OpKind};
 
+use super::code32;
 use crate::analysis::flags;
 
 /// Instructions of a block at most.
@@ -42,7 +43,7 @@ impl Block {
     fn decode_some(&mut self, page: &[u8], offset: usize, max: usize, begins: impl Fn(u16) -> bool) {
         self.insns.clear();
         self.live.clear();
-        let bits = flags::bits(self.code32);
+        let bits = code32::bits(self.code32);
         let mut decoder = Decoder::with_ip(bits, &page[offset..], offset as u64, DecoderOptions::NONE);
         let mut insn = Instruction::default();
         self.end = offset;

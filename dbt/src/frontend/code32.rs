@@ -4,6 +4,11 @@
 use iced_x86::{CodeSize, Instruction, Mnemonic, OpKind, Register};
 use interp::core::Code32;
 
+/// What a decoder has to know of code.
+pub fn bits(code32: bool) -> u32 {
+    if code32 { 32 } else { 64 }
+}
+
 /// The instruction is one of 32-bit code.
 pub fn is(insn: &Instruction) -> bool {
     insn.code_size() == CodeSize::Code32

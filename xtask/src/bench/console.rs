@@ -1,7 +1,7 @@
 //! A program whose console is watched and typed on, as a user would.
 
 use std::io::{Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::peer::{Machine, Peer};
 use super::process;
+use crate::process::Ended;
 
 /// The longest that anything may take unless told otherwise.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -17,7 +18,7 @@ const PROMPT: [&str; 2] = ["root@guesthouse:", "# "];
 
 /// A running program; ended when dropped.
 pub struct Console {
-    child: Child,
+    child: Ended,
     input: ChildStdin,
     output: ChildStdout,
     text: Vec<u8>,
@@ -47,7 +48,7 @@ impl Console {
             .spawn()
             .with_context(|| format!("{} does not start", command.get_program().display()))?;
         let (input, output) = child.stdin.take().zip(child.stdout.take()).context("a child without pipes")?;
-        Ok(Self { child, input, output, text: Vec::new(), at: 0, patience: PATIENCE })
+        Ok(Self { child: Ended(child), input, output, text: Vec::new(), at: 0, patience: PATIENCE })
     }
 
     /// From now on nothing may take longer than this.
@@ -56,7 +57,7 @@ impl Console {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// CPU time of the program so far, in seconds.
@@ -111,7 +112,7 @@ impl Console {
 
     /// Kills the program; all that it has ever written.
     pub fn kill(mut self) -> Result<String> {
-        self.child.kill()?;
+        self.child.0.kill()?;
         let deadline = Instant::now() + self.patience;
         while self.read_until(deadline)? {}
         Ok(String::from_utf8_lossy(&self.text).into_owned())
@@ -124,15 +125,7 @@ impl Console {
         if Instant::now() >= deadline {
             bail!("it did not end in {:?}", self.patience);
         }
-        self.child.wait().context("the program's end")
-    }
-}
-
-impl Drop for Console {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        self.child.0.wait().context("the program's end")
     }
 }
 

@@ -1,7 +1,7 @@
 //! TCP's throughput: a server of iperf3's on the host, and what a guest's client says.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -9,10 +9,11 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use super::HOST;
+use crate::process::Ended;
 
 /// A server on the host's loopback, which serves one client at a time; ended when dropped.
 pub struct Iperf {
-    child: Child,
+    _child: Ended,
     port: u16,
 }
 
@@ -27,7 +28,7 @@ impl Iperf {
             .stderr(Stdio::null())
             .spawn()
             .context("iperf3 does not start")?;
-        let server = Self { child, port };
+        let server = Self { _child: Ended(child), port };
         for _ in 0..100 {
             // The server takes this for a client that went away, and complains.
             if TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok() {
@@ -61,14 +62,6 @@ impl Iperf {
         let report: Report =
             serde_json::from_str(output).with_context(|| format!("what iperf3 says: {output}"))?;
         Ok(report.end.sum_received.bits_per_second)
-    }
-}
-
-impl Drop for Iperf {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

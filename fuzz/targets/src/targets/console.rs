@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use ::device::{Action, Device, IrqLine, Registers};
+use ::device::IrqLine;
 use memory::GuestRam;
 use parking_lot::Mutex;
 use virtio::{Console, ConsoleSize, Peer, PortBackend, PortBell, VirtioMmio};
 
-use super::virtio::{access, in_ram, negotiate_mmio, same};
+use super::virtio::{drive, same};
 use crate::Target;
 use crate::input::Input;
 
@@ -87,7 +87,6 @@ fn run(data: &[u8]) {
     while !input.is_empty() {
         let what = input.u8();
         match what >> 4 {
-            0 | 1 => access(&part, what, u64::from(input.u16() & 0x1ff), &mut input),
             2 => {
                 let end = &ends[usize::from(what % 3)];
                 let mut mood = end.0.lock();
@@ -98,16 +97,7 @@ fn run(data: &[u8]) {
             }
             // A message: port, event, value.
             3 => drop(ram.write(0x8000, &[what & 3, 0, 0, 0, input.u8(), 0, what >> 2 & 3, 0])),
-            4 if what & 1 == 0 => negotiate_mmio(&part, &QUEUES),
-            4 => {
-                let _: Action = part.write(0x50, &[what >> 1 & 7, 0, 0, 0]);
-            }
-            5 => {
-                let _: Action = part.write(0x70, &[0; 4]);
-            }
-            6 => same(&part),
-            7 => part.reset(),
-            _ => in_ram(&ram, what, &mut input),
+            _ => drive(&part, &ram, &QUEUES, what, &mut input),
         }
     }
     same(&part);

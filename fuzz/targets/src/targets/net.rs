@@ -7,13 +7,13 @@ use std::net::{Shutdown, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ::device::{Action, Device, IrqLine, Registers};
+use ::device::IrqLine;
 use memory::GuestRam;
 use net::{Abilities, Forward, Frame, GuestPort, Mac, Nat, Offload, Put, Segmentation, UserConfig, UserNet};
 use parking_lot::Mutex;
 use virtio::{Net, VirtioMmio};
 
-use super::virtio::{access, negotiate_mmio, same};
+use super::virtio::{drive, same};
 use crate::Target;
 use crate::input::Input;
 
@@ -358,22 +358,11 @@ fn card(data: &[u8]) {
     while !input.is_empty() {
         let what = input.u8();
         // The rings of queue 0 take what the network sends, those of queue 1 what the guest does.
-        match what >> 4 {
-            0..3 => access(&part, what, u64::from(input.u16() & 0x1ff), &mut input),
-            3 => {
-                let len = usize::from(input.u8());
-                drop(ram.write(0x8000 + 12 * u64::from(what & 1), input.take(len)));
-            }
-            4 if what & 1 == 0 => negotiate_mmio(&part, &[u16::from(what >> 1 & 7)]),
-            4 => {
-                let _: Action = part.write(0x50, &[what >> 1 & 7, 0, 0, 0]);
-            }
-            5 => {
-                let _: Action = part.write(0x70, &[0; 4]);
-            }
-            6 => same(&part),
-            7 => part.reset(),
-            _ => super::virtio::in_ram(&ram, what, &mut input),
+        if what >> 4 == 3 {
+            let len = usize::from(input.u8());
+            drop(ram.write(0x8000 + 12 * u64::from(what & 1), input.take(len)));
+        } else {
+            drive(&part, &ram, &[u16::from(what >> 1 & 7)], what, &mut input);
         }
     }
     same(&part);

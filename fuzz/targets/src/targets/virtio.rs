@@ -89,8 +89,25 @@ fn blk() -> Arc<dyn VirtioDevice> {
     }
 }
 
+/// What the guest does to a device behind memory-mapped registers and in its own memory; `queues` it sets up by the book.
+pub fn drive(part: &VirtioMmio, ram: &GuestRam, queues: &[u16], what: u8, input: &mut Input<'_>) {
+    match what >> 4 {
+        0..4 => access(part, what, u64::from(input.u16() & 0x1ff), input),
+        4 if what & 1 == 0 => negotiate_mmio(part, queues),
+        4 => {
+            let _: Action = part.write(0x50, &[what >> 1 & 7, 0, 0, 0]);
+        }
+        5 => {
+            let _: Action = part.write(0x70, &[0; 4]);
+        }
+        6 => same(part),
+        7 => part.reset(),
+        _ => in_ram(ram, what, input),
+    }
+}
+
 /// What the guest does in its own memory.
-pub fn in_ram(ram: &GuestRam, what: u8, input: &mut Input<'_>) {
+fn in_ram(ram: &GuestRam, what: u8, input: &mut Input<'_>) {
     let index = u64::from(what & 0xf);
     let available = |n: u64| AVAILABLE + n;
     match what >> 4 {
@@ -180,25 +197,18 @@ fn mmio(ram: &Arc<GuestRam>, mut input: Input<'_>) {
     let part = VirtioMmio::new(blk(), ram.clone(), IrqLine::unconnected());
     while !input.is_empty() {
         let what = input.u8();
-        match what >> 4 {
-            0..4 => access(&part, what, u64::from(input.u16() & 0x1ff), &mut input),
-            4 if what & 1 == 0 => negotiate_mmio(&part, &[0]),
-            4 => {
-                let _: Action = part.write(0x50, &[what >> 3 & 1, 0, 0, 0]);
-            }
-            5 => {
-                let _: Action = part.write(0x70, &[0; 4]);
-            }
-            6 => same(&part),
-            7 => part.reset(),
-            _ => in_ram(ram, what, &mut input),
+        if what & 0xf1 == 0x41 {
+            // There are two queues.
+            let _: Action = part.write(0x50, &[what >> 3 & 1, 0, 0, 0]);
+        } else {
+            drive(&part, ram, &[0], what, &mut input);
         }
     }
     same(&part);
 }
 
 /// A read or a write.
-pub fn access(part: &dyn Registers, what: u8, offset: u64, input: &mut Input<'_>) {
+fn access(part: &dyn Registers, what: u8, offset: u64, input: &mut Input<'_>) {
     let len = 1usize << (what & 3);
     let mut data = [0; 8];
     if what & 8 == 0 {
@@ -232,7 +242,7 @@ fn negotiate_pci(function: &VirtioPci) {
 }
 
 /// Brings the device up with some of its queues, which have the same rings.
-pub fn negotiate_mmio(part: &VirtioMmio, queues: &[u16]) {
+fn negotiate_mmio(part: &VirtioMmio, queues: &[u16]) {
     let set = |at: u64, value: u64| {
         let _: Action = part.write(at, &(value as u32).to_le_bytes());
     };
