@@ -15,12 +15,26 @@ echo guesthouse >/proc/sys/kernel/hostname
 ip link set lo up 2>/dev/null
 cd "$HOME"
 
+# Modules, those for devices of a type if there is one. The first of these comes when the buses have been looked at.
+load_drivers() {
+    kinds=
+    [ -e /etc/modules ] && while read -r wanted module; do
+        if [ "$wanted" != - ]; then
+            [ "$kinds" ] || for device in /sys/bus/virtio/devices/*/device; do
+                read -r kind 2>/dev/null <"$device" && kinds="$kinds $kind "
+            done
+            case $kinds in *" $wanted "*) ;; *) continue ;; esac
+        fi
+        insmod "$module"
+    done </etc/modules
+}
+
 # Drivers, if there is a virtio device besides the source of random numbers, which the kernel can do without.
 for device in /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/LNRO0005:01/modalias; do
     [ -e "$device" ] && read -r alias <"$device" || continue
     case $alias in
     pci:v00001AF4d00001044*) ;;
-    pci:v00001AF4* | acpi:LNRO0005*) [ -e /etc/modules ] && while read -r module; do insmod "$module"; done </etc/modules; break ;;
+    pci:v00001AF4* | acpi:LNRO0005*) load_drivers; break ;;
     esac
 done
 

@@ -116,6 +116,9 @@ pub struct RunArguments {
     /// Guest RAM, such as 512M or 2G.
     #[arg(long, short, value_name = "SIZE", default_value = "512M")]
     pub memory: Size,
+    /// Memory that the guest is asked to give back to the host. What it frees by itself goes back without being asked for.
+    #[arg(long, value_name = "SIZE")]
+    pub balloon: Option<Size>,
     /// Virtual CPUs.
     #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
     pub cpus: u32,

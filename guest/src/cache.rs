@@ -283,11 +283,12 @@ impl Parts {
         };
         let deb = fetch(&resolve(apt, &entry.kernel)?)?;
         let (kernel_path, kernel) = file(&deb, &entry.kernel)?;
-        let names: Vec<_> = entry.modules.split_whitespace().collect();
+        let wanted = entry.wanted_modules();
+        let names: Vec<_> = wanted.iter().map(|module| module.name).collect();
         let modules = deb::modules(&deb, &names, &entry.name)?;
         let (_, busybox) = file(&fetch(&resolve(apt, &entry.busybox)?)?, &entry.busybox)?;
         let mut archive = initramfs::archive(busybox, entry.applet_names());
-        initramfs::add_modules(&mut archive, &names, modules);
+        initramfs::add_modules(&mut archive, &wanted, modules);
         if let Some(wanted) = &entry.programs {
             programs::add_links(&mut archive);
             for package in programs::resolve(apt, wanted)? {

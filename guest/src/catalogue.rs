@@ -63,7 +63,8 @@ pub struct GuestEntry {
     pub append_quiet: String,
     /// Where the kernel comes from.
     pub kernel: PackageSource,
-    /// Names of modules in the kernel's package, separated by blanks, in the order in which they are loaded.
+    /// Names of modules in the kernel's package, separated by blanks, in the order in which they are loaded; `TYPE:NAME` if
+    /// a virtio device of that type has to be there.
     #[serde(default)]
     pub modules: String,
     /// Where busybox comes from.
@@ -72,6 +73,15 @@ pub struct GuestEntry {
     pub applets: BTreeMap<String, String>,
     /// What is there besides.
     pub programs: Option<Programs>,
+}
+
+/// A module of the kernel's package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct WantedModule<'a> {
+    /// Type of the virtio device without which it is not loaded.
+    pub device: Option<u16>,
+    /// Its name.
+    pub name: &'a str,
 }
 
 /// Packages that are unpacked whole, with those that they depend on. What they would run when they are installed is
@@ -167,6 +177,15 @@ impl GuestEntry {
         hex(hash.finalize().get(..8).unwrap_or_default())
     }
 
+    /// The modules, in their order.
+    pub(crate) fn wanted_modules(&self) -> Vec<WantedModule<'_>> {
+        let one = |text| match str::split_once(text, ':').map(|(device, name)| (device.parse().ok(), name)) {
+            Some((device @ Some(_), name)) => WantedModule { device, name },
+            _ => WantedModule { device: None, name: text },
+        };
+        self.modules.split_whitespace().map(one).collect()
+    }
+
     /// All applet names.
     pub(crate) fn applet_names(&self) -> impl Iterator<Item = &str> {
         self.applets.values().flat_map(|group| group.split_whitespace())
@@ -186,6 +205,9 @@ mod tests {
         let catalogue = Catalogue::builtin().unwrap();
         let entry = catalogue.get(&catalogue.default).unwrap();
         assert_eq!(entry.name, "debian-12");
+        let modules = entry.wanted_modules();
+        assert_eq!(modules[0], WantedModule { device: None, name: "virtio_ring" });
+        assert!(modules.contains(&WantedModule { device: Some(5), name: "virtio_balloon" }));
         assert!(entry.applet_names().any(|a| a == "sh"));
         assert!(!entry.applet_names().any(|a| a.contains('/')));
     }

@@ -1,5 +1,6 @@
 //! The default guest's first and only root file system.
 
+use crate::catalogue::WantedModule;
 use crate::cpio::{Archive, Node};
 
 /// Process 1.
@@ -37,14 +38,23 @@ pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a st
     archive
 }
 
-/// Adds the modules, and the list by which init loads them in their order.
-pub(crate) fn add_modules(archive: &mut Archive, order: &[&str], modules: Vec<(String, Vec<u8>)>) {
+/// Adds the modules, and the list by which init loads them in their order: the type of the virtio device that has to be
+/// there, as sysfs writes it, or a dash, and the file.
+pub(crate) fn add_modules(
+    archive: &mut Archive,
+    order: &[WantedModule<'_>],
+    modules: Vec<(String, Vec<u8>)>,
+) {
     let path = |name: &str| format!("usr/lib/modules/{name}.ko");
     for (name, data) in modules {
         archive.add(&path(&name), 0o644, Node::File(data));
     }
     if !order.is_empty() {
-        let list: String = order.iter().map(|name| format!("/{}\n", path(name))).collect();
+        let line = |module: &WantedModule<'_>| {
+            let kind = module.device.map_or_else(|| "-".to_owned(), |device| format!("{device:#06x}"));
+            format!("{kind} /{}\n", path(module.name))
+        };
+        let list: String = order.iter().map(line).collect();
         archive.add("etc/modules", 0o644, Node::File(list.into()));
     }
 }
@@ -67,9 +77,10 @@ mod tests {
     #[test]
     fn modules_are_listed_in_the_order_of_their_loading() {
         let mut archive = Archive::new();
-        add_modules(&mut archive, &["b", "a"], vec![("a".into(), vec![1]), ("b".into(), vec![2])]);
+        let order = [WantedModule { device: None, name: "b" }, WantedModule { device: Some(19), name: "a" }];
+        add_modules(&mut archive, &order, vec![("a".into(), vec![1]), ("b".into(), vec![2])]);
         assert_eq!(archive.get("usr/lib/modules/a.ko"), Some(&Node::File(vec![1])));
-        let list = b"/usr/lib/modules/b.ko\n/usr/lib/modules/a.ko\n".to_vec();
+        let list = b"- /usr/lib/modules/b.ko\n0x0013 /usr/lib/modules/a.ko\n".to_vec();
         assert_eq!(archive.get("etc/modules"), Some(&Node::File(list)));
     }
 

@@ -56,6 +56,14 @@ pub enum MachineError {
         /// What limits it.
         limit: &'static str,
     },
+    /// A balloon as large as all memory.
+    #[error("a balloon of {balloon} leaves nothing of {memory} of guest memory: give less")]
+    Balloon {
+        /// Asked for.
+        balloon: Size,
+        /// Guest memory.
+        memory: Size,
+    },
     /// A file cannot be read.
     #[error("{} cannot be read ({source}): check the path and its permissions", path.display())]
     Read {

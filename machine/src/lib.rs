@@ -3,6 +3,7 @@
 //! One host thread runs each vCPU, one more serves the deadlines of the parts. They meet in `control` when
 //! the machine is paused, reset or stopped; nothing else synchronises them.
 
+mod balloon;
 mod board;
 mod console;
 mod control;
@@ -19,6 +20,7 @@ mod size;
 mod spec;
 mod vcpu;
 
+pub use balloon::BalloonReport;
 pub use board::BoardKind;
 pub use console::{ConsoleKind, PortSpec};
 pub use control::Outcome;
@@ -36,7 +38,7 @@ pub use cpu::CpuState;
 pub use device::{CharBackend, NullBackend};
 pub use engine::EngineKind;
 pub use net::{Forward, Mac, TapConfig, UserConfig};
-pub use virtio::{ConsoleSize, Peer, PortBackend, PortBell};
+pub use virtio::{BalloonStatistics, ConsoleSize, Peer, PortBackend, PortBell};
 
 #[cfg(test)]
 mod tests;

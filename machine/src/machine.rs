@@ -10,12 +10,13 @@ use cpu::{Clock, CpuState, Engine, Signals, Vm, VmConfig};
 use device::Action;
 use memory::GuestRam;
 use parking_lot::Mutex;
+use virtio::Balloon;
 
 use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
-use crate::{MachineError, MachineSpec, Outcome, disks, files, nets};
+use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets};
 
 /// What the threads of a machine share.
 pub struct Shared {
@@ -23,6 +24,7 @@ pub struct Shared {
     pub vm: Box<dyn Vm>,
     disks: Vec<Arc<dyn BlockBackend>>,
     ports: Vec<Arc<SocketPort>>,
+    balloon: Arc<Balloon>,
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
@@ -163,6 +165,8 @@ impl Machine {
         devices.extend(nets::open(&spec)?);
         let ports = console::open(&spec.ports)?;
         devices.extend(console::devices(&spec, backends.terminal.clone(), &ports)?);
+        let balloon = balloon::device(&spec)?;
+        devices.push(balloon.clone());
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
         let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
         let slots = (0..spec.cpus)
@@ -178,6 +182,7 @@ impl Machine {
             pc,
             disks,
             ports,
+            balloon,
             vm,
             spec,
             slots,
@@ -299,6 +304,10 @@ impl Machine {
     /// The board: serial port, keyboard, memory.
     pub fn pc(&self) -> &Pc {
         &self.shared.pc
+    }
+
+    pub(crate) fn balloon(&self) -> &Balloon {
+        &self.shared.balloon
     }
 
     /// The definition.

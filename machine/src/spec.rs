@@ -7,7 +7,7 @@ use boot::Protocol;
 use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, Size, console, host};
+use crate::{BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, Size, balloon, console, host};
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
 pub const MAX_CPUS: u32 = 64;
@@ -42,6 +42,9 @@ pub struct MachineSpec {
     pub cmdline: String,
     /// Guest RAM.
     pub memory: Size,
+    /// Memory that the guest is asked to give up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balloon: Option<Size>,
     /// Number of CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
     /// What CPUID says.
@@ -111,6 +114,7 @@ impl Default for MachineSpec {
             ports: Vec::new(),
             cmdline: String::new(),
             memory: Size::mib(512),
+            balloon: None,
             cpus: 1,
             cpu_model: None,
             board: BoardKind::default(),
@@ -136,6 +140,7 @@ impl MachineSpec {
         if self.memory < MIN_MEMORY || !self.memory.get().is_multiple_of(1 << 20) {
             return Err(MachineError::MemorySize { memory: self.memory, least: MIN_MEMORY });
         }
+        balloon::validate(self, self.balloon)?;
         console::validate(&self.ports)?;
         let (available, limit) = host::memory();
         if self.memory.get() > available {

@@ -16,6 +16,16 @@ pub enum MemoryError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The host keeps memory that it was given back.
+    #[error("the host does not take guest memory {addr:#x}+{len:#x} back ({source}): do not lock it")]
+    Discard {
+        /// First byte.
+        addr: u64,
+        /// Length in bytes.
+        len: u64,
+        /// What the host said.
+        source: std::io::Error,
+    },
     /// A range is not wholly RAM.
     #[error("guest-physical range {addr:#x}+{len:#x} is not RAM")]
     OutOfRange {

@@ -129,6 +129,29 @@ impl GuestRam {
         NonNull::new(self.range(addr, len)?).ok_or(MemoryError::OutOfRange { addr, len })
     }
 
+    /// Gives the host's memory behind the whole pages of a range back: they read as zero and take memory again when they
+    /// are touched. The mapping stays, so that whoever uses the range meanwhile, an engine, a device, the host's kernel,
+    /// reads zeros or loses what it writes, and no worse. As with any store, code that was there is code no more.
+    ///
+    /// # Errors
+    /// The range is not RAM throughout, or the host refuses (locked memory).
+    pub fn discard(&self, addr: u64, len: u64) -> Result<(), MemoryError> {
+        self.range(addr, len)?;
+        let start = addr.next_multiple_of(PAGE_SIZE);
+        let len = (addr + len - (addr + len) % PAGE_SIZE).saturating_sub(start);
+        if len == 0 {
+            return Ok(());
+        }
+        let host = self.range(start, len)?;
+        // SAFETY: whole pages of a private anonymous mapping of `self.mmap`'s; nobody has Rust references into it but to
+        // atomics, for which a page of zeros is as good as any.
+        let done =
+            unsafe { rustix::mm::madvise(host.cast(), len as usize, rustix::mm::Advice::LinuxDontNeed) };
+        done.map_err(|errno| MemoryError::Discard { addr: start, len, source: errno.into() })?;
+        self.note_stores(start, len);
+        Ok(())
+    }
+
     /// Tells the page table of stores to a range that went through a host pointer. What is no RAM is skipped.
     pub fn note_stores(&self, addr: u64, len: u64) {
         let Some(block) = self.block(addr) else { return };
@@ -283,6 +306,34 @@ mod tests {
             ram.read(at - 1, &mut back).unwrap();
             assert!(back[0] == 0 && back[1..=len] == data[..len] && back[len + 1] == 0, "{len}");
         }
+    }
+
+    #[test]
+    fn what_is_discarded_reads_as_zero_holds_no_code_and_takes_no_memory() {
+        const LEN: u64 = 64 << 20;
+        let ram = GuestRam::new(LEN).unwrap();
+        let resident = || {
+            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
+            text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * PAGE_SIZE
+        };
+        ram.write(0, &vec![1; LEN as usize]).unwrap();
+        let before = resident();
+        let info = ram.page(0x2000).unwrap().info;
+        info.mark_code(0, 8);
+        ram.discard(0x1001, LEN - 0x1002).unwrap();
+        assert!(resident() + LEN * 9 / 10 < before, "{} of {before}", resident());
+        assert_eq!(
+            [0x1fff, 0x2000, LEN - 0x1001, LEN - 0x1000].map(|a| ram.load_u8(a)),
+            [1, 0, 0, 1].map(Some)
+        );
+        assert_eq!(info.generation(), 1);
+        ram.write(0x2000, &[7]).unwrap();
+        assert_eq!(ram.load_u8(0x2000), Some(7));
+        for (addr, len) in [(0, LEN + 1), (LEN, 1), (u64::MAX, 2), (LEN - 1, u64::MAX)] {
+            assert!(ram.discard(addr, len).is_err(), "{addr:#x} {len:#x}");
+        }
+        ram.discard(0x1001, 0x1ffe).unwrap();
+        assert_eq!(ram.load_u8(0x2000), Some(7), "no whole page");
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! frontend -> worker's session -> queue; transport's interrupt state -> interrupt controllers. A completion takes
 //! the last three only, so that a reset can wait for it.
 
+mod balloon;
 mod blk;
 mod console;
 mod device;
@@ -21,6 +22,7 @@ mod queue;
 mod rng;
 mod worker;
 
+pub use balloon::{Balloon, BalloonStatistics};
 pub use blk::{Blk, BlkOptions};
 pub use console::{Console, ConsoleSize, ConsoleState, Peer, PortBackend, PortBell};
 pub use device::{DeviceState, Session, VirtioDevice, feature};

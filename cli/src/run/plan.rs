@@ -45,6 +45,7 @@ impl Plan {
             ports: arguments.port.clone(),
             board: arguments.board,
             memory: arguments.memory,
+            balloon: arguments.balloon,
             cpus: arguments.cpus,
             cpu_model: arguments.cpu_model.clone(),
             engine: arguments.engine,

@@ -1,6 +1,7 @@
 //! The targets.
 
 mod acpi;
+mod balloon;
 mod console;
 mod device;
 mod disk;
@@ -45,6 +46,7 @@ pub const TARGETS: &[Target] = &[
     virtio::PCI,
     virtio::MMIO,
     console::CONSOLE,
+    balloon::BALLOON,
     net::NAT,
     net::CARD,
     image::QCOW2,
