@@ -10,6 +10,7 @@ mod guests;
 mod image;
 mod net_args;
 mod run;
+mod share_args;
 mod signals;
 mod terminal;
 

@@ -41,6 +41,7 @@ impl Plan {
             modules: arguments.module.iter().map(|text| module(text)).collect(),
             disks: arguments.disk.clone(),
             nets: arguments.net.iter().flatten().cloned().collect(),
+            shares: arguments.share.clone(),
             console: arguments.console,
             ports: arguments.port.clone(),
             board: arguments.board,
@@ -108,6 +109,7 @@ impl Plan {
         let session = Session {
             terminal: raw.then(terminal::describe),
             ports: spec.ports.iter().map(|port| port.name.clone()).collect(),
+            shares: spec.shares.iter().map(|share| (share.tag.clone(), share.readonly)).collect(),
             command: mode.map(|mode| (mode, argv)),
         };
         let initrd = compose(&built.initrd, &session)?;
