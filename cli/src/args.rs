@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::image::ImageAction;
+use crate::life::{LifeAction, LifeArguments};
 use crate::net_args::net;
-use crate::share_args::share;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
-use machine::{
-    BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, ShareSpec, Size,
-};
+use machine::{BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, Size};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,8 +24,7 @@ Examples:
   guesthouse run --disk disk.raw -- fdisk -l the default guest with a disk, /dev/vda
   guesthouse image create disk.qcow2 20G     an empty disk
   guesthouse run --net user,forward=2222:22  with a network; the host's port 2222 is the guest's 22
-  guesthouse run --share src:src -- ls /mnt/src
-                                             with a folder of the host's
+  guesthouse run -d --name web debian        a machine in the background: see ps, console, logs, stop, rm
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
@@ -64,6 +61,9 @@ pub struct Arguments {
     /// What to log to stderr: a level (error, warn, info, debug, trace) or target=level, comma-separated.
     #[arg(long, global = true, value_name = "FILTER", default_value = "warn")]
     pub log: String,
+    /// This is the machine's own process, which `run --detach` has started.
+    #[arg(long, hide = true)]
+    pub background: bool,
     /// What to do.
     #[command(subcommand)]
     pub action: Action,
@@ -74,6 +74,9 @@ pub struct Arguments {
 pub enum Action {
     /// Boot a machine: the default guest, or the given kernel.
     Run(Box<RunArguments>),
+    /// Machines that run or did.
+    #[command(flatten)]
+    Life(LifeAction),
     /// Say what this host offers, which engine `auto` takes, and why.
     Doctor {
         /// As JSON.
@@ -180,12 +183,9 @@ pub struct RunArguments {
     /// at a time. May be repeated.
     #[arg(long, value_name = "NAME=PATH", value_parser = port)]
     pub port: Vec<PortSpec>,
-    /// Folder of the host's for the guest, under a tag: the default guest has it as /mnt/TAG, another one mounts it with
-    /// `mount -t virtiofs TAG /mnt`. May be repeated. Options: `ro`: the guest cannot change it; `cache=auto`: the
-    /// guest sees what the host changes after a second, `none`: at once, `always`: not at all, for folders that only
-    /// it uses; `suid`: it may make set-user-id programs.
-    #[arg(long, value_name = "DIR:TAG[,OPTION...]", value_parser = share)]
-    pub share: Vec<ShareSpec>,
+    /// Its name, and what becomes of it.
+    #[command(flatten)]
+    pub life: LifeArguments,
     /// Program to run in the default guest instead of a shell, with its arguments.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
     pub command: Vec<OsString>,

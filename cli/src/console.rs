@@ -10,6 +10,7 @@ use std::thread::{Builder, JoinHandle};
 
 use device::CharBackend;
 use machine::{ConsoleKind, NullBackend, PortBackend};
+use server::Hub;
 
 use hvc::Hvc;
 use input::Input;
@@ -37,6 +38,7 @@ pub struct Console {
     outputs: Vec<Arc<Output>>,
     threads: Vec<JoinHandle<()>>,
     hvc: Option<Arc<Hvc>>,
+    hub: Arc<Hub>,
 }
 
 struct Serial {
@@ -55,18 +57,19 @@ impl CharBackend for Serial {
 }
 
 impl Console {
-    /// A console whose output starts to flow. `raw`: the user's terminal is the guest's. `broken` is called if nobody
-    /// reads the output any more.
+    /// A console whose output starts to flow, to the clients of `hub` as well. `raw`: the user's terminal is the guest's.
+    /// `broken` is called if nobody reads the output any more.
     pub fn new(
         style: Style,
         kind: ConsoleKind,
         raw: bool,
+        hub: &Arc<Hub>,
         broken: impl Fn() + Clone + Send + 'static,
     ) -> std::io::Result<Self> {
-        let (input, line) = (Arc::new(Input::new(style)), Arc::new(Output::default()));
+        let (input, line) = (Arc::new(Input::new(style, hub.clone())), Arc::new(Output::default()));
         let virtio = kind == ConsoleKind::Virtio;
         let hvc = virtio.then(|| Hvc::new(input.clone(), line.clone(), raw));
-        let mut console = Self { input, outputs: Vec::new(), threads: Vec::new(), hvc };
+        let mut console = Self { input, outputs: Vec::new(), threads: Vec::new(), hvc, hub: hub.clone() };
         let granted = console.input.clone();
         console.drain(line, style, move || granted.grant(), broken.clone())?;
         if virtio {
@@ -84,7 +87,8 @@ impl Console {
         broken: impl Fn() + Send + 'static,
     ) -> std::io::Result<()> {
         self.outputs.push(output.clone());
-        let drain = move || output.drain(style, &grant, broken);
+        let hub = self.hub.clone();
+        let drain = move || output.drain(style, &hub, &grant, broken);
         self.threads.push(Builder::new().name("console-out".into()).spawn(drain)?);
         Ok(())
     }
@@ -109,6 +113,22 @@ impl Console {
         move || hvc.iter().for_each(|hvc| hvc.ring())
     }
 
+    /// Has the hub's clients type as well, where the line carries characters. `serial` as for [`connect`](Self::connect).
+    pub fn open_to_clients(&self, style: Style, serial: impl Fn(&[u8]) -> usize + Send + Sync + 'static) {
+        if matches!(style, Style::Plain { .. }) {
+            self.hub.set_input(Some(Arc::new(self.push(serial))));
+        }
+    }
+
+    /// Input for the line.
+    fn push<F: Fn(&[u8]) -> usize>(&self, serial: F) -> impl Fn(&[u8]) -> usize + use<F> {
+        let hvc = self.hvc.clone();
+        move |bytes| match &hvc {
+            Some(hvc) => hvc.push(bytes),
+            None => serial(bytes),
+        }
+    }
+
     /// Starts to read stdin for the machine: `serial` offers bytes to the serial port and says how many it
     /// took; `quit` is called when the user asks to end the machine.
     pub fn connect(
@@ -116,12 +136,9 @@ impl Console {
         serial: impl Fn(&[u8]) -> usize + Send + 'static,
         quit: impl Fn() + Send + 'static,
     ) -> std::io::Result<()> {
-        let (input, output, hvc) = (self.input.clone(), self.outputs.first().cloned(), self.hvc.clone());
+        let (input, output) = (self.input.clone(), self.outputs.first().cloned());
         let help = move |text: &str| output.iter().for_each(|output| output.push(text.as_bytes()));
-        let push = move |bytes: &[u8]| match &hvc {
-            Some(hvc) => hvc.push(bytes),
-            None => serial(bytes),
-        };
+        let push = self.push(serial);
         Builder::new().name("console-in".into()).spawn(move || input.pump(&push, &quit, &help))?;
         Ok(())
     }

@@ -8,9 +8,10 @@ mod doctor;
 mod exit;
 mod guests;
 mod image;
+mod keys;
+mod life;
 mod net_args;
 mod run;
-mod share_args;
 mod signals;
 mod terminal;
 
@@ -53,7 +54,17 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
         .with_writer(io::stderr)
         .init();
     match &arguments.action {
-        Action::Run(run) => run::run(run, &Signals::watch()?),
+        Action::Run(run) if run.life.detach && !arguments.background => {
+            life::detach::start(&Signals::watch()?)
+        }
+        Action::Run(run) => {
+            if arguments.background {
+                // The terminal's signals are for others.
+                rustix::process::setsid()?;
+            }
+            run::run(run, arguments.background, &Signals::watch()?)
+        }
+        Action::Life(action) => life::run(action),
         Action::Doctor { json } => doctor::run(*json).map(|()| 0),
         Action::Guests { build, json } => {
             let signals = Signals::watch()?;

@@ -1,33 +1,30 @@
 //! `guesthouse run`.
 
 mod plan;
+mod status;
 
-use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use anyhow::Context;
-use cpu::Observe;
-use machine::{Backends, CharBackend, Machine, NullBackend, Outcome};
+use cpu::{Engine, Observe};
+use machine::{Backends, CharBackend, Machine, MachineError, NullBackend, Outcome};
+use server::{Folder, Registry, Server, Vm};
 
 use crate::args::RunArguments;
 use crate::console::{Console, Style};
 use crate::exit;
+use crate::life::{Restarts, detach};
 use crate::signals::Signals;
 use crate::terminal::RawMode;
 use plan::Plan;
+use status::Reasons;
 
-/// Why the machine was stopped from here.
-#[derive(Default)]
-struct Reasons {
-    /// The user pressed the keys for it.
-    quit: AtomicBool,
-    /// Nobody reads the console.
-    broken: AtomicBool,
-}
+const NO_THREAD: &str = "the host refuses a thread: raise its limit of tasks";
 
-/// Boots a machine and stays with it to its end; the exit status.
-pub fn run(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<u8> {
+/// Boots a machine and stays with it to its end; the exit status. In the `background` somebody else waits for its start.
+pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> anyhow::Result<u8> {
     // What is certainly wrong should not cost a download first.
     let choice = machine::engine::choose(arguments.engine)?;
     let observe = Observe { perf_map: arguments.perf_map, trace: arguments.dbt_trace.clone() };
@@ -38,76 +35,127 @@ pub fn run(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<u8> {
     };
     tracing::info!("engine {}: {}; {:?}", engine.name(), choice.reason, plan.spec);
 
-    let reasons = Arc::new(Reasons::default());
-    let ended = Arc::clone(&reasons);
-    let (broken, is_broken) = std::sync::mpsc::channel();
-    let console = Console::new(plan.style, plan.spec.console, plan.raw, move || {
-        ended.broken.store(true, Ordering::SeqCst);
-        let _ = broken.send(());
-    })
-    .context("the host refuses a thread: raise its limit of tasks")?;
-    let (serial, terminal) = (console.serial(), console.terminal());
-    // The debug ports belong to kernels that use them in place of a serial port.
-    let debug: Arc<dyn CharBackend> = match plan.style {
-        Style::Plain { .. } => serial.clone(),
-        Style::Command | Style::Shell => Arc::new(NullBackend),
-    };
-    let backends = Backends { console: serial, terminal, debug };
-    let machine = Arc::new(Machine::new(plan.spec.clone(), engine.as_ref(), backends)?);
-
-    let raw = if plan.raw { RawMode::enter().ok() } else { None };
-    let stopped = Arc::clone(&machine);
-    signals.on_signal(move || stopped.stop());
-    signals.on_resize(console.resizer());
-    let (uart, stopped, quit) = (Arc::clone(&machine.pc().uart), Arc::clone(&machine), Arc::clone(&reasons));
-    let connected = console.connect(
-        move |bytes| uart.push_input(bytes),
-        move || {
-            quit.quit.store(true, Ordering::SeqCst);
-            stopped.stop();
-        },
-    );
-    connected.context("the host refuses a thread: raise its limit of tasks")?;
-    let stopped = Arc::clone(&machine);
-    std::thread::spawn(move || {
-        if is_broken.recv().is_ok() {
-            stopped.stop();
-        }
+    // What somebody is looking at is gone when he is.
+    let keep = background && !arguments.life.rm;
+    let name = arguments.life.machine_name.as_deref();
+    let (folder, mut status) = Registry::of_user()?.create(name, keep)?;
+    status.guest.clone_from(&plan.guest);
+    (status.cpus, status.memory) = (plan.spec.cpus, plan.spec.memory.get());
+    let described = plan.definition(&folder).and_then(|spec| {
+        folder.write_spec(&spec)?;
+        folder.write_status(&status)?;
+        Ok(spec)
     });
-    machine.start()?;
-    let outcome = machine.wait();
-    tracing::info!("{outcome}; {} exits", machine.exits());
-    console.finish();
-    drop(raw);
-    let command = !arguments.command.is_empty();
-    Ok(signals.caught().map(exit::signal).unwrap_or_else(|| status(&outcome, &reasons, command)))
+    let spec = described.inspect_err(|_| forget(&folder))?;
+    let vm = Arc::new(Vm::new(folder, status, spec, engine.name()));
+    let result = Run { arguments, background, signals, engine: engine.as_ref(), plan: &plan, vm: &vm }.run();
+    if result.is_err() || !keep {
+        forget(vm.folder());
+    }
+    result
 }
 
-/// The exit status, and what there is to say about it.
-fn status(outcome: &Outcome, reasons: &Reasons, command: bool) -> u8 {
-    let say = |text: &str| {
-        let _ = writeln!(std::io::stderr(), "guesthouse: {text}");
-    };
-    match outcome {
-        Outcome::PowerOff => 0,
-        Outcome::Reset if command => {
-            say(
-                "the guest reset itself before the command had ended: its kernel may have panicked; give it more --memory, or see its messages with --append loglevel=7",
-            );
-            exit::HOST
+fn forget(folder: &Folder) {
+    if let Err(e) = folder.remove() {
+        tracing::warn!("{e}");
+    }
+}
+
+/// A machine and everything around it.
+struct Run<'a> {
+    arguments: &'a RunArguments,
+    background: bool,
+    signals: &'a Signals,
+    engine: &'a dyn Engine,
+    plan: &'a Plan,
+    vm: &'a Arc<Vm>,
+}
+
+impl Run<'_> {
+    fn run(&self) -> anyhow::Result<u8> {
+        let (plan, vm) = (self.plan, self.vm);
+        let reasons = Arc::new(Reasons::default());
+        let (ended, broken) = (Arc::clone(&reasons), Arc::clone(vm));
+        let console = Console::new(plan.style, plan.spec.console, plan.raw, vm.hub(), move || {
+            ended.broken.store(true, Ordering::SeqCst);
+            broken.end();
+        })
+        .context(NO_THREAD)?;
+        let (serial, terminal) = (console.serial(), console.terminal());
+        // The debug ports belong to kernels that use them in place of a serial port.
+        let debug: Arc<dyn CharBackend> = match plan.style {
+            Style::Plain { .. } => serial.clone(),
+            Style::Command | Style::Shell => Arc::new(NullBackend),
+        };
+        let backends = Backends { console: serial, terminal, debug };
+        let machine = self.make(&backends)?;
+
+        let raw = if plan.raw { RawMode::enter().ok() } else { None };
+        let stopped = Arc::clone(vm);
+        self.signals.on_signal(move || stopped.end());
+        self.signals.on_resize(console.resizer());
+        let (stopped, quit) = (Arc::clone(vm), Arc::clone(&reasons));
+        let connected = console.connect(typist(vm), move || {
+            quit.quit.store(true, Ordering::SeqCst);
+            stopped.end();
+        });
+        connected.context(NO_THREAD)?;
+        console.open_to_clients(plan.style, typist(vm));
+        let server = Server::start(vm)?;
+        if self.background {
+            detach::report(&vm.status().id)?;
         }
-        Outcome::Reset => 0,
-        Outcome::DebugExit(value) => *value,
-        Outcome::TripleFault(report) | Outcome::EngineFault(report) => {
-            say(&report.to_string());
-            exit::CPU
+        let (status, outcome) = self.live(machine, &backends, &reasons);
+        // Clients get everything the guest has said, then the news.
+        console.finish();
+        vm.finish(status, &outcome.to_string());
+        drop(server);
+        drop(raw);
+        Ok(status)
+    }
+
+    fn make(&self, backends: &Backends) -> Result<Arc<Machine>, MachineError> {
+        Machine::new(self.vm.spec().clone(), self.engine, backends.clone()).map(Arc::new)
+    }
+
+    /// Starts the machine, again after failures if it is to be; how it ended for good.
+    fn live(&self, machine: Arc<Machine>, backends: &Backends, reasons: &Reasons) -> (u8, Outcome) {
+        let command = !self.arguments.command.is_empty();
+        let mut restarts = Restarts::default();
+        let mut machine = Ok(machine);
+        loop {
+            let began = Instant::now();
+            let outcome = match &machine {
+                Ok(machine) if self.vm.attach(machine) => match machine.start() {
+                    Ok(()) => machine.wait(),
+                    Err(e) => Outcome::Failed(e.to_string()),
+                },
+                Ok(_) => Outcome::Stopped,
+                Err(e) => Outcome::Failed(MachineError::to_string(e)),
+            };
+            let exits = machine.as_ref().map_or(0, |machine| machine.exits());
+            tracing::info!("{outcome}; {exits} exits");
+            let status = self.signals.caught().map(exit::signal);
+            let status =
+                status.unwrap_or_else(|| status::of(&outcome, reasons, self.vm.is_killed(), command));
+            let pause = restarts.next(self.arguments.life.restart, status, began.elapsed());
+            let Some(pause) = pause else { return (status, outcome) };
+            // Its disks and sockets are the next one's.
+            self.vm.detach();
+            drop(machine);
+            if !self.vm.await_restart(pause) {
+                return (status, outcome);
+            }
+            machine = self.make(backends);
         }
-        Outcome::Failed(why) => {
-            say(why);
-            exit::HOST
-        }
-        Outcome::Stopped if reasons.broken.load(Ordering::SeqCst) => exit::signal(libc::SIGPIPE),
-        Outcome::Stopped if reasons.quit.load(Ordering::SeqCst) && !command => 0,
-        Outcome::Stopped => exit::signal(libc::SIGINT),
+    }
+}
+
+/// Types at the serial port of the machine of the moment.
+fn typist(vm: &Arc<Vm>) -> impl Fn(&[u8]) -> usize + Send + Sync + 'static {
+    let vm: Weak<Vm> = Arc::downgrade(vm);
+    move |bytes| {
+        let machine = vm.upgrade().and_then(|vm| vm.machine());
+        machine.map_or(bytes.len(), |machine| machine.pc().uart.push_input(bytes))
     }
 }

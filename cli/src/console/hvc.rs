@@ -1,6 +1,6 @@
 //! The user's terminal as port 0 of a virtio console.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use machine::{ConsoleSize, Peer, PortBackend, PortBell};
 use parking_lot::Mutex;
@@ -18,14 +18,15 @@ pub struct Hvc {
     output: Arc<Output>,
     /// Characters for the guest.
     typed: Mutex<Vec<u8>>,
-    bell: OnceLock<PortBell>,
+    /// Of the machine that was made last.
+    bell: Mutex<Option<PortBell>>,
     /// The terminal on stdin is the guest's, and its size matters.
     raw: bool,
 }
 
 impl Hvc {
     pub(super) fn new(input: Arc<Input>, output: Arc<Output>, raw: bool) -> Arc<Self> {
-        Arc::new(Self { input, output, typed: Mutex::default(), bell: OnceLock::new(), raw })
+        Arc::new(Self { input, output, typed: Mutex::default(), bell: Mutex::default(), raw })
     }
 
     /// Offers bytes to the guest; how many were taken.
@@ -40,7 +41,7 @@ impl Hvc {
 
     /// Something that concerns the guest is not as it was.
     pub fn ring(&self) {
-        if let Some(bell) = self.bell.get() {
+        if let Some(bell) = &*self.bell.lock() {
             bell.ring();
         }
     }
@@ -50,7 +51,7 @@ impl PortBackend for Hvc {
     fn connect(&self, bell: PortBell) {
         let room = bell.clone();
         self.output.on_room(move || room.ring());
-        let _ = self.bell.set(bell);
+        *self.bell.lock() = Some(bell);
     }
 
     fn read(&self, data: &mut [u8]) -> usize {
@@ -84,7 +85,7 @@ mod tests {
 
     #[test]
     fn no_more_waits_than_the_guest_reads() {
-        let input = Arc::new(Input::new(Style::Plain { keys: false }));
+        let input = Arc::new(Input::new(Style::Plain { keys: false }, Arc::default()));
         let hvc = Hvc::new(input, Arc::default(), false);
         assert_eq!((hvc.push(&[1; 4000]), hvc.push(&[2; 4000]), hvc.push(&[3])), (4000, 96, 0));
         let mut data = [0; 4050];

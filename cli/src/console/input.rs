@@ -1,13 +1,15 @@
 //! From stdin to the guest's line.
 
 use std::io::{self, Read};
+use std::sync::Arc;
 
 use guest::{LineDecoder, encode_input, end_of_input};
 use parking_lot::{Condvar, Mutex};
+use server::Hub;
 
 use super::Style;
+use crate::keys::{Key, Keys};
 
-const ESCAPE: u8 = 1; // Ctrl-A
 const HELP: &str = "\r\nCtrl-A x ends the machine, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this.\r\n";
 
 /// What is known of the other side.
@@ -21,19 +23,22 @@ struct State {
 
 pub(super) struct Input {
     style: Style,
+    /// Others who type.
+    hub: Arc<Hub>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
 impl Input {
-    pub fn new(style: Style) -> Self {
-        Self { style, state: Mutex::default(), changed: Condvar::new() }
+    pub fn new(style: Style, hub: Arc<Hub>) -> Self {
+        Self { style, hub, state: Mutex::default(), changed: Condvar::new() }
     }
 
     /// The port has room.
     pub fn room(&self) {
         self.state.lock().room = true;
         self.changed.notify_all();
+        self.hub.has_room();
     }
 
     /// The agent takes another window.
@@ -64,7 +69,7 @@ impl Input {
                             Key::Send(byte) => typed.push(byte),
                             Key::Quit => return quit(),
                             Key::Help => help(HELP),
-                            Key::Nothing => {}
+                            Key::Detach | Key::Nothing => {}
                         }
                     }
                     self.send(&typed, push);
@@ -113,71 +118,14 @@ impl Input {
     }
 }
 
-/// The escape key: Ctrl-A and a letter.
-#[derive(Debug, Default)]
-struct Keys {
-    escape: bool,
-}
-
-/// What a key means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Key {
-    /// It is the guest's.
-    Send(u8),
-    /// The user wants to end the machine.
-    Quit,
-    /// The user wants to know the keys.
-    Help,
-    /// The next one will tell.
-    Nothing,
-}
-
-impl Keys {
-    /// The meaning of the next character.
-    fn press(&mut self, byte: u8) -> Key {
-        if !std::mem::take(&mut self.escape) {
-            self.escape = byte == ESCAPE;
-            return if self.escape { Key::Nothing } else { Key::Send(byte) };
-        }
-        match byte {
-            ESCAPE => Key::Send(ESCAPE),
-            b'x' | b'X' | 24 => Key::Quit, // 24: Ctrl held down
-            b'h' | b'H' | b'?' => Key::Help,
-            _ => Key::Nothing,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
-
-    #[test]
-    fn the_escape_key_is_ours_and_the_rest_the_guests() {
-        let mut keys = Keys::default();
-        let meaning: Vec<_> = b"a\x01\x01b\x01h\x01zc\x01x".iter().map(|&b| keys.press(b)).collect();
-        use Key::*;
-        let expected = [
-            Send(b'a'),
-            Nothing,
-            Send(1),
-            Send(b'b'),
-            Nothing,
-            Help,
-            Nothing,
-            Nothing,
-            Send(b'c'),
-            Nothing,
-            Quit,
-        ];
-        assert_eq!(meaning, expected);
-    }
 
     /// A port of 16 characters that is emptied by another thread.
     #[test]
     fn a_small_port_gets_everything_in_order() {
-        let input = Arc::new(Input::new(Style::Plain { keys: false }));
+        let input = Arc::new(Input::new(Style::Plain { keys: false }, Arc::default()));
         let port = Arc::new(Mutex::new(Vec::new()));
         let (sender, far) = (Arc::clone(&input), Arc::clone(&port));
         let data: Vec<u8> = (0..1000u32).map(|i| i as u8).collect();
@@ -202,7 +150,7 @@ mod tests {
 
     #[test]
     fn no_more_is_sent_than_the_agent_granted() {
-        let input = Arc::new(Input::new(Style::Command));
+        let input = Arc::new(Input::new(Style::Command, Arc::default()));
         let port = Arc::new(Mutex::new(0));
         let (sender, far) = (Arc::clone(&input), Arc::clone(&port));
         let thread = std::thread::spawn(move || {
@@ -225,7 +173,7 @@ mod tests {
     /// A fast port and a fast agent: the next window is granted before `push` returns.
     #[test]
     fn a_grant_that_comes_while_data_is_handed_over_counts() {
-        let input = Input::new(Style::Command);
+        let input = Input::new(Style::Command, Arc::default());
         let mut sent = 0;
         let port = Mutex::new(&mut sent);
         input.grant();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use guest::{LineDecoder, LineEvent};
 use parking_lot::{Condvar, Mutex};
+use server::Hub;
 
 use super::Style;
 
@@ -69,15 +70,18 @@ impl Output {
         self.emptied.notify_all();
     }
 
-    /// Writes what comes until the end.
-    pub fn drain(&self, style: Style, grant: &dyn Fn(), broken: impl FnOnce()) {
+    /// Writes what comes until the end. The hub's clients get all of it.
+    pub fn drain(&self, style: Style, hub: &Hub, grant: &dyn Fn(), broken: impl FnOnce()) {
         let mut broken = Some(broken);
         let mut decoder = LineDecoder::default();
         let mut data = Vec::new();
         while self.take(&mut data) {
             let result = match style {
-                Style::Plain { .. } => write(io::stdout(), &data),
-                Style::Command | Style::Shell => decode(&mut decoder, &data, style, grant),
+                Style::Plain { .. } => {
+                    hub.push(&data);
+                    write(io::stdout(), &data)
+                }
+                Style::Command | Style::Shell => decode(&mut decoder, &data, style, hub, grant),
             };
             // From here on the output goes nowhere; the guest must not hang on that.
             if let Err(e) = result
@@ -111,9 +115,18 @@ impl Output {
     }
 }
 
-fn decode(decoder: &mut LineDecoder, data: &[u8], style: Style, grant: &dyn Fn()) -> io::Result<()> {
+fn decode(
+    decoder: &mut LineDecoder,
+    data: &[u8],
+    style: Style,
+    hub: &Hub,
+    grant: &dyn Fn(),
+) -> io::Result<()> {
     let mut result = Ok(());
     decoder.decode(data, |event| {
+        if let LineEvent::Stdout(d) | LineEvent::Console(d) | LineEvent::Stderr(d) = event {
+            hub.push(d);
+        }
         let written = match (event, style) {
             (LineEvent::Grant, _) => {
                 grant();

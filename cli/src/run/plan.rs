@@ -1,14 +1,11 @@
 //! From the command line to a machine's definition.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::Context;
 use guest::{Built, Cache, Catalogue, CommandMode, GuestEntry, Session};
 use machine::{ConsoleKind, DiskSpec, Format, MachineSpec, ModuleSpec, NetSpec, UserConfig};
-use rustix::fs::{MemfdFlags, memfd_create};
+use server::Folder;
 
 use crate::args::RunArguments;
 use crate::console::Style;
@@ -29,19 +26,21 @@ pub struct Plan {
     pub style: Style,
     /// The user's terminal is the guest's.
     pub raw: bool,
-    /// Keeps the composed initrd alive, which is in memory only.
-    _initrd: Option<OwnedFd>,
+    /// What it runs, in a word.
+    pub guest: String,
+    /// An archive that the guest unpacks after its initrd.
+    session: Option<Vec<u8>>,
 }
 
 impl Plan {
     /// Builds the default guest if it is needed and not there.
     pub fn new(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<Self> {
         let (stdin, stdout) = terminal::is_interactive();
+        let file_name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).display().to_string();
         let mut spec = MachineSpec {
             modules: arguments.module.iter().map(|text| module(text)).collect(),
             disks: arguments.disk.clone(),
             nets: arguments.net.iter().flatten().cloned().collect(),
-            shares: arguments.share.clone(),
             console: arguments.console,
             ports: arguments.port.clone(),
             board: arguments.board,
@@ -64,7 +63,7 @@ impl Plan {
                 ConsoleKind::Virtio => VIRTIO_APPEND,
             };
             spec.cmdline = arguments.append.clone().unwrap_or_else(|| default.to_owned());
-            return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
+            return Ok(Self::plain(spec, file_name(kernel), stdin));
         }
         if let (Some(initrd), None) = (&arguments.initrd, &arguments.kernel) {
             anyhow::bail!("{} has no kernel to go with: give --kernel too", initrd.display());
@@ -77,11 +76,12 @@ impl Plan {
                 spec.nets.push(NetSpec::User(UserConfig::default()));
             }
             spec.cmdline = arguments.append.clone().unwrap_or_default();
-            return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
+            return Ok(Self::plain(spec, guest_name(arguments).cloned().unwrap_or_default(), stdin));
         }
         if boots_from_disk(arguments)? {
             spec.cmdline = arguments.append.clone().unwrap_or_default();
-            return Ok(Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, _initrd: None });
+            let name = spec.disks.first().map(|disk| file_name(&disk.path)).unwrap_or_default();
+            return Ok(Self::plain(spec, name, stdin));
         }
 
         // What is certainly wrong should not cost a download first.
@@ -103,19 +103,39 @@ impl Plan {
             (true, true, true) => (Some(CommandMode::Terminal), Style::Plain { keys: true }, true),
             (true, ..) => (Some(CommandMode::Stream), Style::Command, false),
             (false, true, _) => (None, Style::Plain { keys: true }, true),
+            // Terminals come later, by `guesthouse console`.
+            (false, false, _) if arguments.life.detach => (None, Style::Plain { keys: false }, false),
             (false, false, _) => (Some(CommandMode::Console), Style::Shell, false),
         };
         let argv = if command { arguments.command.clone() } else { vec!["sh".into(), "-i".into()] };
+        let line_is_terminal = matches!(style, Style::Plain { .. });
         let session = Session {
-            terminal: raw.then(terminal::describe),
+            terminal: line_is_terminal.then(terminal::describe),
             ports: spec.ports.iter().map(|port| port.name.clone()).collect(),
-            shares: spec.shares.iter().map(|share| (share.tag.clone(), share.readonly)).collect(),
             command: mode.map(|mode| (mode, argv)),
         };
-        let initrd = compose(&built.initrd, &session)?;
-        // The machine reads its files by path, this one at every boot.
-        spec.initrd = Some(PathBuf::from(format!("/proc/self/fd/{}", initrd.as_raw_fd())));
-        Ok(Self { spec, style, raw, _initrd: Some(initrd) })
+        spec.initrd = Some(built.initrd);
+        Ok(Self { spec, style, raw, guest: entry.name, session: Some(session.archive()) })
+    }
+
+    /// A machine that speaks for itself.
+    fn plain(spec: MachineSpec, guest: String, stdin: bool) -> Self {
+        Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, guest, session: None }
+    }
+
+    /// The machine, with what it needs beyond files of the user's written into its folder: the machine reads its files at
+    /// every boot.
+    pub fn definition(&self, folder: &Folder) -> anyhow::Result<MachineSpec> {
+        let mut spec = self.spec.clone();
+        if let (Some(session), Some(initrd)) = (&self.session, &self.spec.initrd) {
+            // One file, because some protocols have no more than one initrd.
+            let mut data = std::fs::read(initrd).with_context(|| {
+                format!("{} cannot be read: build it again with guesthouse guests --build", initrd.display())
+            })?;
+            data.extend(session);
+            spec.initrd = Some(folder.write("initrd", &data)?);
+        }
+        Ok(spec)
     }
 }
 
@@ -152,20 +172,6 @@ fn default_guest(arguments: &RunArguments, signals: &Signals) -> anyhow::Result<
     Ok((entry.clone(), guests::build(&Cache::of_user()?, entry, false, signals)?))
 }
 
-/// The guest's initramfs with what this run is about behind it, as a file without a name.
-fn compose(initramfs: &Path, session: &Session) -> anyhow::Result<OwnedFd> {
-    let mut data = std::fs::read(initramfs).with_context(|| {
-        format!("{} cannot be read: build it again with guesthouse guests --build", initramfs.display())
-    })?;
-    data.extend(session.archive());
-    let write = || -> std::io::Result<OwnedFd> {
-        let mut file = File::from(memfd_create("guesthouse-initrd", MemfdFlags::CLOEXEC)?);
-        file.write_all(&data)?;
-        Ok(file.into())
-    };
-    write().context("the initramfs cannot be put together in memory: free some")
-}
-
 /// `FILE` or `FILE ARGUMENTS`. A file whose name holds a blank is meant whole if it is there.
 fn module(text: &str) -> ModuleSpec {
     match text.split_once(' ') {
@@ -185,18 +191,5 @@ mod tests {
         let spec = module("mod.bin root=1 x");
         assert_eq!((spec.path.as_path(), spec.args.as_str()), (Path::new("mod.bin"), "root=1 x"));
         assert_eq!(module("mod.bin").args, "");
-    }
-
-    #[test]
-    fn the_session_follows_the_initramfs() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("initrd");
-        std::fs::write(&path, guest::cpio::Archive::new().write()).unwrap();
-        let command = Some((CommandMode::Stream, vec!["true".into()]));
-        let fd = compose(&path, &Session { command, ..Session::default() }).unwrap();
-        let data = std::fs::read(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap();
-        let (_, rest) = guest::cpio::read(&data).unwrap();
-        let (second, _) = guest::cpio::read(rest).unwrap();
-        assert!(second.iter().any(|(path, ..)| path == b"etc/guesthouse/command"));
     }
 }

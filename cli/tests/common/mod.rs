@@ -15,7 +15,8 @@ use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 /// The program under test.
 pub fn guesthouse(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_guesthouse"));
-    command.args(arguments);
+    // Machines of tests are not the user's.
+    command.args(arguments).env("XDG_RUNTIME_DIR", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 

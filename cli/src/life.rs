@@ -1,0 +1,46 @@
+//! Machines that run or did: listed, looked at, told what to do. Each is a folder and a socket (`server`).
+
+mod args;
+mod console;
+pub mod detach;
+mod events;
+mod inspect;
+mod logs;
+mod power;
+mod ps;
+mod restart;
+mod stats;
+mod table;
+
+use server::Registry;
+
+pub use args::{LifeAction, LifeArguments};
+pub use restart::{RestartPolicy, Restarts};
+
+/// Does it; the exit status.
+pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
+    let registry = Registry::of_user()?;
+    match action {
+        LifeAction::Ps { all, json, quiet } => ps::run(&registry, *all, *json, *quiet).map(|()| 0),
+        LifeAction::Inspect { machine, toml } => inspect::run(&registry, machine, *toml).map(|()| 0),
+        LifeAction::Pause { machines } => power::each(machines, |name| power::post(&registry, name, "pause")),
+        LifeAction::Resume { machines } => {
+            power::each(machines, |name| power::post(&registry, name, "resume"))
+        }
+        LifeAction::Stop { machines, timeout } => {
+            power::each(machines, |name| power::stop(&registry, name, *timeout))
+        }
+        LifeAction::Kill { machines } => power::each(machines, |name| power::kill(&registry, name)),
+        LifeAction::Rm { machines, force } => {
+            power::each(machines, |name| power::remove(&registry, name, *force))
+        }
+        LifeAction::Console { machine } => console::run(&registry, machine),
+        LifeAction::Logs { machine, follow, json } => {
+            logs::run(&registry, machine, *follow, *json).map(|()| 0)
+        }
+        LifeAction::Stats { machines, no_stream, json } => {
+            stats::run(&registry, machines, *no_stream, *json).map(|()| 0)
+        }
+        LifeAction::Events { machines, json } => events::run(&registry, machines, *json).map(|()| 0),
+    }
+}

@@ -1,0 +1,140 @@
+//! The command lines of machines that live on.
+
+use clap::{Args, Subcommand};
+
+use super::RestartPolicy;
+
+const CONSOLE_HELP: &str = "\
+Keys:
+  Ctrl-A d       leave the console; the machine goes on
+  Ctrl-A x       end the machine
+  Ctrl-A h       show these keys
+  Ctrl-A Ctrl-A  send Ctrl-A to the guest";
+
+const PS_HELP: &str = "\
+Examples:
+  guesthouse ps
+  guesthouse ps -a                       also those that have ended, and how
+  guesthouse rm $(guesthouse ps -aq)     forget all that have ended; running ones are refused";
+
+/// What `run` may say about the machine's life.
+#[derive(Debug, Default, Args)]
+pub struct LifeArguments {
+    /// Run in the background: print the machine's id and leave it alone. Its console is kept for `guesthouse logs`, and
+    /// `guesthouse console` goes there.
+    #[arg(long, short)]
+    pub detach: bool,
+    /// Name of the machine for other commands, instead of its id alone.
+    #[arg(long = "name", value_name = "NAME")]
+    pub machine_name: Option<String>,
+    /// Forget a machine in the background when it ends, instead of keeping how it ended and its logs until `guesthouse rm`.
+    /// One in the foreground is always forgotten.
+    #[arg(long)]
+    pub rm: bool,
+    /// Start the machine again after a failure (any exit status but 0): `on-failure`, with `:N` at most N times.
+    #[arg(long, value_name = "WHEN", default_value = "no")]
+    pub restart: RestartPolicy,
+}
+
+/// Subcommands for machines, each of which is called by its name, its id or the beginning of its id.
+#[derive(Debug, Subcommand)]
+pub enum LifeAction {
+    /// List machines.
+    #[command(after_help = PS_HELP)]
+    Ps {
+        /// Also those that have ended.
+        #[arg(long, short)]
+        all: bool,
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+        /// Ids only.
+        #[arg(long, short, conflicts_with = "json")]
+        quiet: bool,
+    },
+    /// Say all that is known of a machine, as JSON.
+    Inspect {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+        /// Its definition, as `guesthouse run FILE.toml` takes it.
+        #[arg(long)]
+        toml: bool,
+    },
+    /// Have guests and their time stand still.
+    Pause {
+        /// The machines.
+        #[arg(value_name = "NAME", required = true)]
+        machines: Vec<String>,
+    },
+    /// Have paused guests go on.
+    Resume {
+        /// The machines.
+        #[arg(value_name = "NAME", required = true)]
+        machines: Vec<String>,
+    },
+    /// Ask guests to shut down, and end machines that do not.
+    Stop {
+        /// The machines.
+        #[arg(value_name = "NAME", required = true)]
+        machines: Vec<String>,
+        /// Seconds that a guest has for it.
+        #[arg(long, short, value_name = "SECONDS", default_value_t = 10)]
+        timeout: u32,
+    },
+    /// End machines at once.
+    Kill {
+        /// The machines.
+        #[arg(value_name = "NAME", required = true)]
+        machines: Vec<String>,
+    },
+    /// Forget machines that have ended.
+    Rm {
+        /// The machines.
+        #[arg(value_name = "NAME", required = true)]
+        machines: Vec<String>,
+        /// End running ones first.
+        #[arg(long, short)]
+        force: bool,
+    },
+    /// Go to the console of a machine, which others may use at the same time.
+    #[command(after_help = CONSOLE_HELP)]
+    Console {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+    },
+    /// Print what the console of a machine said, the newest mebibyte or two.
+    Logs {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+        /// Also what it says from now on, until the machine ends.
+        #[arg(long, short)]
+        follow: bool,
+        /// As JSON: a string for each line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what machines use: all that run, or these.
+    Stats {
+        /// The machines.
+        #[arg(value_name = "NAME")]
+        machines: Vec<String>,
+        /// Once, instead of every second.
+        #[arg(long)]
+        no_stream: bool,
+        /// As JSON, an object in a line each.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what happens to machines, from now on: to all, or to these.
+    Events {
+        /// The machines.
+        #[arg(value_name = "NAME")]
+        machines: Vec<String>,
+        /// As JSON, an object in a line each.
+        #[arg(long)]
+        json: bool,
+    },
+}
