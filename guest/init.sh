@@ -67,6 +67,14 @@ if [ -e /etc/guesthouse/ports ]; then
     while read -r name; do await link_port "$name"; done </etc/guesthouse/ports
 fi
 
+# The host's folders.
+if [ -e /etc/guesthouse/shares ]; then
+    while read -r tag mode; do
+        mkdir -p "/mnt/$tag"
+        mount -t virtiofs -o "$mode" "$tag" "/mnt/$tag"
+    done </etc/guesthouse/shares
+fi
+
 line=/dev/ttyS0
 # A virtio console that has a size (feature 0) is the user's terminal.
 for device in /sys/bus/virtio/devices/*; do

@@ -7,10 +7,13 @@ use std::str::FromStr;
 use crate::image::ImageAction;
 use crate::life::{LifeAction, LifeArguments};
 use crate::net_args::net;
+use crate::share_args::share;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
-use machine::{BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, Size};
+use machine::{
+    BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, ShareSpec, Size,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -24,6 +27,8 @@ Examples:
   guesthouse run --disk disk.raw -- fdisk -l the default guest with a disk, /dev/vda
   guesthouse image create disk.qcow2 20G     an empty disk
   guesthouse run --net user,forward=2222:22  with a network; the host's port 2222 is the guest's 22
+  guesthouse run --share src:src -- ls /mnt/src
+                                             with a folder of the host's
   guesthouse run -d --name web debian        a machine in the background: see ps, console, logs, stop, rm
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
@@ -183,6 +188,12 @@ pub struct RunArguments {
     /// at a time. May be repeated.
     #[arg(long, value_name = "NAME=PATH", value_parser = port)]
     pub port: Vec<PortSpec>,
+    /// Folder of the host's for the guest, under a tag: the default guest has it as /mnt/TAG, another one mounts it with
+    /// `mount -t virtiofs TAG /mnt`. May be repeated. Options: `ro`: the guest cannot change it; `cache=auto`: the
+    /// guest sees what the host changes after a second, `none`: at once, `always`: not at all, for folders that only
+    /// it uses; `suid`: it may make set-user-id programs.
+    #[arg(long, value_name = "DIR:TAG[,OPTION...]", value_parser = share)]
+    pub share: Vec<ShareSpec>,
     /// Its name, and what becomes of it.
     #[command(flatten)]
     pub life: LifeArguments,

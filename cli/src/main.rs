@@ -12,6 +12,7 @@ mod keys;
 mod life;
 mod net_args;
 mod run;
+mod share_args;
 mod signals;
 mod terminal;
 

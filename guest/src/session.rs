@@ -34,6 +34,8 @@ pub struct Session {
     pub terminal: Option<(WindowSize, String)>,
     /// Names of the machine's ports, which it waits for.
     pub ports: Vec<String>,
+    /// Tags of the machine's shared folders, which it mounts as `/mnt/TAG`; true for those that cannot be changed.
+    pub shares: Vec<(String, bool)>,
     /// The program and its arguments; without one the guest starts a shell on the line.
     pub command: Option<(CommandMode, Vec<OsString>)>,
 }
@@ -51,6 +53,12 @@ impl Session {
         if !self.ports.is_empty() {
             let list: String = self.ports.iter().map(|name| format!("{name}\n")).collect();
             archive.add("etc/guesthouse/ports", 0o644, Node::File(list.into()));
+        }
+        if !self.shares.is_empty() {
+            let line =
+                |(tag, readonly): &(String, bool)| format!("{tag} {}\n", if *readonly { "ro" } else { "rw" });
+            let list: String = self.shares.iter().map(line).collect();
+            archive.add("etc/guesthouse/shares", 0o644, Node::File(list.into()));
         }
         if let Some((mode, argv)) = &self.command {
             let mut text = vec![match mode {
@@ -95,6 +103,13 @@ mod tests {
         let session = Session { ports: vec!["a".into(), "b.0".into()], ..Session::default() };
         assert_eq!(file(&session, "etc/guesthouse/ports").unwrap(), b"a\nb.0\n");
         assert_eq!(file(&Session::default(), "etc/guesthouse/ports"), None);
+    }
+
+    #[test]
+    fn shares_are_listed_with_what_may_be_done_to_them() {
+        let shares = vec![("src".into(), false), ("data".into(), true)];
+        let session = Session { shares, ..Session::default() };
+        assert_eq!(file(&session, "etc/guesthouse/shares").unwrap(), b"src rw\ndata ro\n");
     }
 
     #[test]

@@ -107,6 +107,22 @@ pub enum MachineError {
         /// The first.
         other: String,
     },
+    /// More shares than there is room for.
+    #[error("{count} shares are not possible: give at most {max}")]
+    Shares {
+        /// Asked for.
+        count: usize,
+        /// Most.
+        max: usize,
+    },
+    /// A tag that no share can have.
+    #[error(
+        "share tag {0:?} is not possible: give up to 36 letters, digits, dots, dashes and underscores, no dot or dash first"
+    )]
+    ShareTag(String),
+    /// Two shares that would be one.
+    #[error("two shares have the tag {0}: give each its own")]
+    SameTag(String),
     /// The socket of somebody else.
     #[error("{} is the socket of a running program: stop that, or give another path", .0.display())]
     PortBusy(PathBuf),
@@ -153,4 +169,7 @@ pub enum MachineError {
     /// A network.
     #[error(transparent)]
     Net(#[from] NetError),
+    /// A shared folder.
+    #[error(transparent)]
+    Share(#[from] share::ShareError),
 }

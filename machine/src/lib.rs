@@ -16,6 +16,7 @@ mod machine;
 mod nets;
 mod pc;
 mod report;
+mod shares;
 mod size;
 mod spec;
 mod vcpu;
@@ -29,6 +30,7 @@ pub use error::MachineError;
 pub use machine::Machine;
 pub use pc::{Backends, Pc};
 pub use report::Report;
+pub use shares::ShareSpec;
 pub use size::Size;
 pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec, NetSpec};
 
@@ -38,6 +40,7 @@ pub use cpu::CpuState;
 pub use device::{CharBackend, NullBackend};
 pub use engine::EngineKind;
 pub use net::{Forward, Mac, TapConfig, UserConfig};
+pub use share::Cache;
 pub use virtio::{BalloonStatistics, ConsoleSize, Peer, PortBackend, PortBell};
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
-use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets};
+use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets, shares};
 
 /// What the threads of a machine share.
 pub struct Shared {
@@ -163,6 +163,7 @@ impl Machine {
         let disks = disks::open(&spec)?;
         let mut devices = disks::devices(&spec, &disks)?;
         devices.extend(nets::open(&spec)?);
+        devices.extend(shares::open(&spec.shares)?);
         let ports = console::open(&spec.ports)?;
         devices.extend(console::devices(&spec, backends.terminal.clone(), &ports)?);
         let balloon = balloon::device(&spec)?;

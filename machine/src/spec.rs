@@ -7,7 +7,10 @@ use boot::Protocol;
 use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
-use crate::{BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, Size, balloon, console, host};
+use crate::{
+    BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, ShareSpec, Size, balloon, console, host,
+    shares,
+};
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
 pub const MAX_CPUS: u32 = 64;
@@ -33,6 +36,9 @@ pub struct MachineSpec {
     /// Network cards and what they are plugged into, in the order in which the guest finds them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nets: Vec<NetSpec>,
+    /// Folders of the host's that the guest may mount.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub shares: Vec<ShareSpec>,
     /// Where the user's terminal is plugged in.
     pub console: ConsoleKind,
     /// Ports between the guest and sockets of the host's.
@@ -110,6 +116,7 @@ impl Default for MachineSpec {
             modules: Vec::new(),
             disks: Vec::new(),
             nets: Vec::new(),
+            shares: Vec::new(),
             console: ConsoleKind::default(),
             ports: Vec::new(),
             cmdline: String::new(),
@@ -142,6 +149,7 @@ impl MachineSpec {
         }
         balloon::validate(self, self.balloon)?;
         console::validate(&self.ports)?;
+        shares::validate(&self.shares)?;
         let (available, limit) = host::memory();
         if self.memory.get() > available {
             return Err(MachineError::HostMemory { memory: self.memory, mib: available >> 20, limit });

@@ -41,6 +41,7 @@ impl Plan {
             modules: arguments.module.iter().map(|text| module(text)).collect(),
             disks: arguments.disk.clone(),
             nets: arguments.net.iter().flatten().cloned().collect(),
+            shares: arguments.share.clone(),
             console: arguments.console,
             ports: arguments.port.clone(),
             board: arguments.board,
@@ -112,6 +113,7 @@ impl Plan {
         let session = Session {
             terminal: line_is_terminal.then(terminal::describe),
             ports: spec.ports.iter().map(|port| port.name.clone()).collect(),
+            shares: spec.shares.iter().map(|share| (share.tag.clone(), share.readonly)).collect(),
             command: mode.map(|mode| (mode, argv)),
         };
         spec.initrd = Some(built.initrd);
