@@ -11,7 +11,7 @@ use crate::ticker::Ticker;
 use crate::trace::Reports;
 
 /// Executions after which code is translated.
-const WARM: u8 = 12;
+const WARM: u8 = 6;
 
 /// The translating engine: x86-64 hosts with BMI2, no hardware virtualization, no privileges.
 #[derive(Clone)]

@@ -36,8 +36,8 @@ const ATTEMPTS: usize = 8;
 const PAGE: usize = 4096;
 /// Bytes of the longest instruction.
 const LONGEST: usize = 15;
-/// Counters of executions.
-const HEATS: usize = 1 << 16;
+/// Counters of executions: a whole system's boot comes by half a million places in code.
+const HEATS: usize = 1 << 18;
 
 /// An instruction that the interpreter executes for a translation.
 pub struct Operation {

@@ -14,11 +14,11 @@ use rustix::mm::{
 };
 
 /// Bytes for code. Pages are taken from the host as they are written.
-pub const CODE: usize = 48 << 20;
+pub const CODE: usize = 96 << 20;
 /// Bytes written until the writable mapping is let go.
 const WRITTEN: usize = 512 << 10;
 /// The part of it for code that runs usually. What runs rarely lies apart, so that it takes no room in caches.
-const HOT: usize = 28 << 20;
+const HOT: usize = CODE / 12 * 7;
 /// Bytes for data.
 pub const DATA: usize = 48 << 20;
 

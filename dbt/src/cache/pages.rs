@@ -58,6 +58,8 @@ pub struct CodePage {
     listed: u8,
     /// Translations depend on its bytes.
     used: bool,
+    /// Where translations begin, in order: apart from them, so that a search stays in a cache line or two.
+    offsets: Vec<u16>,
     blocks: Vec<Block>,
 }
 
@@ -77,7 +79,7 @@ impl CodePage {
 
     /// The translation that begins at an offset.
     pub fn block(&self, offset: u16) -> Option<Block> {
-        self.blocks.binary_search_by_key(&offset, |b| b.offset).ok().map(|i| self.blocks[i])
+        self.offsets.binary_search(&offset).ok().map(|i| self.blocks[i])
     }
 }
 
@@ -200,6 +202,7 @@ impl Pages {
                     lin: None,
                     listed: 0,
                     used: false,
+                    offsets: Vec::new(),
                     blocks: Vec::new(),
                 });
                 self.write_word(page);
@@ -231,16 +234,23 @@ impl Pages {
     /// Adds a translation.
     pub fn insert(&mut self, page: u32, block: Block) {
         self.pin(page);
-        let blocks = &mut self.list[page as usize].blocks;
-        match blocks.binary_search_by_key(&block.offset, |b| b.offset) {
+        let CodePage { offsets, blocks, .. } = &mut self.list[page as usize];
+        match offsets.binary_search(&block.offset) {
             Ok(i) => blocks[i] = block,
-            Err(i) => blocks.insert(i, block),
+            Err(i) => {
+                offsets.insert(i, block.offset);
+                blocks.insert(i, block);
+            }
         }
     }
 
     /// Forgets a translation.
     pub fn remove(&mut self, page: u32, offset: u16) {
-        self.list[page as usize].blocks.retain(|b| b.offset != offset);
+        let CodePage { offsets, blocks, .. } = &mut self.list[page as usize];
+        if let Ok(i) = offsets.binary_search(&offset) {
+            offsets.remove(i);
+            blocks.remove(i);
+        }
     }
 
     fn unmap(&mut self, page: u32) {
