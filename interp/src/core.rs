@@ -85,6 +85,8 @@ pub struct Mapped {
     pub host: *mut u8,
     /// What is known of it.
     pub info: *const PageInfo,
+    /// It stays there when another address space is loaded.
+    pub stays: bool,
 }
 
 impl Core {
@@ -356,7 +358,7 @@ impl Session<'_, '_> {
         let tlb = &self.cpu().tlb;
         let entry = if write { tlb.writable(lin, 1) } else { tlb.readable(lin, 1) }?;
         let host = entry.addend.wrapping_add((lin & !0xfff) as usize) as *mut u8;
-        Some(Mapped { host, info: entry.info })
+        Some(Mapped { host, info: entry.info, stays: tlb.stays(lin) })
     }
 
     /// Makes code of bytes of a page: from here on stores to them are noticed.

@@ -8,6 +8,8 @@ use crate::layout::{self, PAGE, sel};
 use crate::{Case, Expect, Mode};
 
 const NX: u64 = 1 << 63;
+/// The first address of the upper half.
+const UPPER: u64 = 0xffff_8000_0000_0000;
 
 const fn pf(code: u32) -> Expect {
     Expect::Fault(vector::PF, code)
@@ -311,6 +313,41 @@ pub(super) const CASES: &[Case] = &[
             g.asm.hlt()
         },
         expect: &[Expect::Reg(RAX, 0x11), Expect::Reg(RBX, 0x22)],
+    },
+    Case {
+        name: "loading CR3 drops data of the upper half that is not global",
+        mode: Mode::Long,
+        build: |g| {
+            g.write_u64(layout::PML4 + 256 * 8, layout::PDPT | 7);
+            g.write_u32(PAGE, 0x11);
+            g.write_u32(PAGE + 0x1000, 0x22);
+            g.asm.mov(r8, UPPER + PAGE)?;
+            g.asm.mov(eax, dword_ptr(r8))?;
+            g.asm.mov(qword_ptr(layout::PT + (PAGE >> 9)), (PAGE as i32 + 0x1000) | 7)?;
+            g.asm.mov(rcx, cr3)?;
+            g.asm.mov(cr3, rcx)?;
+            g.asm.mov(ebx, dword_ptr(r8))?;
+            g.asm.hlt()
+        },
+        expect: &[Expect::Reg(RAX, 0x11), Expect::Reg(RBX, 0x22)],
+    },
+    Case {
+        name: "loading CR3 drops code of the upper half that is not global",
+        mode: Mode::Long,
+        build: |g| {
+            g.write_u64(layout::PML4 + 256 * 8, layout::PDPT | 7);
+            g.write(PAGE, &[0xbe, 1, 0, 0, 0, 0xc3]); // mov esi, 1; ret
+            g.write(PAGE + 0x1000, &[0xbe, 2, 0, 0, 0, 0xc3]);
+            g.asm.mov(r8, UPPER + PAGE)?;
+            g.asm.call(r8)?;
+            g.asm.mov(edi, esi)?;
+            g.asm.mov(qword_ptr(layout::PT + (PAGE >> 9)), (PAGE as i32 + 0x1000) | 7)?;
+            g.asm.mov(rcx, cr3)?;
+            g.asm.mov(cr3, rcx)?;
+            g.asm.call(r8)?;
+            g.asm.hlt()
+        },
+        expect: &[Expect::Reg(RDI, 1), Expect::Reg(RSI, 2)],
     },
     Case {
         name: "toggling CR4.PGE drops global pages",

@@ -232,6 +232,9 @@ impl Tlb {
         let lin = lin & !0xfff;
         self.set(number, Pair { neg_page: lin.wrapping_neg(), host: page.host as u64 });
         self.list(number, (lin >> 63) as usize);
+        if !page.stays {
+            self.list(number, 0);
+        }
     }
 
     /// Has an entry dropped when a half of the address space is.

@@ -128,6 +128,7 @@ fn choose(insn: &Instruction, mode: Mode) -> Class {
     let is_word = register(0) && insn.op_register(0).is_gpr() && insn.op_register(0).size() == word(insn);
     match insn.mnemonic() {
         M::Nop
+        | M::Reservednop
         | M::Endbr64
         | M::Endbr32
         | M::Prefetchnta

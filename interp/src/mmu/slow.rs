@@ -177,6 +177,9 @@ impl Cpu {
             Ok(translation) => translation,
             Err(exception) => return Err(self.raise(exception)),
         };
+        if access == Access::Execute {
+            self.tlb.note_code(lin, translation.global);
+        }
         let own = privilege == self.privilege();
         if own && access != Access::Execute && !self.alignment_checked() && !self.watched_page(lin) {
             let ram = self.ram.clone();

@@ -4,7 +4,8 @@
 //! page, address space and, for addresses that cross into the next page at the low end, nothing else. Entries of
 //! user and supervisor accesses (without and with EFLAGS.AC, where SMAP is on) live in separate banks, so that a
 //! tag needs no privilege. Kernel-half addresses are tagged 0 whatever the space: global pages stay over CR3
-//! switches; a non-global page there is remembered and costs a flush of that half at the next switch.
+//! switches, others are marked and dropped by the next one. (Linux has some in its map of all memory.) Code there that is not
+//! global costs a flush of that half.
 
 use std::ptr::null;
 
@@ -37,7 +38,7 @@ const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, info: null() 
 /// What was dropped, for those who keep translations of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Flushes {
-    /// Everything in the lower half.
+    /// Everything in the lower half, and what does not [stay](super::super::core::Mapped::stays).
     pub lower: bool,
     /// Everything in the upper half.
     pub upper: bool,
@@ -85,7 +86,10 @@ pub(crate) struct Tlb {
     /// PCID to address-space number.
     spaces: Box<[u16; 4096]>,
     pcid: u16,
-    upper_nonglobal: bool,
+    /// Bits of entries, bank by bank: kernel-half pages that are not global.
+    passing: [u64; BANKS * SIZE / 64],
+    /// Code was fetched from such a page.
+    passing_code: bool,
     /// Changes whenever linear-to-physical may have changed: lower half, upper half.
     epochs: [u32; 2],
     /// What [`fetch_context`](Self::fetch_context) gives for each half.
@@ -104,7 +108,8 @@ impl Default for Tlb {
             next_space: 2,
             spaces: Box::new([0; 4096]),
             pcid: 0,
-            upper_nonglobal: false,
+            passing: [0; BANKS * SIZE / 64],
+            passing_code: false,
             epochs: [0, 0],
             contexts: [0, 0],
             flushes: Flushes::default(),
@@ -156,9 +161,10 @@ impl Tlb {
         write: bool,
         global: bool,
     ) {
-        if (lin as i64) < 0 && !global {
-            self.upper_nonglobal = true;
-        }
+        let slot = self.bank * SIZE + index(lin);
+        let bit = 1 << (slot % 64);
+        let word = &mut self.passing[slot / 64];
+        *word = if (lin as i64) < 0 && !global { *word | bit } else { *word & !bit };
         let tag = self.tag(lin);
         self.entries[self.bank][index(lin)] = Entry {
             read: if read { tag } else { NEVER },
@@ -166,6 +172,18 @@ impl Tlb {
             addend: (host_page as usize).wrapping_sub((lin & !0xfff) as usize),
             info,
         };
+    }
+
+    /// Says whether the page of `lin`, which is there, stays when another address space is loaded.
+    pub fn stays(&self, lin: u64) -> bool {
+        let slot = self.bank * SIZE + index(lin);
+        (lin as i64) < 0 && self.passing[slot / 64] >> (slot % 64) & 1 == 0
+    }
+
+    /// Code is fetched from the page of `lin`.
+    #[inline]
+    pub fn note_code(&mut self, lin: u64, global: bool) {
+        self.passing_code |= (lin as i64) < 0 && !global;
     }
 
     /// Chooses the bank for the CPL, CR4.SMAP and EFLAGS.AC.
@@ -208,7 +226,8 @@ impl Tlb {
         self.entries = [[EMPTY; SIZE]; BANKS];
         self.spaces.fill(0);
         self.next_space = 1;
-        self.upper_nonglobal = false;
+        self.passing = [0; BANKS * SIZE / 64];
+        self.passing_code = false;
         self.space = self.new_space();
         self.bump(true, true);
     }
@@ -216,9 +235,10 @@ impl Tlb {
     /// Address space `pcid` is loaded; with `keep` (bit 63 of the new CR3) its entries stay.
     pub fn switch(&mut self, pcid: u16, keep: bool) {
         self.pcid = pcid & 0xfff;
-        if self.upper_nonglobal {
+        if self.passing_code {
             self.flush_upper();
         }
+        self.drop_passing();
         let known = self.spaces[usize::from(self.pcid)];
         self.space = if keep && known != 0 { known } else { self.new_space() };
         self.flushes.lower = true;
@@ -264,8 +284,19 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
-        self.upper_nonglobal = false;
+        self.passing_code = false;
         self.bump(false, true);
+    }
+
+    fn drop_passing(&mut self) {
+        for (i, word) in self.passing.iter_mut().enumerate() {
+            let mut bits = std::mem::take(word);
+            while bits != 0 {
+                let slot = i * 64 + bits.trailing_zeros() as usize;
+                self.entries[slot / SIZE][slot % SIZE] = EMPTY;
+                bits &= bits - 1;
+            }
+        }
     }
 
     fn new_space(&mut self) -> u16 {

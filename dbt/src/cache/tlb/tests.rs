@@ -9,7 +9,7 @@ fn parts() -> (Vec<u64>, Box<[Table; TABLES]>) {
 }
 
 fn page(number: u64) -> Mapped {
-    Mapped { host: ((number + 1) << 12) as *mut u8, info: null() }
+    Mapped { host: ((number + 1) << 12) as *mut u8, info: null(), stays: true }
 }
 
 /// What a look-up in line finds, or one beside it.
@@ -92,4 +92,18 @@ fn a_protected_page_goes_from_both_places() {
         assert_eq!([HERE, THERE].map(|lin| found(tlb, 1, lin)), [None, Some(3 << 12)]);
         assert_ne!(named(sites, site), HERE);
     });
+}
+
+#[test]
+fn a_page_of_the_upper_half_that_does_not_stay_goes_with_the_lower_half() {
+    for stays in [true, false] {
+        let (mut room, mut tables) = parts();
+        let mut sites = Sites::new(room.as_mut_ptr().cast(), room.len() * 8);
+        let mut tlb = Tlb::new(&mut tables, &sites);
+        tlb.fill(&mut sites, 1, THERE, Mapped { stays, ..page(1) });
+        let mut flushes = Flushes::default();
+        flushes.lower = true;
+        tlb.flush(&mut sites, &flushes);
+        assert_eq!(found(&tlb, 1, THERE).is_some(), stays);
+    }
 }
