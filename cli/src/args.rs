@@ -13,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
 use machine::{
     BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, ShareSpec, Size,
+    VsockSpec,
 };
 
 const EXAMPLES: &str = "\
@@ -197,6 +198,11 @@ pub struct RunArguments {
     /// Its name, and what becomes of it.
     #[command(flatten)]
     pub life: LifeArguments,
+    /// Sockets (AF_VSOCK) between the guest, whose address is CID, or 3, and programs on the host: whoever connects to the
+    /// Unix socket PATH and says `CONNECT PORT` and a line feed gets to that port of the guest's, after a line `OK`; the
+    /// guest, calling port N of the host (address 2), gets to who listens at PATH_N.
+    #[arg(long, value_name = "[CID=]PATH", value_parser = vsock)]
+    pub vsock: Option<VsockSpec>,
     /// Program to run in the default guest instead of a shell, with its arguments.
     #[arg(last = true, value_name = "COMMAND", conflicts_with = "initrd")]
     pub command: Vec<OsString>,
@@ -242,6 +248,19 @@ fn port(text: &str) -> Result<PortSpec, String> {
     match text.split_once('=') {
         Some((name, path)) if !path.is_empty() => Ok(PortSpec { name: name.to_owned(), path: path.into() }),
         _ => Err(format!("{text:?} names no socket: give NAME=PATH")),
+    }
+}
+
+/// `[CID=]PATH`.
+fn vsock(text: &str) -> Result<VsockSpec, String> {
+    let number = |cid: &str| !cid.is_empty() && cid.bytes().all(|byte| byte.is_ascii_digit());
+    match text.split_once('=').filter(|(cid, _)| number(cid)) {
+        Some((cid, path)) => {
+            let cid =
+                cid.parse().map_err(|_| format!("{cid} is no address: give one from 3 to 4294967294"))?;
+            Ok(VsockSpec { cid, path: path.into() })
+        }
+        None => Ok(VsockSpec { path: text.into(), ..VsockSpec::default() }),
     }
 }
 
@@ -305,6 +324,15 @@ mod tests {
         for wrong in ["a", "a=", ""] {
             assert!(port(wrong).unwrap_err().contains("NAME=PATH"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn sockets_have_a_path_and_may_have_an_address() {
+        let spec = |cid, path: &str| Ok(VsockSpec { cid, path: path.into() });
+        assert_eq!(vsock("v.sock"), spec(3, "v.sock"));
+        assert_eq!(vsock("7=a=b"), spec(7, "a=b"));
+        assert_eq!(vsock("a=b"), spec(3, "a=b"));
+        assert!(vsock("4294967296=a").unwrap_err().contains("no address"));
     }
 
     #[test]

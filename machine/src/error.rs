@@ -137,6 +137,17 @@ pub enum MachineError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// An address that no guest can have.
+    #[error("{0} is no guest's socket address: give one from 3 to 4294967294")]
+    VsockCid(u32),
+    /// A path that is none for the guest's sockets.
+    #[error("{} is not possible for the guest's sockets: give a path of 1 to {max} bytes", path.display())]
+    VsockPath {
+        /// The path.
+        path: PathBuf,
+        /// Most bytes.
+        max: usize,
+    },
     /// The call does not fit the machine's state.
     #[error("the machine is {state}: {remedy}")]
     State {

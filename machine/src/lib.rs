@@ -12,6 +12,7 @@ pub mod engine;
 mod error;
 mod files;
 mod host;
+mod listener;
 mod machine;
 mod nets;
 mod pc;
@@ -20,6 +21,7 @@ mod shares;
 mod size;
 mod spec;
 mod vcpu;
+mod vsock;
 
 pub use balloon::BalloonReport;
 pub use board::BoardKind;
@@ -33,6 +35,7 @@ pub use report::Report;
 pub use shares::ShareSpec;
 pub use size::Size;
 pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec, NetSpec};
+pub use vsock::VsockSpec;
 
 pub use block::Format;
 pub use boot::Protocol;

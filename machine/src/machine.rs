@@ -16,6 +16,7 @@ use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
+use crate::vsock::{self, Opened, VsockSocket};
 use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets, shares};
 
 /// What the threads of a machine share.
@@ -25,6 +26,7 @@ pub struct Shared {
     disks: Vec<Arc<dyn BlockBackend>>,
     ports: Vec<Arc<SocketPort>>,
     balloon: Arc<Balloon>,
+    vsock: Option<Arc<VsockSocket>>,
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
@@ -168,6 +170,10 @@ impl Machine {
         devices.extend(console::devices(&spec, backends.terminal.clone(), &ports)?);
         let balloon = balloon::device(&spec)?;
         devices.push(balloon.clone());
+        let vsock = vsock::open(&spec)?.map(|Opened { socket, device }| {
+            devices.push(device);
+            socket
+        });
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
         let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
         let slots = (0..spec.cpus)
@@ -184,6 +190,7 @@ impl Machine {
             disks,
             ports,
             balloon,
+            vsock,
             vm,
             spec,
             slots,
@@ -294,6 +301,7 @@ impl Machine {
         }
         self.shared.slots.iter().for_each(|slot| slot.vcpu.lock().finish());
         self.shared.ports.iter().for_each(|port| port.close());
+        self.shared.vsock.iter().for_each(|socket| socket.close());
         outcome
     }
 

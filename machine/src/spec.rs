@@ -8,8 +8,8 @@ use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, ShareSpec, Size, balloon, console, host,
-    shares,
+    BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, ShareSpec, Size, VsockSpec, balloon, console,
+    host, shares, vsock,
 };
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
@@ -44,6 +44,9 @@ pub struct MachineSpec {
     /// Ports between the guest and sockets of the host's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<PortSpec>,
+    /// Sockets between the guest and the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vsock: Option<VsockSpec>,
     /// The kernel's command line, or what is added to that of a system on a disk.
     pub cmdline: String,
     /// Guest RAM.
@@ -119,6 +122,7 @@ impl Default for MachineSpec {
             shares: Vec::new(),
             console: ConsoleKind::default(),
             ports: Vec::new(),
+            vsock: None,
             cmdline: String::new(),
             memory: Size::mib(512),
             balloon: None,
@@ -150,6 +154,7 @@ impl MachineSpec {
         balloon::validate(self, self.balloon)?;
         console::validate(&self.ports)?;
         shares::validate(&self.shares)?;
+        vsock::validate(self.vsock.as_ref())?;
         let (available, limit) = host::memory();
         if self.memory.get() > available {
             return Err(MachineError::HostMemory { memory: self.memory, mib: available >> 20, limit });

@@ -21,6 +21,7 @@ mod net;
 mod pci;
 mod queue;
 mod rng;
+mod vsock;
 mod worker;
 
 pub use balloon::{Balloon, BalloonStatistics};
@@ -35,6 +36,7 @@ pub use net::Net;
 pub use pci::{VirtioPci, VirtioPciState};
 pub use queue::{Chain, Queue, QueueError, QueueLayout, Segment};
 pub use rng::Rng;
+pub use vsock::{Vsock, VsockHost};
 
 #[cfg(test)]
 mod testing;

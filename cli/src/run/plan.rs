@@ -44,6 +44,7 @@ impl Plan {
             shares: arguments.share.clone(),
             console: arguments.console,
             ports: arguments.port.clone(),
+            vsock: arguments.vsock.clone(),
             board: arguments.board,
             memory: arguments.memory,
             balloon: arguments.balloon,

@@ -4,9 +4,7 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle, sleep};
 use std::time::Duration;
@@ -14,16 +12,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
-use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, listen, send,
-    socket_with,
-};
+use rustix::net::{SendFlags, SocketFlags, accept_with, send};
 use rustix::time::Timespec;
 use virtio::{Peer, PortBackend, PortBell};
 
 use crate::MachineError;
+use crate::listener::{SocketFile, listen_at};
 
 /// Clients that wait.
 const BACKLOG: i32 = 8;
@@ -38,9 +33,7 @@ const END: u64 = 2;
 pub struct SocketPort {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    path: PathBuf,
-    /// Device and inode of the file: it might be another one's by now.
-    file: (u64, u64),
+    file: SocketFile,
 }
 
 struct Shared {
@@ -68,10 +61,9 @@ impl SocketPort {
     /// # Errors
     /// Something else is there, or the host refuses it.
     pub fn new(path: &Path) -> Result<Self, MachineError> {
-        let listener = listen_at(path)?;
+        let (listener, file) = listen_at(path, BACKLOG)?;
         let refused = |source: io::Error| MachineError::PortSocket { path: path.to_owned(), source };
         let made = || -> io::Result<_> {
-            let meta = path.symlink_metadata()?;
             let epoll = epoll::create(CreateFlags::CLOEXEC)?;
             let end = eventfd(0, EventfdFlags::CLOEXEC)?;
             epoll::add(&epoll, &end, EventData::new_u64(END), EventFlags::IN)?;
@@ -82,11 +74,10 @@ impl SocketPort {
                 EventFlags::IN | EventFlags::ONESHOT,
             )?;
             let (bell, client) = (OnceLock::new(), Mutex::default());
-            Ok((Shared { listener, epoll, end, bell, client }, (meta.dev(), meta.ino())))
+            Ok(Shared { listener, epoll, end, bell, client })
         };
-        let (shared, file) = made().map_err(refused)?;
-        let shared = Arc::new(shared);
-        let port = Self { shared: shared.clone(), thread: Mutex::default(), path: path.to_owned(), file };
+        let shared = Arc::new(made().map_err(refused)?);
+        let port = Self { shared: shared.clone(), thread: Mutex::default(), file };
         let thread = Builder::new().name("console-port".to_owned()).spawn(move || shared.run());
         *port.thread.lock() = Some(thread.map_err(MachineError::Thread)?);
         Ok(port)
@@ -99,9 +90,7 @@ impl SocketPort {
         // A panic was reported where it happened.
         let _ = thread.join();
         *self.shared.client.lock() = Client { gone: true, ..Client::default() };
-        if self.path.symlink_metadata().is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file) {
-            let _ = std::fs::remove_file(&self.path);
-        }
+        self.file.remove();
     }
 }
 
@@ -109,35 +98,6 @@ impl Drop for SocketPort {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// A socket that listens at `path`.
-fn listen_at(path: &Path) -> Result<OwnedFd, MachineError> {
-    let refused = |source: io::Error| MachineError::PortSocket { path: path.to_owned(), source };
-    let host = |errno: Errno| refused(errno.into());
-    let address = SocketAddrUnix::new(path).map_err(host)?;
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None).map_err(host)?;
-    // The file will have the mode of the socket.
-    fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(host)?;
-    if let Err(errno) = bind(&socket, &address) {
-        if errno != Errno::ADDRINUSE {
-            return Err(host(errno));
-        }
-        if !path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket()) {
-            return Err(MachineError::PortFile(path.to_owned()));
-        }
-        // Whoever listens there does not notice a call of another type, which says that somebody does.
-        let call = UnixDatagram::unbound().and_then(|caller| caller.connect(path));
-        match call.err().map(|e| e.kind()) {
-            Some(io::ErrorKind::ConnectionRefused) => std::fs::remove_file(path).map_err(refused)?,
-            Some(io::ErrorKind::NotFound) => {}
-            _ => return Err(MachineError::PortBusy(path.to_owned())),
-        }
-        bind(&socket, &address).map_err(host)?;
-    }
-    listen(&socket, BACKLOG).map_err(host)?;
-    Ok(socket)
 }
 
 impl Shared {

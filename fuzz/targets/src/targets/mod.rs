@@ -14,6 +14,7 @@ mod net;
 mod samples;
 mod state;
 mod virtio;
+mod vsock;
 
 use crate::Target;
 
@@ -47,6 +48,7 @@ pub const TARGETS: &[Target] = &[
     virtio::MMIO,
     console::CONSOLE,
     balloon::BALLOON,
+    vsock::VSOCK,
     net::NAT,
     net::CARD,
     image::QCOW2,
