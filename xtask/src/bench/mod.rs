@@ -7,6 +7,7 @@ mod engines;
 mod figure;
 mod integer;
 mod io;
+mod life;
 mod memory;
 pub mod peer;
 pub mod process;
@@ -47,6 +48,7 @@ pub struct Arguments {
 enum Other {
     Engines(engines::Arguments),
     Io(io::Arguments),
+    Life(life::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -93,6 +95,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     match &arguments.other {
         Some(Other::Engines(arguments)) => return engines::run(arguments),
         Some(Other::Io(arguments)) => return io::run(arguments),
+        Some(Other::Life(arguments)) => return life::run(arguments),
         None => {}
     }
     let bench = Bench::new(arguments.runs)?;

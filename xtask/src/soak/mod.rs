@@ -1,8 +1,9 @@
 //! `cargo xtask soak`: what only time shows. A whole Debian checks what it has written to its disks and talks through its
 //! network while another one is started again and again; and machines are killed while they write, after which
-//! nothing that they called durable may be missing.
+//! nothing that they called durable may be missing. Also machines that are started and ended in a row.
 
 mod check;
+mod cycles;
 mod image;
 mod kills;
 mod load;
@@ -31,6 +32,9 @@ pub struct Arguments {
     /// How often to kill a machine that writes.
     #[arg(long, default_value_t = 50)]
     kills: u32,
+    /// How often to start a machine and end it soon after.
+    #[arg(long, default_value_t = 1000)]
+    cycles: u32,
     /// What random numbers begin with; without, the clock.
     #[arg(long)]
     seed: Option<u64>,
@@ -60,6 +64,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     provide("qemu-img", "qemu-utils")?;
     let load = Duration::from_secs(arguments.minutes * 60);
     in_folder(&arguments.engine, |soak| {
+        cycles::run(soak, arguments.cycles, seed)?;
+        eprintln!("xtask: {} machines were started and ended, and nothing is left of them", arguments.cycles);
         soak.kill(arguments.kills, seed)?;
         if !load.is_zero() {
             soak.load(load, seed)?;
@@ -160,6 +166,7 @@ mod tests {
         cargo(&["build", "--release", "--locked", "--package", "cli"], &[]).unwrap();
         provide("iperf3", "iperf3").unwrap();
         in_folder("auto", |soak| {
+            cycles::run(soak, 30, 1)?;
             thread::scope(|scope| {
                 let kills = scope.spawn(|| soak.kill(2, 1));
                 soak.load(Duration::from_secs(20), 1)?;

@@ -1,0 +1,98 @@
+//! Machines in the background, in a folder of their own.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+/// How long guests have to boot, all of them together.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// A user with nothing but these machines.
+pub struct Machines {
+    program: PathBuf,
+    runtime: PathBuf,
+    ids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Status {
+    pid: u32,
+}
+
+impl Machines {
+    pub fn new(program: PathBuf) -> Result<Self> {
+        let runtime = std::env::temp_dir().join(format!("guesthouse-bench-{}", std::process::id()));
+        fs::create_dir(&runtime).with_context(|| format!("{} cannot be made", runtime.display()))?;
+        Ok(Self { program, runtime, ids: Vec::new() })
+    }
+
+    /// A default guest with so many MiB.
+    pub fn start(&mut self, memory: u64) -> Result<()> {
+        let id = self.call(&["run", "-d", "--memory", &format!("{memory}M")])?;
+        self.ids.push(id.trim().to_owned());
+        Ok(())
+    }
+
+    /// What a command prints.
+    pub fn call(&self, arguments: &[&str]) -> Result<String> {
+        let output = Command::new(&self.program)
+            .args(arguments)
+            .env("XDG_RUNTIME_DIR", &self.runtime)
+            .stdin(Stdio::null())
+            .output()
+            .context("guesthouse does not start")?;
+        if !output.status.success() {
+            bail!("guesthouse {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Waits until every guest is at its shell.
+    pub fn await_shells(&self) -> Result<()> {
+        let start = Instant::now();
+        for id in &self.ids {
+            while !self.call(&["logs", id])?.contains("# ") {
+                ensure!(start.elapsed() < PATIENCE, "{id} does not come to its shell");
+                std::thread::sleep(Duration::from_millis(200));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where a machine is talked to.
+    pub fn socket(&self, index: usize) -> Result<PathBuf> {
+        let id = self.ids.get(index).context("there are not so many machines")?;
+        Ok(self.runtime.join("guesthouse/vms").join(id).join("api.sock"))
+    }
+
+    /// Processes of all that run.
+    pub fn pids(&self) -> Result<Vec<u32>> {
+        let list: Vec<Status> = serde_json::from_str(&self.call(&["ps", "--json"])?)?;
+        Ok(list.into_iter().map(|status| status.pid).collect())
+    }
+
+    /// Ends all of them; nothing may be left.
+    pub fn end(&mut self) -> Result<()> {
+        for id in std::mem::take(&mut self.ids) {
+            self.call(&["rm", "-f", &id])?;
+        }
+        for folder in ["vms", "names"] {
+            let left = fs::read_dir(self.runtime.join("guesthouse").join(folder))?.count();
+            ensure!(left == 0, "{left} things are left in {folder}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Machines {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            let _ = self.call(&["rm", "-f", id]);
+        }
+        let _ = fs::remove_dir_all(&self.runtime);
+    }
+}
