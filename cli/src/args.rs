@@ -6,6 +6,7 @@ use std::str::FromStr;
 
 use crate::image::ImageAction;
 use crate::life::{LifeAction, LifeArguments};
+use crate::net::NetAction;
 use crate::net_args::net;
 use crate::share_args::share;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -31,6 +32,7 @@ Examples:
   guesthouse run --share src:src -- ls /mnt/src
                                              with a folder of the host's
   guesthouse run -d --name web debian        a machine in the background: see ps, console, logs, stop, rm
+  guesthouse net create lan                  a switch; machines join it with --net lan,name=web
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
 
@@ -101,6 +103,9 @@ pub enum Action {
     /// Make, copy, check and resize disk images.
     #[command(subcommand)]
     Image(ImageAction),
+    /// Make, list and remove switches between machines.
+    #[command(subcommand)]
+    Net(NetAction),
     /// Print completions for a shell.
     Completions {
         /// The shell.
@@ -177,8 +182,11 @@ pub struct RunArguments {
     /// It may have `,forward=[udp:][ADDRESS:]PORT:PORT` (a port of the host's, one of the guest's; any number of them),
     /// `,loopback=yes` (10.0.2.2 is the host's 127.0.0.1), `,outside=no` (nothing but that and forwarded ports),
     /// `,mac=ADDRESS` and `,capture=FILE` (all frames, for tcpdump and the like). `tap=DEVICE` is a TAP
-    /// device of the host's, which may have `mac` and `capture`; `none` is none. May be repeated. A guest that is a
-    /// whole system has `user` if nothing is said.
+    /// device of the host's, which may have `mac` and `capture`; `none` is none. Any other word is a switch that machines
+    /// share (`guesthouse net`): `,name=NAME` is what they call this one, `,vlan=ID` its VLAN, `,trunk=ID+ID` VLANs that it
+    /// gets by tags, `,ip=ADDRESS` the address that it is to have, `,rate=SIZE` most bytes in a second each way, and
+    /// `,spoof=yes` lets it use others' addresses, as bridges and routers do; `mac` and `capture` as above. May be
+    /// repeated. A guest that is a whole system has `user` if nothing is said.
     #[arg(long, value_name = "KIND[,OPTION...]", value_parser = net)]
     pub net: Vec<Option<NetSpec>>,
     /// Where your terminal, or stdin and stdout, is plugged in: `serial` is the serial port, ttyS0; `virtio` is a virtio

@@ -10,6 +10,7 @@ mod guests;
 mod image;
 mod keys;
 mod life;
+mod net;
 mod net_args;
 mod run;
 mod share_args;
@@ -77,6 +78,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
             let result = image::run(action, &signals);
             exit::after_signal(&signals, result)
         }
+        Action::Net(action) => net::run(action),
         Action::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "guesthouse", &mut text);

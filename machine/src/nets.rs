@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use net::switch::SwitchNet;
 use net::{Mac, NetBackend, NetError, TapNet, UserNet};
 use virtio::{Net, VirtioDevice};
 
@@ -21,6 +22,10 @@ pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineErr
             NetSpec::Tap(config) => {
                 let mac = config.mac.map_or_else(Mac::random, Ok).map_err(NetError::Host)?;
                 (Arc::new(TapNet::new(config)?), mac)
+            }
+            NetSpec::Switch(config) => {
+                let mac = config.mac().map_err(NetError::Host)?;
+                (Arc::new(SwitchNet::new(config, mac)?), mac)
             }
         };
         let pairs = spec.cpus.min(u16::MAX.into()) as u16;

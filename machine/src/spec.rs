@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use block::Format;
 use boot::Protocol;
+use net::switch::SwitchConfig;
 use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
@@ -109,6 +110,8 @@ pub enum NetSpec {
     User(UserConfig),
     /// The host's, by a TAP device.
     Tap(TapConfig),
+    /// One that machines share, by its switch.
+    Switch(SwitchConfig),
 }
 
 impl Default for MachineSpec {

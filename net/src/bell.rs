@@ -75,6 +75,12 @@ impl Poller {
         self.watch(&bell.fd, token)
     }
 
+    /// Reports a descriptor no more.
+    pub fn forget(&self, fd: impl AsFd) {
+        // It fails only if it was not watched.
+        let _ = epoll::delete(&self.epoll, fd);
+    }
+
     fn add(&self, fd: impl AsFd, token: u64, flags: epoll::EventFlags) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token), flags)?)
     }

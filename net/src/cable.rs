@@ -45,6 +45,13 @@ impl Cable {
         put
     }
 
+    /// The other end is there, or not.
+    pub fn link(&self, up: bool) {
+        if let Some(port) = &self.port {
+            port.link(up);
+        }
+    }
+
     /// Everything is with the guest, and in the file.
     pub fn finish(&mut self) {
         if let Some(port) = &self.port {

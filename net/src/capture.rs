@@ -29,9 +29,7 @@ impl Capture {
     pub fn create(path: &Path) -> Result<Self, NetError> {
         let create = || {
             let mut file = BufWriter::new(File::create(path)?);
-            for word in [MAGIC, VERSION, 0, 0, LONGEST, ETHERNET] {
-                file.write_all(&word.to_ne_bytes())?;
-            }
+            file.write_all(&Self::header())?;
             file.flush()?;
             Ok(file)
         };
@@ -42,13 +40,19 @@ impl Capture {
     /// Adds a frame. A host that cannot write it ends the capture.
     pub fn add(&mut self, parts: &[&[u8]]) {
         self.attempt(|file| {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let len: usize = parts.iter().map(|p| p.len()).sum();
-            for word in [now.as_secs() as u32, now.subsec_nanos(), len as u32, len as u32] {
-                file.write_all(&word.to_ne_bytes())?;
-            }
+            file.write_all(&mark(parts.iter().map(|p| p.len()).sum()))?;
             parts.iter().try_for_each(|part| file.write_all(part))
         });
+    }
+
+    /// A file's beginning.
+    pub(crate) fn header() -> Vec<u8> {
+        [MAGIC, VERSION, 0, 0, LONGEST, ETHERNET].iter().flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
+    /// A frame as it is in a file.
+    pub(crate) fn record(frame: &[u8]) -> Vec<u8> {
+        [&mark(frame.len())[..], frame].concat()
     }
 
     /// What was added is in the file.
@@ -62,6 +66,17 @@ impl Capture {
             self.file = None;
         }
     }
+}
+
+/// What is in front of a frame: the time, and its length twice.
+fn mark(len: usize) -> [u8; 16] {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let words = [now.as_secs() as u32, now.subsec_nanos(), len as u32, len as u32];
+    let mut bytes = [0; 16];
+    for (place, word) in bytes.chunks_exact_mut(4).zip(words) {
+        place.copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
 }
 
 #[cfg(test)]

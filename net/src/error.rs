@@ -29,6 +29,17 @@ pub enum NetError {
         /// What the host said.
         source: io::Error,
     },
+    /// There is no such switch.
+    #[error("there is no switch {0}: make it with guesthouse net create {0}")]
+    NoSwitch(String),
+    /// A switch does not take the machine.
+    #[error("switch {name}: {why}")]
+    Switch {
+        /// Its name.
+        name: String,
+        /// What it said: fact, object, remedy.
+        why: String,
+    },
     /// The capture cannot be written.
     #[error("capture file {} cannot be written ({source}): check the path and its permissions", path.display())]
     Capture {

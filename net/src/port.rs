@@ -54,6 +54,11 @@ pub trait GuestPort: Send + Sync {
 
     /// Tells the guest of all that was taken and put.
     fn finish(&self);
+
+    /// The network's end of the cable is plugged in, as at the beginning, or not.
+    fn link(&self, up: bool) {
+        let _ = up;
+    }
 }
 
 /// The other end: a network.

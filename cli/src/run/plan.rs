@@ -55,6 +55,7 @@ impl Plan {
             no_reboot: arguments.no_reboot,
             ..MachineSpec::default()
         };
+        crate::net::check(&spec.nets)?;
         spec.disks.iter_mut().for_each(|disk| disk.snapshot |= arguments.snapshot);
         let command = !arguments.command.is_empty();
         if let (Some(kernel), false) = (&arguments.kernel, command) {

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, EthernetAddress};
 
 use super::context::Context;
-use super::lan::{ROUTER_MAC, is_names, is_router};
+use super::icmp::is_ours;
+use super::lan::ROUTER_MAC;
 use crate::Offload;
 
 const TYPE_ARP: [u8; 2] = [0x08, 0x06];
@@ -26,7 +27,7 @@ pub fn ingress(cx: &mut Context, payload: &[u8], queue: u16) {
     };
     cx.lan.seen(source_protocol_addr.into());
     let target = IpAddr::from(target_protocol_addr);
-    if operation != ArpOperation::Request || !is_router(target) && !is_names(target) {
+    if operation != ArpOperation::Request || !is_ours(&cx.lan.subnet, target) {
         return;
     }
     let answer = ArpRepr::EthernetIpv4 {

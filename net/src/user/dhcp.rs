@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use smoltcp::wire::{DhcpMessageType, DhcpOption, DhcpPacket, DhcpRepr, EthernetAddress, IpProtocol};
 
 use super::context::Context;
-use super::lan::{GUEST, NAMES, PREFIX_LEN, ROUTER};
+use super::lan::Subnet;
 use super::outlet::Envelope;
 use crate::Mac;
 
@@ -21,12 +21,14 @@ const LONGEST: usize = 576;
 pub fn ingress(cx: &mut Context, payload: &[u8], queue: u16) {
     let Ok(packet) = DhcpPacket::new_checked(payload) else { return };
     let Ok(asked) = DhcpRepr::parse(&packet) else { return };
-    let ours = asked.server_identifier.is_none_or(|server| server == ROUTER);
+    let subnet = cx.lan.subnet;
+    let Subnet { router, names, guest, .. } = subnet;
+    let ours = asked.server_identifier.is_none_or(|server| server == router);
     let wanted = asked.requested_ip.unwrap_or(asked.client_ip);
     let answer = match asked.message_type {
         DhcpMessageType::Discover => DhcpMessageType::Offer,
         DhcpMessageType::Request if !ours => return,
-        DhcpMessageType::Request if wanted == GUEST => DhcpMessageType::Ack,
+        DhcpMessageType::Request if wanted == guest => DhcpMessageType::Ack,
         DhcpMessageType::Request => DhcpMessageType::Nak,
         DhcpMessageType::Inform => DhcpMessageType::Ack,
         _ => return,
@@ -34,17 +36,17 @@ pub fn ingress(cx: &mut Context, payload: &[u8], queue: u16) {
     let granted = answer != DhcpMessageType::Nak;
     let leased = granted && asked.message_type != DhcpMessageType::Inform;
     if answer == DhcpMessageType::Ack && leased {
-        cx.lan.guest = GUEST;
+        cx.lan.guest = guest;
     }
-    let names = [DhcpOption { kind: OPTION_NAMES, data: &NAMES.octets() }];
+    let names = [DhcpOption { kind: OPTION_NAMES, data: &names.octets() }];
     let reply = DhcpRepr {
         message_type: answer,
-        your_ip: if leased { GUEST } else { Ipv4Addr::UNSPECIFIED },
+        your_ip: if leased { guest } else { Ipv4Addr::UNSPECIFIED },
         server_ip: Ipv4Addr::UNSPECIFIED,
-        router: granted.then_some(ROUTER),
-        subnet_mask: granted.then(|| Ipv4Addr::from(u32::MAX << (32 - PREFIX_LEN))),
+        router: granted.then_some(router),
+        subnet_mask: granted.then(|| subnet.mask()),
         requested_ip: None,
-        server_identifier: Some(ROUTER),
+        server_identifier: Some(router),
         parameter_request_list: None,
         dns_servers: None,
         max_size: None,
@@ -62,9 +64,9 @@ pub fn ingress(cx: &mut Context, payload: &[u8], queue: u16) {
     // A client without an address hears what is sent to its card, or to all if it says so.
     let (mac, to) = match (reply.broadcast, reply.client_ip) {
         (false, ip) if !ip.is_unspecified() && granted => (Mac(mac), ip),
-        (false, _) if granted => (Mac(mac), GUEST),
+        (false, _) if granted => (Mac(mac), guest),
         _ => (Mac([0xff; 6]), Ipv4Addr::BROADCAST),
     };
-    let (from, to, protocol) = (ROUTER.into(), to.into(), IpProtocol::Udp);
+    let (from, to, protocol) = (router.into(), to.into(), IpProtocol::Udp);
     super::udp::send(&mut cx.out, &Envelope { mac, queue, from, to, protocol }, (SERVER, CLIENT), data);
 }

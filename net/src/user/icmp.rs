@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use smoltcp::wire::IpProtocol;
 
 use super::context::Context;
-use super::lan::{Nowhere, ROUTER, ROUTER6, is_names, is_router};
+use super::lan::{Nowhere, ROUTER6, Subnet};
 use super::outlet::Envelope;
 use super::packet::Packet;
 
@@ -72,8 +72,8 @@ pub fn send(cx: &mut Context, from: IpAddr, to: IpAddr, queue: u16, header: [u8;
 }
 
 /// The router answers echo requests to it and to the name server.
-pub fn is_ours(to: IpAddr) -> bool {
-    is_router(to) || is_names(to)
+pub fn is_ours(subnet: &Subnet, to: IpAddr) -> bool {
+    subnet.is_router(to) || subnet.is_names(to)
 }
 
 /// Answers an echo request in the place of whom it was sent to.
@@ -114,7 +114,7 @@ pub fn unreachable(cx: &mut Context, guest: IpAddr, queue: u16, whole: &[u8], wh
             Why::Port => 3,
             Why::Prohibited => 13,
         };
-        (IpAddr::from(ROUTER), UNREACHABLE4, code, QUOTE4)
+        (IpAddr::from(cx.lan.subnet.router), UNREACHABLE4, code, QUOTE4)
     } else {
         let code = match why {
             Why::Host => 3,

@@ -35,9 +35,57 @@ pub enum Nowhere {
     Prohibited,
 }
 
+/// Who is where on the network's IPv4 addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Subnet {
+    pub router: Ipv4Addr,
+    /// The name server, which may be the router.
+    pub names: Ipv4Addr,
+    /// The guest that gets what comes from outside by itself.
+    pub guest: Ipv4Addr,
+    pub prefix_len: u8,
+}
+
+impl Default for Subnet {
+    fn default() -> Self {
+        Self { router: ROUTER, names: NAMES, guest: GUEST, prefix_len: PREFIX_LEN }
+    }
+}
+
+impl Subnet {
+    pub fn mask(&self) -> Ipv4Addr {
+        Ipv4Addr::from(u32::MAX.checked_shl(32 - u32::from(self.prefix_len.min(32))).unwrap_or(0))
+    }
+
+    /// The router's address, by any of its names.
+    pub fn is_router(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => ip == self.router,
+            IpAddr::V6(ip) => ip == ROUTER6 || ip == ROUTER6_LINK,
+        }
+    }
+
+    /// The name server's address.
+    pub fn is_names(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => ip == self.names,
+            IpAddr::V6(ip) => ip == NAMES6,
+        }
+    }
+
+    /// On the guest's own network.
+    pub fn is_local(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => ip & self.mask() == self.router & self.mask(),
+            IpAddr::V6(ip) => ip.segments()[..4] == PREFIX6.segments()[..4] || is_link(ip),
+        }
+    }
+}
+
 /// What the guest may reach, and who it has turned out to be.
 #[derive(Debug)]
 pub struct Lan {
+    pub subnet: Subnet,
     /// The router's address stands for the host's loopback.
     pub loopback: bool,
     /// There is a world outside.
@@ -61,16 +109,16 @@ impl Lan {
         if port == 0 {
             return Err(Nowhere::Refused);
         }
-        if is_router(ip) {
+        if self.subnet.is_router(ip) && !(self.subnet.is_names(ip) && port == DNS) {
             return if self.loopback { Ok(SocketAddr::new(loopback, port)) } else { Err(Nowhere::Refused) };
         }
-        if is_names(ip) {
+        if self.subnet.is_names(ip) {
             if !self.outside || port != DNS {
                 return Err(Nowhere::Refused);
             }
             return self.resolver.server().ok_or(Nowhere::Refused);
         }
-        if is_local(ip) || !is_elsewhere(ip) {
+        if self.subnet.is_local(ip) || !is_elsewhere(ip) {
             return Err(Nowhere::Unreachable);
         }
         if self.outside { Ok(to) } else { Err(Nowhere::Prohibited) }
@@ -79,47 +127,25 @@ impl Lan {
     /// What the guest sees in place of a peer on the host's side.
     pub fn disguise(&self, peer: SocketAddr, v6: bool) -> SocketAddr {
         let ip = match peer.ip().to_canonical() {
-            ip @ IpAddr::V4(_) if !v6 && is_elsewhere(ip) && !is_local(ip) => ip,
-            ip @ IpAddr::V6(_) if v6 && is_elsewhere(ip) && !is_local(ip) => ip,
+            ip @ IpAddr::V4(_) if !v6 && is_elsewhere(ip) && !self.subnet.is_local(ip) => ip,
+            ip @ IpAddr::V6(_) if v6 && is_elsewhere(ip) && !self.subnet.is_local(ip) => ip,
             _ if v6 => ROUTER6.into(),
-            _ => ROUTER.into(),
+            _ => self.subnet.router.into(),
         };
         SocketAddr::new(ip, peer.port())
     }
 
     /// Remembers where the guest has shown itself.
     pub fn seen(&mut self, source: IpAddr) {
-        match source {
-            IpAddr::V4(ip) if is_local(source) && !is_router(source) && !is_names(source) => self.guest = ip,
-            IpAddr::V6(ip) if is_local(source) && !is_router(source) && !is_names(source) && !is_link(ip) => {
-                self.guest6 = Some(ip);
-            }
-            _ => {}
+        let subnet = &self.subnet;
+        if !subnet.is_local(source) || subnet.is_router(source) || subnet.is_names(source) {
+            return;
         }
-    }
-}
-
-/// The router's address, by any of its names.
-pub fn is_router(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip == ROUTER,
-        IpAddr::V6(ip) => ip == ROUTER6 || ip == ROUTER6_LINK,
-    }
-}
-
-/// The name server's address.
-pub fn is_names(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip == NAMES,
-        IpAddr::V6(ip) => ip == NAMES6,
-    }
-}
-
-/// On the guest's own network.
-pub fn is_local(ip: IpAddr) -> bool {
-    match ip {
-        IpAddr::V4(ip) => ip.octets()[..3] == ROUTER.octets()[..3],
-        IpAddr::V6(ip) => ip.segments()[..4] == PREFIX6.segments()[..4] || is_link(ip),
+        match source {
+            IpAddr::V4(ip) => self.guest = ip,
+            IpAddr::V6(ip) if !is_link(ip) => self.guest6 = Some(ip),
+            IpAddr::V6(_) => {}
+        }
     }
 }
 
@@ -148,7 +174,8 @@ mod tests {
 
     fn lan(loopback: bool, outside: bool) -> Lan {
         let resolver = Resolver::of("nameserver 192.0.2.53\n");
-        Lan { loopback, outside, guest_mac: ROUTER_MAC, guest: GUEST, guest6: None, resolver }
+        let subnet = Subnet::default();
+        Lan { subnet, loopback, outside, guest_mac: ROUTER_MAC, guest: GUEST, guest6: None, resolver }
     }
 
     fn at(text: &str) -> SocketAddr {

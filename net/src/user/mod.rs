@@ -5,7 +5,7 @@
 //! ::3.
 
 mod arp;
-mod checksum;
+pub(crate) mod checksum;
 mod config;
 mod context;
 mod dhcp;
@@ -26,6 +26,7 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 pub use config::{Forward, Transport, UserConfig};
+pub(crate) use lan::{ROUTER_MAC, Subnet};
 pub use nat::{Nat, UserNet};
 
 /// Both ends of a conversation as the guest sees them.

@@ -9,7 +9,7 @@ use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 use super::context::Context;
 use super::fragments::{self, Fragments};
 use super::icmp::{self, Why};
-use super::lan::{GUEST, Lan, ROUTER_MAC};
+use super::lan::{Lan, ROUTER_MAC, Subnet};
 use super::outlet::Outlet;
 use super::packet::Packet;
 use super::ping::Ping;
@@ -52,6 +52,11 @@ impl UserNet {
     pub fn new(config: &UserConfig, mac: Mac) -> Result<Self, NetError> {
         Ok(Self::of(Nat::new(config, mac)?))
     }
+
+    /// The same for a network with these addresses.
+    pub(crate) fn for_subnet(config: &UserConfig, mac: Mac, subnet: Subnet) -> Result<Self, NetError> {
+        Ok(Self::of(Nat::for_subnet(config, mac, subnet)?))
+    }
 }
 
 impl Network for Nat {
@@ -81,6 +86,10 @@ impl Nat {
     /// # Errors
     /// A port or a file that the host refuses.
     pub fn new(config: &UserConfig, mac: Mac) -> Result<Self, NetError> {
+        Self::for_subnet(config, mac, Subnet::default())
+    }
+
+    fn for_subnet(config: &UserConfig, mac: Mac, subnet: Subnet) -> Result<Self, NetError> {
         let (now, bell, poller) = (Instant::now(), Arc::new(Bell::new()?), Poller::new()?);
         poller.watch_bell(&bell, token::BELL)?;
         let of = |transport| -> Vec<_> {
@@ -89,10 +98,11 @@ impl Nat {
         let (tcp, udp) = (Tcp::new(&of(Transport::Tcp), now)?, Udp::new(&of(Transport::Udp))?);
         let capture = config.capture.as_deref().map(Capture::create).transpose()?;
         let lan = Lan {
+            subnet,
             loopback: config.loopback,
             outside: config.outside,
             guest_mac: mac,
-            guest: GUEST,
+            guest: subnet.guest,
             guest6: None,
             resolver: Resolver::default(),
         };
@@ -154,7 +164,7 @@ impl Nat {
         self.udp.clear();
         self.ping.clear();
         self.fragments.clear();
-        self.cx.lan.guest = GUEST;
+        self.cx.lan.guest = self.cx.lan.subnet.guest;
         self.cx.lan.guest6 = None;
         self.advertise = None;
     }
@@ -245,7 +255,7 @@ impl Nat {
                     return;
                 }
                 match icmp::echo(packet) {
-                    Some(echo) if icmp::is_ours(packet.to) => icmp::answer(cx, packet, &echo),
+                    Some(echo) if icmp::is_ours(&cx.lan.subnet, packet.to) => icmp::answer(cx, packet, &echo),
                     Some(echo) if !packet.to.is_multicast() => self.ping.ingress(cx, packet, &echo),
                     _ => {}
                 }

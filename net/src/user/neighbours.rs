@@ -7,7 +7,7 @@ use smoltcp::wire::{Icmpv6Message, Icmpv6Packet};
 
 use super::context::Context;
 use super::icmp;
-use super::lan::{MTU, NAMES6, PREFIX6, ROUTER_MAC, ROUTER6_LINK, is_names, is_router};
+use super::lan::{MTU, NAMES6, PREFIX6, ROUTER_MAC, ROUTER6_LINK};
 use super::packet::Packet;
 
 /// How long an advertisement is good for, in seconds, and how often there is one.
@@ -38,7 +38,7 @@ pub fn ingress(cx: &mut Context, packet: &Packet<'_>) -> bool {
         Icmpv6Message::NeighborSolicit => {
             let target = message.target_addr();
             cx.lan.seen(packet.from);
-            if is_router(target.into()) || is_names(target.into()) {
+            if icmp::is_ours(&cx.lan.subnet, target.into()) {
                 let asked = if from.is_unspecified() { ALL_NODES } else { from };
                 let mut data = target.octets().to_vec();
                 data.extend([TARGET, 1]);

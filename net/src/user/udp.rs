@@ -120,7 +120,7 @@ impl Udp {
         }
         let (from, to) = (datagram.src_port(), datagram.dst_port());
         let broadcast = packet.to == std::net::IpAddr::V4(Ipv4Addr::BROADCAST);
-        if to == super::dhcp::SERVER && (broadcast || icmp::is_ours(packet.to)) {
+        if to == super::dhcp::SERVER && (broadcast || icmp::is_ours(&cx.lan.subnet, packet.to)) {
             return super::dhcp::ingress(cx, datagram.payload(), packet.queue);
         }
         if from == 0 || broadcast || packet.to.is_multicast() {

@@ -2,7 +2,7 @@
 //! pairs of queues. The backend's thread does the work; vCPUs ring its bell.
 //!
 //! NOT modelled: receive filters (the cable has nobody else at it), VLAN filters, UDP segmentation, hash reports and
-//! RSS, a change of the link's state.
+//! RSS.
 
 mod control;
 mod port;
@@ -58,7 +58,6 @@ impl Net {
         queues.push(CONTROL_SIZE);
         let mut config = [0; 10];
         config[..6].copy_from_slice(&mac.0);
-        config[6..8].copy_from_slice(&LINK_UP.to_le_bytes());
         config[8..].copy_from_slice(&pairs.to_le_bytes());
         let port = Arc::new(Port::new(pairs));
         backend.connect(port.clone())?;
@@ -95,7 +94,10 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        read_image(&self.config, offset, data);
+        let mut config = self.config;
+        let status = if self.port.is_up() { LINK_UP } else { 0 };
+        config[6..8].copy_from_slice(&status.to_le_bytes());
+        read_image(&config, offset, data);
     }
 
     fn start(&self, session: Arc<Session>) {

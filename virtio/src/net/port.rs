@@ -1,7 +1,7 @@
 //! The driver's queues as the end of a cable.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 
 use ::net::{Abilities, Frame, GuestPort, MAX_FRAME, Offload, Put};
 use parking_lot::Mutex;
@@ -22,11 +22,19 @@ pub struct Port {
     active: AtomicU16,
     /// The pair whose turn it is.
     turn: AtomicU16,
+    /// The network's end of the cable is plugged in.
+    up: AtomicBool,
 }
 
 impl Port {
     pub fn new(most: u16) -> Self {
-        Self { session: Mutex::default(), most, active: AtomicU16::new(1), turn: AtomicU16::new(0) }
+        Self {
+            session: Mutex::default(),
+            most,
+            active: AtomicU16::new(1),
+            turn: AtomicU16::new(0),
+            up: AtomicBool::new(true),
+        }
     }
 
     pub fn start(&self, session: Arc<Session>) {
@@ -60,6 +68,10 @@ impl Port {
         });
         queue.signal();
         true
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::SeqCst)
     }
 
     fn pairs(&self) -> u16 {
@@ -164,6 +176,14 @@ impl GuestPort for Port {
             if let Some(queue) = queue(session, index) {
                 queue.signal();
             }
+        }
+    }
+
+    fn link(&self, up: bool) {
+        if self.up.swap(up, Ordering::SeqCst) != up
+            && let Some(session) = self.session.lock().as_ref()
+        {
+            session.link.configured();
         }
     }
 }

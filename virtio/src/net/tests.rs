@@ -182,6 +182,24 @@ fn without_several_pairs_the_control_queue_is_the_third() {
 }
 
 #[test]
+fn the_driver_is_told_whether_the_cable_is_plugged_in() {
+    let s = setup(1, 0);
+    let status = || {
+        let mut status = [0; 2];
+        s.bench.frontend.device().read_config(6, &mut status);
+        status
+    };
+    let told = || s.bench.interrupts.config.load(Ordering::SeqCst);
+    let before = told();
+    s.port.link(true);
+    assert_eq!((status(), told()), ([1, 0], before), "as it was");
+    s.port.link(false);
+    assert_eq!((status(), told()), ([0, 0], before + 1));
+    s.port.link(true);
+    assert_eq!((status(), told()), ([1, 0], before + 2));
+}
+
+#[test]
 fn kicks_and_resets_at_every_moment_are_harmless() {
     let s = setup(2, 0);
     let (port, bench) = (s.port.clone(), Arc::new(s.bench));

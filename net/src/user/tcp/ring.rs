@@ -109,7 +109,7 @@ mod tests {
         /// It does what a queue does.
         #[test]
         fn it_is_a_queue(steps in proptest::collection::vec((0..3u8, 0..90_000usize), 1..60), limit in 1..300_000usize) {
-            let (mut ring, mut model, mut next) = (Ring::default(), VecDeque::new(), 0u8);
+            let (mut ring, mut model, mut next) = (Ring::default(), VecDeque::<u8>::new(), 0u8);
             for (what, count) in steps {
                 match what {
                     0 => {
