@@ -117,7 +117,8 @@ pub enum Action {
 #[derive(Debug, Args)]
 #[command(after_help = RUN_HELP)]
 pub struct RunArguments {
-    /// The guest to boot; `guesthouse guests` lists them.
+    /// The guest to boot; `guesthouse guests` lists them. Or a file FILE.toml with a machine's definition, as `guesthouse inspect
+    /// --toml` prints it; what else the command line says is added to it or replaces what it says.
     #[arg(value_name = "GUEST", conflicts_with_all = ["kernel", "guest"])]
     pub name: Option<String>,
     /// The same, as an option.
@@ -132,28 +133,28 @@ pub struct RunArguments {
     /// Kernel command line; for a default guest, what to add to its own.
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub append: Option<String>,
-    /// Guest RAM, such as 512M or 2G.
-    #[arg(long, short, value_name = "SIZE", default_value = "512M")]
-    pub memory: Size,
+    /// Guest RAM, such as 512M or 2G [default: 512M].
+    #[arg(long, short, value_name = "SIZE")]
+    pub memory: Option<Size>,
     /// Memory that the guest is asked to give back to the host. What it frees by itself goes back without being asked for.
     #[arg(long, value_name = "SIZE")]
     pub balloon: Option<Size>,
-    /// Virtual CPUs.
-    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
-    pub cpus: u32,
-    /// Parts of the machine; `microvm` has no PCI and no parts of an AT but a serial port and a clock.
-    #[arg(long, value_name = "NAME", default_value = "pc", value_parser = one_of::<BoardKind>(BoardKind::NAMES))]
-    pub board: BoardKind,
-    /// How to run the guest's code.
-    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
-    pub engine: EngineKind,
+    /// Virtual CPUs [default: 1].
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
+    pub cpus: Option<u32>,
+    /// Parts of the machine; `microvm` has no PCI and no parts of an AT but a serial port and a clock [default: pc].
+    #[arg(long, value_name = "NAME", value_parser = one_of::<BoardKind>(BoardKind::NAMES))]
+    pub board: Option<BoardKind>,
+    /// How to run the guest's code [default: auto].
+    #[arg(long, value_name = "NAME", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
+    pub engine: Option<EngineKind>,
     /// What the guest's CPUID says; without it the best model that this host can run (`guesthouse doctor`
     /// lists them).
     #[arg(long, value_name = "MODEL")]
     pub cpu_model: Option<String>,
-    /// Boot protocol; `auto` looks at the kernel.
-    #[arg(long, value_name = "PROTOCOL", default_value = "auto", value_parser = one_of::<Protocol>(Protocol::NAMES))]
-    pub boot: Protocol,
+    /// Boot protocol; `auto` looks at the kernel [default: auto].
+    #[arg(long, value_name = "PROTOCOL", value_parser = one_of::<Protocol>(Protocol::NAMES))]
+    pub boot: Option<Protocol>,
     /// End, with status 0, when the guest asks for a reset.
     #[arg(long)]
     pub no_reboot: bool,
@@ -190,9 +191,9 @@ pub struct RunArguments {
     #[arg(long, value_name = "KIND[,OPTION...]", value_parser = net)]
     pub net: Vec<Option<NetSpec>>,
     /// Where your terminal, or stdin and stdout, is plugged in: `serial` is the serial port, ttyS0; `virtio` is a virtio
-    /// console, hvc0, which knows the terminal's size. The other one's output is shown as well.
-    #[arg(long, value_name = "NAME", default_value = "serial", value_parser = one_of::<ConsoleKind>(ConsoleKind::NAMES))]
-    pub console: ConsoleKind,
+    /// console, hvc0, which knows the terminal's size. The other one's output is shown as well [default: serial].
+    #[arg(long, value_name = "NAME", value_parser = one_of::<ConsoleKind>(ConsoleKind::NAMES))]
+    pub console: Option<ConsoleKind>,
     /// A stream of bytes between the guest, as /dev/virtio-ports/NAME, and whoever connects to the Unix socket PATH, one
     /// at a time. May be repeated.
     #[arg(long, value_name = "NAME=PATH", value_parser = port)]
@@ -359,6 +360,6 @@ mod tests {
             Arguments::try_parse_from(["guesthouse", "run", "--cpus", "2", "--", "ls", "--help"]).unwrap();
         let Action::Run(run) = arguments.action else { panic!("{arguments:?}") };
         assert_eq!(run.command, ["ls", "--help"]);
-        assert_eq!(run.cpus, 2);
+        assert_eq!(run.cpus, Some(2));
     }
 }

@@ -1,5 +1,6 @@
 //! `guesthouse run`.
 
+mod definition;
 mod plan;
 mod status;
 
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use cpu::{Engine, Observe};
-use machine::{Backends, CharBackend, Machine, MachineError, NullBackend, Outcome};
+use machine::{Backends, CharBackend, Machine, MachineError, MachineSpec, NullBackend, Outcome};
 use server::{Folder, Registry, Server, Vm};
 
 use crate::args::RunArguments;
@@ -26,10 +27,11 @@ const NO_THREAD: &str = "the host refuses a thread: raise its limit of tasks";
 /// Boots a machine and stays with it to its end; the exit status. In the `background` somebody else waits for its start.
 pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> anyhow::Result<u8> {
     // What is certainly wrong should not cost a download first.
-    let choice = machine::engine::choose(arguments.engine)?;
+    let mut definition = definition::read(arguments)?;
+    let choice = machine::engine::choose(definition.engine)?;
     let observe = Observe { perf_map: arguments.perf_map, trace: arguments.dbt_trace.clone() };
     let engine = if observe.any() { choice.engine.observed(&observe)? } else { choice.engine };
-    let plan = match Plan::new(arguments, signals) {
+    let plan = match Plan::new(&definition, &arguments.command, background, signals) {
         Ok(plan) if signals.caught().is_none() => plan,
         other => return exit::after_signal(signals, other.map(|_| 0)),
     };
@@ -41,14 +43,16 @@ pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> any
     let (folder, mut status) = Registry::of_user()?.create(name, keep)?;
     status.guest.clone_from(&plan.guest);
     (status.cpus, status.memory) = (plan.spec.cpus, plan.spec.memory.get());
-    let described = plan.definition(&folder).and_then(|spec| {
-        folder.write_spec(&spec)?;
+    let described = plan.machine(&folder).and_then(|spec| {
+        definition.resolve_paths(&std::env::current_dir().unwrap_or_default());
+        folder.write_spec(&definition)?;
         folder.write_status(&status)?;
         Ok(spec)
     });
     let spec = described.inspect_err(|_| forget(&folder))?;
-    let vm = Arc::new(Vm::new(folder, status, spec, engine.name()));
-    let result = Run { arguments, background, signals, engine: engine.as_ref(), plan: &plan, vm: &vm }.run();
+    let vm = Arc::new(Vm::new(folder, status, definition, engine.name()));
+    let (engine, plan, vm) = (engine.as_ref(), &plan, &vm);
+    let result = Run { arguments, background, signals, engine, plan, spec, vm }.run();
     if result.is_err() || !keep {
         forget(vm.folder());
     }
@@ -68,6 +72,8 @@ struct Run<'a> {
     signals: &'a Signals,
     engine: &'a dyn Engine,
     plan: &'a Plan,
+    /// The machine, with the files of guests in it.
+    spec: MachineSpec,
     vm: &'a Arc<Vm>,
 }
 
@@ -115,12 +121,12 @@ impl Run<'_> {
     }
 
     fn make(&self, backends: &Backends) -> Result<Arc<Machine>, MachineError> {
-        Machine::new(self.vm.spec().clone(), self.engine, backends.clone()).map(Arc::new)
+        Machine::new(self.spec.clone(), self.engine, backends.clone()).map(Arc::new)
     }
 
     /// Starts the machine, again after failures if it is to be; how it ended for good.
     fn live(&self, machine: Arc<Machine>, backends: &Backends, reasons: &Reasons) -> (u8, Outcome) {
-        let command = !self.arguments.command.is_empty();
+        let command = !self.spec.command.is_empty();
         let mut restarts = Restarts::default();
         let mut machine = Ok(machine);
         loop {

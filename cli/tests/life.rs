@@ -139,10 +139,37 @@ fn a_machine_in_the_background_is_found_and_ended() {
 #[test]
 fn the_definition_of_a_machine_makes_another_one() {
     let user = User::new();
-    user.start(&[&SLEEP], &["--name", "one", "--cpus", "2"]);
+    user.start(&[&print("hi"), &exit_with(9), &SLEEP], &["--name", "one", "--cpus", "2"]);
     let text = user.ok(&["inspect", "--toml", "one"]);
-    let spec: machine::MachineSpec = toml::from_str(&text).unwrap();
-    assert_eq!((spec.cpus, spec.memory), (2, machine::Size::mib(16)));
+    let file = user.0.path().join("two.toml");
+    fs::write(&file, &text).unwrap();
+    let file = file.to_str().unwrap();
+    assert_eq!(user.call(&["run", file]), (9, "hi".into(), String::new()));
+    // What the command line says comes on top.
+    user.ok(&["run", "-d", "--name", "two", "--memory", "32M", file]);
+    let known: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "two"])).unwrap();
+    assert_eq!((&known["spec"]["memory"], &known["spec"]["cpus"]), (&"32M".into(), &2.into()));
+    // Paths are relative to the file.
+    fs::write(file, "kernel = \"kernel\"\nmemory = \"16M\"\n").unwrap();
+    assert_eq!(user.call(&["run", file]).0, 9);
+    for (wrong, said) in [
+        ("cpus = 0\nkernel = \"kernel\"", "0 cpus"),
+        ("\nkernal = 1", "line 2"),
+        ("x", "line 1"),
+        ("memory = 3", "line 1"),
+    ] {
+        fs::write(file, wrong).unwrap();
+        assert!(user.refused(&["run", file]).contains(said), "{wrong}");
+    }
+    assert!(user.refused(&["run", "nowhere.toml"]).contains("nowhere.toml"));
+}
+
+#[test]
+fn a_definition_may_name_a_guest_and_its_command() {
+    let user = User::new();
+    let file = user.0.path().join("m.toml");
+    fs::write(&file, "memory = \"128M\"\ncommand = [\"sh\", \"-c\", \"echo a b; exit 5\"]\n").unwrap();
+    assert_eq!(user.call(&["run", file.to_str().unwrap()]), (5, "a b\n".into(), String::new()));
 }
 
 #[test]

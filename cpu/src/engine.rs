@@ -73,6 +73,10 @@ pub trait Vcpu: Send {
     fn instructions(&self) -> u64 {
         0
     }
+    /// What else the engine counts, by its own names, for those who watch it.
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
     /// The machine has come to its end: the engine concludes what it was asked to tell.
     fn finish(&mut self) {}
 }

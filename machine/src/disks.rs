@@ -8,11 +8,12 @@ use block::{BlockBackend, Buffers, ImageOptions, Operation, Request, SECTOR};
 use boot::disk::{ReadAt, System};
 use virtio::{Blk, BlkOptions, Rng, VirtioDevice};
 
+use crate::meter::MeteredDisk;
 use crate::{DiskSpec, MachineError, MachineSpec};
 
 /// Opens the disks.
-pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn BlockBackend>>, MachineError> {
-    spec.disks.iter().map(image).collect()
+pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<MeteredDisk>>, MachineError> {
+    spec.disks.iter().map(|disk| Ok(Arc::new(MeteredDisk::new(image(disk)?)))).collect()
 }
 
 /// Makes the devices, in the order of their slots.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 
 use block::{BlockBackend, Patient};
 use cpu::x86::CpuModel;
@@ -14,16 +15,23 @@ use virtio::Balloon;
 
 use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
+use crate::meter::{Counters, MeteredDisk, MeteredNet};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
 use crate::vsock::{self, Opened, VsockSocket};
 use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets, shares};
+
+/// How long a vCPU has to say what its engine counts.
+const ANSWER: Duration = Duration::from_millis(20);
 
 /// What the threads of a machine share.
 pub struct Shared {
     pub pc: Pc,
     pub vm: Box<dyn Vm>,
     disks: Vec<Arc<dyn BlockBackend>>,
+    /// The same, and the networks, for what they count.
+    metered: Vec<Arc<MeteredDisk>>,
+    nets: Vec<Arc<MeteredNet>>,
     ports: Vec<Arc<SocketPort>>,
     balloon: Arc<Balloon>,
     vsock: Option<Arc<VsockSocket>>,
@@ -162,9 +170,11 @@ impl Machine {
         let ram = Arc::new(GuestRam::new(spec.memory.get())?);
         let clock = Arc::new(Clock::new());
         let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
-        let disks = disks::open(&spec)?;
+        let metered = disks::open(&spec)?;
+        let disks: Vec<_> = metered.iter().map(|disk| disk.clone() as Arc<dyn BlockBackend>).collect();
         let mut devices = disks::devices(&spec, &disks)?;
-        devices.extend(nets::open(&spec)?);
+        let (nets, cards) = nets::open(&spec)?;
+        devices.extend(cards);
         devices.extend(shares::open(&spec.shares)?);
         let ports = console::open(&spec.ports)?;
         devices.extend(console::devices(&spec, backends.terminal.clone(), &ports)?);
@@ -180,14 +190,15 @@ impl Machine {
             .zip(signals)
             .filter_map(|(index, signals)| Some((index, signals, pc.lapic(index)?)))
             .map(|(index, signals, lapic)| {
-                let vcpu = Mutex::new(vm.create_vcpu(index, signals.clone())?);
-                Ok(Slot { vcpu, signals, lapic, exits: AtomicU64::new(0) })
+                Ok(Slot::new(vm.create_vcpu(index, signals.clone())?, signals, lapic))
             })
             .collect::<Result<Vec<_>, MachineError>>()?;
         let shared = Shared {
             control: Control::new(slots.len() + 1),
             pc,
             disks,
+            metered,
+            nets,
             ports,
             balloon,
             vsock,
@@ -362,9 +373,21 @@ impl Machine {
         Ok(running + self.shared.retired.load(Ordering::Relaxed))
     }
 
-    /// Returns of all vCPUs to the machine so far.
+    /// How often guest code was left so far, or reached a device.
     pub fn exits(&self) -> u64 {
-        self.shared.slots.iter().map(|slot| slot.exits.load(Ordering::Relaxed)).sum()
+        self.shared.slots.iter().flat_map(|slot| slot.exits.counts()).map(|(_, count)| count).sum()
+    }
+
+    /// What everything in it has counted so far. Waits for vCPUs, a moment each: not for threads that have something to do.
+    pub fn counters(&self) -> Counters {
+        let shared = &self.shared;
+        let engine = shared.slots.iter().flat_map(|slot| slot.engine_counters(ANSWER));
+        Counters {
+            exits: sums(shared.slots.iter().flat_map(|slot| slot.exits.counts())),
+            engine: sums(engine),
+            disks: shared.metered.iter().map(|disk| disk.stats()).collect(),
+            nets: shared.nets.iter().map(|net| net.stats()).collect(),
+        }
     }
 
     fn is_started(&self) -> bool {
@@ -377,6 +400,18 @@ impl Machine {
         }
         Err(MachineError::State { state: "running", remedy: "pause it first" })
     }
+}
+
+/// Counters of the same name are one.
+fn sums(counters: impl Iterator<Item = (&'static str, u64)>) -> Vec<(&'static str, u64)> {
+    let mut sums: Vec<(&'static str, u64)> = Vec::new();
+    for (name, value) in counters {
+        match sums.iter_mut().find(|(other, _)| *other == name) {
+            Some((_, sum)) => *sum = sum.wrapping_add(value),
+            None => sums.push((name, value)),
+        }
+    }
+    sums
 }
 
 impl Drop for Machine {

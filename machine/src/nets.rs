@@ -6,10 +6,15 @@ use net::switch::SwitchNet;
 use net::{Mac, NetBackend, NetError, TapNet, UserNet};
 use virtio::{Net, VirtioDevice};
 
+use crate::meter::MeteredNet;
 use crate::{MachineError, MachineSpec, NetSpec};
 
+/// Networks, and the cards that are plugged into them.
+type NetsAndCards = (Vec<Arc<MeteredNet>>, Vec<Arc<dyn VirtioDevice>>);
+
 /// Makes the networks and the cards, in the order of their slots.
-pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
+pub fn open(spec: &MachineSpec) -> Result<NetsAndCards, MachineError> {
+    let mut nets = Vec::new();
     let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
     for (net, index) in spec.nets.iter().zip(0u8..) {
         let (backend, mac): (Arc<dyn NetBackend>, _) = match net {
@@ -29,7 +34,9 @@ pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineErr
             }
         };
         let pairs = spec.cpus.min(u16::MAX.into()) as u16;
+        let backend = Arc::new(MeteredNet::new(backend));
+        nets.push(backend.clone());
         devices.push(Arc::new(Net::new(backend, mac, pairs).map_err(MachineError::Thread)?));
     }
-    Ok(devices)
+    Ok((nets, devices))
 }

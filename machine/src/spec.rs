@@ -1,5 +1,7 @@
 //! What a machine is to be: one definition for files, the network and the command line.
 
+mod paths;
+
 use std::path::PathBuf;
 
 use block::Format;
@@ -22,7 +24,14 @@ const MIN_MEMORY: Size = Size::mib(2);
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MachineSpec {
+    /// A guest by its name, instead of kernel and initrd: whoever makes the machine puts the guest's files in their place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guest: Option<String>,
+    /// What such a guest runs instead of a shell; its command line is added to the guest's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
     /// The kernel image; without, kernel, initrd and command line are those of the first disk with a system on it.
+    #[serde(skip_serializing_if = "is_empty")]
     pub kernel: PathBuf,
     /// The initrd.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -68,6 +77,10 @@ pub struct MachineSpec {
     pub boot: Protocol,
     /// A reset by the guest ends the machine.
     pub no_reboot: bool,
+}
+
+fn is_empty(path: &std::path::Path) -> bool {
+    path.as_os_str().is_empty()
 }
 
 /// A module of a machine.
@@ -117,6 +130,8 @@ pub enum NetSpec {
 impl Default for MachineSpec {
     fn default() -> Self {
         Self {
+            guest: None,
+            command: Vec::new(),
             kernel: PathBuf::new(),
             initrd: None,
             modules: Vec::new(),

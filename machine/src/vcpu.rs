@@ -8,7 +8,7 @@ use cpu::x86::{cr0, rflags};
 use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
 use device::Action;
 use device::interrupt::LocalApic;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use crate::control::Go;
 use crate::machine::Shared;
@@ -22,11 +22,73 @@ pub struct Slot {
     pub signals: Arc<Signals>,
     /// Its local APIC.
     pub lapic: LocalApic,
-    /// Exits to the machine so far.
-    pub exits: AtomicU64,
+    /// Why guest code was left so far.
+    pub exits: Exits,
+    /// What the engine counted when it was last asked.
+    pub counted: Mutex<EngineCounters>,
+    /// Tells of a new answer.
+    pub answered: Condvar,
+}
+
+/// What an engine counts.
+#[derive(Default)]
+pub struct EngineCounters {
+    /// Somebody waits for an answer.
+    pub asked: bool,
+    /// The last one.
+    pub values: Vec<(&'static str, u64)>,
+}
+
+/// Reasons for leaving guest code.
+#[derive(Default)]
+pub struct Exits {
+    halts: AtomicU64,
+    kicks: AtomicU64,
+    limits: AtomicU64,
+    ports: AtomicU64,
+    registers: AtomicU64,
+}
+
+impl Exits {
+    /// How often for which.
+    pub fn counts(&self) -> [(&'static str, u64); 5] {
+        let Self { halts, kicks, limits, ports, registers } = self;
+        [("halt", halts), ("kick", kicks), ("limit", limits), ("port", ports), ("mmio", registers)]
+            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    }
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
 }
 
 impl Slot {
+    /// A vCPU that is about to begin.
+    pub fn new(vcpu: Box<dyn Vcpu>, signals: Arc<Signals>, lapic: LocalApic) -> Self {
+        let (exits, counted, answered) = Default::default();
+        Self { vcpu: Mutex::new(vcpu), signals, lapic, exits, counted, answered }
+    }
+
+    /// What the engine counts, as new as it is to be had soon.
+    pub fn engine_counters(&self, patience: Duration) -> Vec<(&'static str, u64)> {
+        if let Some(vcpu) = self.vcpu.try_lock() {
+            return vcpu.counters();
+        }
+        let mut counted = self.counted.lock();
+        counted.asked = true;
+        self.signals.set(Signals::EXIT);
+        self.answered.wait_while_for(&mut counted, |counted| counted.asked, patience);
+        counted.values.clone()
+    }
+
+    fn answer(&self, vcpu: &dyn Vcpu) {
+        let mut counted = self.counted.lock();
+        if std::mem::take(&mut counted.asked) {
+            counted.values = vcpu.counters();
+            self.answered.notify_all();
+        }
+    }
+
     /// Replaces the CPU state, and tells the APIC what it has to know of it.
     pub fn set_state(&self, vcpu: &mut dyn Vcpu, state: &CpuState) -> Result<(), EngineError> {
         vcpu.set_state(state)?;
@@ -37,14 +99,14 @@ impl Slot {
 
 /// The life of a vCPU thread.
 pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
-    let runner = Runner { shared, index, slot, io: Io { shared, lapic: &slot.lapic } };
+    let runner = Runner { shared, index, slot, io: Io { shared, lapic: &slot.lapic, exits: &slot.exits } };
     while shared.meet() != Go::End {
         if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
             shared.end(outcome);
         }
     }
-    let (instructions, exits) = (slot.vcpu.lock().instructions(), slot.exits.load(Ordering::Relaxed));
-    tracing::debug!(vcpu = index, instructions, exits, "the vcpu ends");
+    let (instructions, exits) = (slot.vcpu.lock().instructions(), slot.exits.counts());
+    tracing::debug!(vcpu = index, instructions, ?exits, "the vcpu ends");
 }
 
 struct Runner<'a> {
@@ -61,6 +123,7 @@ impl Runner<'_> {
         loop {
             // Cleared first: whatever is requested from here on sets it again.
             signals.clear(Signals::EXIT);
+            self.slot.answer(vcpu.as_ref());
             if self.shared.is_called() {
                 return Ok(());
             }
@@ -84,11 +147,17 @@ impl Runner<'_> {
     }
 
     fn run(&self, vcpu: &mut Box<dyn Vcpu>) -> Result<VcpuExit, CpuFault> {
-        self.slot.exits.fetch_add(1, Ordering::Relaxed);
-        match self.shared.reload_every() {
+        let exit = match self.shared.reload_every() {
             None => vcpu.run(&self.io),
             Some(instructions) => vcpu.run_limited(&self.io, instructions),
+        };
+        match exit {
+            Ok(VcpuExit::Halt) => count(&self.slot.exits.halts),
+            Ok(VcpuExit::Kicked) => count(&self.slot.exits.kicks),
+            Ok(VcpuExit::Limit) => count(&self.slot.exits.limits),
+            Ok(VcpuExit::Shutdown) | Err(_) => {}
         }
+        exit
     }
 
     /// Takes the state out of the vCPU and puts it into a new one: what is not in it is lost. Neither may have come
@@ -184,18 +253,22 @@ fn after_init(state: CpuState, before: &CpuState) -> CpuState {
 struct Io<'a> {
     shared: &'a Shared,
     lapic: &'a LocalApic,
+    exits: &'a Exits,
 }
 
 impl CpuIo for Io<'_> {
     fn port_read(&self, port: u16, data: &mut [u8]) {
+        count(&self.exits.ports);
         self.shared.pc.ports.read(port, data);
     }
 
     fn port_write(&self, port: u16, data: &[u8]) {
+        count(&self.exits.ports);
         self.shared.act(self.shared.pc.ports.write(port, data));
     }
 
     fn mmio_read(&self, addr: u64, data: &mut [u8]) {
+        count(&self.exits.registers);
         match self.lapic.mmio_offset(addr) {
             Some(offset) => self.lapic.mmio_read(offset, data),
             None => self.shared.pc.mmio.read(addr, data),
@@ -203,6 +276,7 @@ impl CpuIo for Io<'_> {
     }
 
     fn mmio_write(&self, addr: u64, data: &[u8]) {
+        count(&self.exits.registers);
         match self.lapic.mmio_offset(addr) {
             Some(offset) => self.lapic.mmio_write(offset, data),
             None => self.shared.act(self.shared.pc.mmio.write(addr, data)),

@@ -152,6 +152,31 @@ impl GuestRam {
         Ok(())
     }
 
+    /// Bytes that the host holds in memory for it.
+    pub fn resident(&self) -> u64 {
+        const PAGES: u64 = 1 << 14;
+        let mut resident = 0;
+        let mut state = vec![0u8; PAGES as usize];
+        for block in &self.blocks {
+            for start in (0..block.range.len).step_by((PAGES * PAGE_SIZE) as usize) {
+                let len = (block.range.len - start).min(PAGES * PAGE_SIZE);
+                // SAFETY: the range is inside this mapping; `state` has a byte for each of its pages.
+                let done = unsafe {
+                    libc::mincore(
+                        block.host.add(start as usize).as_ptr().cast(),
+                        len as usize,
+                        state.as_mut_ptr(),
+                    )
+                };
+                let pages = state.iter().take((len / PAGE_SIZE) as usize);
+                if done == 0 {
+                    resident += pages.filter(|&page| page & 1 != 0).count() as u64 * PAGE_SIZE;
+                }
+            }
+        }
+        resident
+    }
+
     /// Tells the page table of stores to a range that went through a host pointer. What is no RAM is skipped.
     pub fn note_stores(&self, addr: u64, len: u64) {
         let Some(block) = self.block(addr) else { return };
@@ -306,6 +331,15 @@ mod tests {
             ram.read(at - 1, &mut back).unwrap();
             assert!(back[0] == 0 && back[1..=len] == data[..len] && back[len + 1] == 0, "{len}");
         }
+    }
+
+    #[test]
+    fn what_was_touched_is_resident() {
+        let ram = GuestRam::new(200 << 20).unwrap();
+        assert_eq!(ram.resident(), 0);
+        ram.write(150 << 20, &[1; 3 << 20]).unwrap();
+        let resident = ram.resident();
+        assert!((3 << 20..=8 << 20).contains(&resident), "{resident}"); // the host may give whole huge pages
     }
 
     #[test]

@@ -16,7 +16,7 @@ mod vm;
 pub use client::{Client, Upgraded};
 pub use error::ServerError;
 pub use hub::{Hub, LogFiles};
-pub use listen::Server;
+pub use listen::{Server, answers};
 pub use openapi::document;
 pub use registry::{Entry, Folder, Registry, State, Status};
 pub use routes::{Answer, Event, EventKind, MachineInfo, Stats};

@@ -15,8 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use rustix::fs::{Mode, OFlags};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Sleep, sleep, timeout};
 
@@ -35,6 +34,8 @@ const MAX_HEAD: usize = 16 << 10;
 const STALLED: Duration = Duration::from_secs(5);
 /// How long clients have for what is left to say when the machine has ended.
 const FAREWELL: Duration = Duration::from_millis(500);
+/// How long [`answers`] waits.
+const SOON: Duration = Duration::from_millis(2);
 /// How long a host without descriptors or memory is given.
 const RESPITE: Duration = Duration::from_millis(100);
 /// What a client is told for whom there is no place.
@@ -110,7 +111,7 @@ async fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
             let _ = stream.try_write(full().as_bytes());
             continue;
         };
-        let connection = Connection { stream, places: places.clone(), stalled: None };
+        let connection = Connection { stream: Box::new(stream), places: places.clone(), stalled: None };
         tokio::spawn(converse(connection, router.clone(), vm.clone(), place));
     }
     drop(listener);
@@ -120,6 +121,32 @@ async fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
     };
     let _ = timeout(FAREWELL, everybody).await;
     Ok(())
+}
+
+/// What a client gets who sends these bytes in one go and goes away soon after. In memory, for those who try what the
+/// server makes of anything.
+#[must_use]
+pub fn answers(vm: &Arc<Vm>, requests: &[u8]) -> Vec<u8> {
+    let mut answers = Vec::new();
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_time().build() else {
+        return answers;
+    };
+    runtime.block_on(async {
+        let places = Arc::new(Semaphore::new(1));
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (mut client, stream) = duplex(1 << 20);
+        let connection = Connection { stream: Box::new(stream), places, stalled: None };
+        tokio::spawn(converse(connection, router(Context::new(vm.clone())), vm.clone(), place));
+        let conversation = async {
+            client.write_all(requests).await?;
+            client.shutdown().await?;
+            client.read_to_end(&mut answers).await
+        };
+        // It ends sooner, unless something is left open.
+        let _ = timeout(SOON, conversation).await;
+    });
+    runtime.shutdown_background();
+    answers
 }
 
 fn full() -> String {
@@ -153,7 +180,7 @@ async fn converse(connection: Connection, router: Router, vm: Arc<Vm>, place: Ow
 
 /// A client's connection.
 pub(crate) struct Connection {
-    stream: UnixStream,
+    stream: Box<dyn Duplex>,
     places: Arc<Semaphore>,
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -161,7 +188,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// The stream without limits.
     pub fn into_stream(self) -> Box<dyn Duplex> {
-        Box::new(self.stream)
+        self.stream
     }
 
     /// The client takes nothing, or something again.

@@ -98,8 +98,8 @@ fn print(usages: &[Usage<'_>], json: bool) -> anyhow::Result<()> {
             usage.name.unwrap_or_default().to_owned(),
             format!("{:.1}%", usage.cpu_percent),
             table::size(stats.memory),
-            table::size(stats.resident_shared),
-            table::size(stats.resident.saturating_sub(stats.resident_shared)),
+            table::size(stats.guest_resident),
+            table::size(stats.resident.saturating_sub(stats.guest_resident)),
             format!("{:.0}", usage.exits_per_second),
         ]
     });

@@ -75,6 +75,27 @@ struct Counters {
     interpreted_blocks: u64,
 }
 
+impl Counters {
+    /// For those who watch.
+    fn named(&self) -> Vec<(&'static str, u64)> {
+        let Self { lookups, links, operations, accesses, fills, promotions, .. } = *self;
+        let Self { signals, straddles, lent, interpreted_accesses, interpreted_blocks, .. } = *self;
+        vec![
+            ("lookups", lookups),
+            ("links", links),
+            ("operations", operations),
+            ("accesses", accesses),
+            ("fills", fills),
+            ("promotions", promotions),
+            ("signals", signals),
+            ("straddles", straddles),
+            ("lent", lent),
+            ("interpreted_accesses", interpreted_accesses),
+            ("interpreted_blocks", interpreted_blocks),
+        ]
+    }
+}
+
 /// What to do after translated code was left.
 enum Next {
     /// Enter it again at an address where nothing is relied on.
@@ -175,6 +196,10 @@ impl Vcpu for DbtVcpu {
 
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError> {
         self.core.set_state(state)
+    }
+
+    fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.engine.counters.named()
     }
 
     fn finish(&mut self) {

@@ -25,17 +25,16 @@ pub struct Stats {
     pub memory: u64,
     /// Host memory that the process has in all, in bytes.
     pub resident: u64,
-    /// Thereof shared mappings, which is guest RAM that the guest has touched.
-    pub resident_shared: u64,
-    /// Thereof the process's own.
-    pub resident_private: u64,
-    /// Returns of all vCPUs to the machine so far.
+    /// Thereof guest RAM, which is what the guest has touched and not given back.
+    pub guest_resident: u64,
+    /// How often guest code was left so far, or reached a device.
     pub exits: u64,
 }
 
 impl Stats {
     /// The machine's, now.
     pub(crate) fn of(vm: &Vm) -> Self {
+        let machine = vm.machine();
         let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let bytes = |key: &str| {
@@ -48,9 +47,8 @@ impl Stats {
             cpu_time: (cpu.tv_sec * 1000 + cpu.tv_nsec / 1_000_000).unsigned_abs(),
             memory: vm.spec().memory.get(),
             resident: bytes("VmRSS:"),
-            resident_shared: bytes("RssShmem:"),
-            resident_private: bytes("RssAnon:"),
-            exits: vm.machine().map_or(0, |machine| machine.exits()),
+            guest_resident: machine.as_ref().map_or(0, |machine| machine.pc().ram.resident()),
+            exits: machine.map_or(0, |machine| machine.exits()),
         }
     }
 }

@@ -14,6 +14,7 @@ pub const SPEC: Target = Target {
             "kernel = \"vmlinuz\"\ninitrd = \"i\"\ncmdline = \"quiet\"\nmemory = \"1G\"\ncpus = 4\n\
              engine = \"interp\"\nboot = \"pvh\"\nno_reboot = true\n[[modules]]\npath = \"m\"\nargs = \"a\"\n\
              [[disks]]\npath = \"d\"\nreadonly = true\nserial = \"s\"\n",
+            "guest = \"debian-12\"\ncommand = [\"true\"]\n[[shares]]\npath = \"../s\"\ntag = \"t\"\n",
             "kernel = \"k\"\nconsole = \"virtio\"\n[[ports]]\nname = \"a.0\"\npath = \"a\"\n",
             "{\"kernel\":\"k\",\"memory\":\"512M\",\"cpus\":2,\"cpu_model\":\"x86-64-v2\",\"engine\":\"auto\",\
              \"modules\":[{\"path\":\"m\"}]}",
@@ -68,9 +69,10 @@ fn run(data: &[u8]) {
             Some(Size::bytes(size.get())).filter(|s| s.get() != 0)
         );
     }
-    for spec in
+    for mut spec in
         [toml::from_str::<MachineSpec>(&text).ok(), serde_json::from_str(&text).ok()].into_iter().flatten()
     {
+        spec.resolve_paths(std::path::Path::new("/f"));
         if let Err(error) = spec.validate() {
             one_line(&error);
         }

@@ -3,6 +3,7 @@
 mod acpi;
 mod balloon;
 mod console;
+mod control;
 mod device;
 mod disk;
 mod execute;
@@ -53,6 +54,7 @@ pub const TARGETS: &[Target] = &[
     net::CARD,
     image::QCOW2,
     disk::SYSTEM,
+    control::API,
 ];
 
 /// A message for people is one line, whatever the input was.
