@@ -13,6 +13,7 @@ mod kernel;
 mod machine;
 mod net;
 mod samples;
+mod share;
 mod state;
 mod virtio;
 mod vsock;
@@ -55,6 +56,7 @@ pub const TARGETS: &[Target] = &[
     image::QCOW2,
     disk::SYSTEM,
     control::API,
+    share::SHARE,
 ];
 
 /// A message for people is one line, whatever the input was.
