@@ -170,6 +170,10 @@ impl Share {
     }
 
     pub(super) fn lseek(&self, arguments: &mut Arguments<'_>) -> Answer {
+        if self.options.cache == Cache::Always {
+            // Data may be in the guest's cache alone: the guest takes all of the file for data then.
+            return Err(Errno::NOSYS);
+        }
         let LseekIn { handle, offset, whence, .. } = arguments.take()?;
         let position = match whence {
             SEEK_DATA => SeekFrom::Data(offset),

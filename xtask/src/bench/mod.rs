@@ -12,6 +12,7 @@ mod memory;
 pub mod peer;
 pub mod process;
 mod program;
+mod share;
 mod smp;
 
 use std::fs;
@@ -49,6 +50,7 @@ enum Other {
     Engines(engines::Arguments),
     Io(io::Arguments),
     Life(life::Arguments),
+    Share(share::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +98,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Engines(arguments)) => return engines::run(arguments),
         Some(Other::Io(arguments)) => return io::run(arguments),
         Some(Other::Life(arguments)) => return life::run(arguments),
+        Some(Other::Share(arguments)) => return share::run(arguments),
         None => {}
     }
     let bench = Bench::new(arguments.runs)?;
