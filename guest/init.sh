@@ -38,6 +38,11 @@ for device in /sys/bus/pci/devices/*/modalias /sys/bus/acpi/devices/LNRO0005:01/
     esac
 done
 
+# What the host asks for beside all else; without its port the agent would wait for nothing.
+if [ -d /sys/class/virtio-ports ]; then
+    guesthouse-agent </dev/null >/dev/null 2>&1 &
+fi
+
 # An address, if there is somebody who gives one.
 for card in /sys/class/net/eth*; do
     [ -e "$card" ] && udhcpc -i "${card##*/}" -q -n -t 5 -T 1 -s /etc/udhcpc.sh >/dev/null 2>&1
@@ -94,10 +99,10 @@ fi
 trap 'sync; poweroff -f' USR1 USR2
 trap 'sync; reboot -f' TERM
 if [ -e /etc/guesthouse/command ]; then
-    guesthouse-agent <$line >$line 2>&1 &
+    guesthouse-line <$line >$line 2>&1 &
 else
     echo "Type 'exit' to power off." >$line
-    guesthouse-agent sh -l <$line >$line 2>&1 &
+    guesthouse-line sh -l <$line >$line 2>&1 &
 fi
 wait $!
 sync

@@ -21,6 +21,22 @@ ExecStartPre=-/bin/sh -c '[ -e /etc/ssh/ssh_host_ed25519_key ] || ssh-keygen -q 
 END
 echo 'HostKey /etc/ssh/ssh_host_ed25519_key' >"$root/etc/ssh/sshd_config.d/guesthouse.conf"
 
+# The host's commands (exec, cp, stop) reach the system by its agent.
+cat >"$root/etc/systemd/system/guesthouse-agent.service" <<'END'
+[Unit]
+Description=Guesthouse agent
+
+[Service]
+ExecStart=/usr/local/sbin/guesthouse-agent
+Restart=on-failure
+RestartSec=5
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+END
+chroot "$root" systemctl -q enable guesthouse-agent.service
+
 # Any network card asks for an address; nothing waits for one.
 printf '[Match]\nType=ether\n\n[Network]\nDHCP=yes\n' >"$root/etc/systemd/network/80-dhcp.network"
 chroot "$root" systemctl -q disable ssh.service

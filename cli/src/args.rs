@@ -106,6 +106,12 @@ pub enum Action {
     /// Make, list and remove switches between machines.
     #[command(subcommand)]
     Net(NetAction),
+    /// Write the guest agent, for a guest that does not have it.
+    #[command(after_help = crate::agent::HELP)]
+    Agent {
+        /// Where to; `-` is stdout.
+        file: PathBuf,
+    },
     /// Print completions for a shell.
     Completions {
         /// The shell.

@@ -2,8 +2,10 @@
 
 mod args;
 mod console;
+mod cp;
 pub mod detach;
 mod events;
+mod exec;
 mod inspect;
 mod logs;
 mod power;
@@ -34,6 +36,8 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         LifeAction::Rm { machines, force } => {
             power::each(machines, |name| power::remove(&registry, name, *force))
         }
+        LifeAction::Exec(arguments) => exec::run(&registry, arguments),
+        LifeAction::Cp(arguments) => cp::run(&registry, arguments),
         LifeAction::Console { machine } => console::run(&registry, machine),
         LifeAction::Logs { machine, follow, json } => {
             logs::run(&registry, machine, *follow, *json).map(|()| 0)

@@ -1,6 +1,7 @@
 //! `guesthouse`: boots operating systems in virtual machines, without root. `guesthouse --help` teaches by
 //! examples.
 
+mod agent;
 mod allocator;
 mod args;
 mod console;
@@ -79,6 +80,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
             exit::after_signal(&signals, result)
         }
         Action::Net(action) => net::run(action),
+        Action::Agent { file } => agent::run(file).map(|()| 0),
         Action::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Arguments::command(), "guesthouse", &mut text);

@@ -173,7 +173,8 @@ impl GuestEntry {
         let mut hash = Sha256::new();
         hash.update(toml::to_string(self).unwrap_or_default());
         hash.update(crate::initramfs::INIT);
-        hash.update(crate::initramfs::AGENT);
+        hash.update(crate::initramfs::LINE);
+        hash.update(agent::PROGRAM);
         hex(hash.finalize().get(..8).unwrap_or_default())
     }
 

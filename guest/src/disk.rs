@@ -3,6 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -47,6 +48,8 @@ impl DiskEntry {
         let mut hash = Sha256::new();
         hash.update(toml::to_string(self).unwrap_or_default());
         hash.update(SCRIPT);
+        // One that speaks the same serves, whoever built it.
+        hash.update(agent::protocol::VERSION.to_le_bytes());
         hex(hash.finalize().get(..8).unwrap_or_default())
     }
 }
@@ -107,9 +110,15 @@ impl Cache {
 /// Installs the system; leaves `image` and `packages` in the folder.
 fn install(entry: &DiskEntry, work: &Path, cancel: &Cancel) -> Result<(), GuestError> {
     let keys = format!("keys={}\n", quoted(&public_keys()));
+    let agent = work.join("guesthouse-agent");
+    fs::write(&agent, agent::PROGRAM)
+        .and_then(|()| fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)))
+        .map_err(GuestError::io("write", &agent))?;
     let mut command = tool("mmdebstrap");
     command.args(["--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""]);
     command.arg(format!("--include={}", entry.packages.join(",")));
+    let path = agent.display().to_string();
+    command.arg(format!("--customize-hook=copy-in {} /usr/local/sbin", quoted(&path)));
     command.arg(format!("--customize-hook={keys}{SCRIPT}"));
     command
         .arg(format!("--customize-hook=copy-out /image /packages {}", quoted(&work.display().to_string())));

@@ -8,7 +8,7 @@ pub(crate) const INIT: &str = include_str!("../init.sh");
 /// What its DHCP client does with an address.
 const UDHCPC: &str = include_str!("../udhcpc.sh");
 /// Runs a command on the serial line; see `agent/agent.rs`.
-pub(crate) const AGENT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
+pub(crate) const LINE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 
 /// The archive with busybox under all its names, our init and agent, and the nodes that the kernel opens
 /// before devtmpfs is mounted.
@@ -24,7 +24,8 @@ pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a st
         .add("dev/null", 0o666, Node::CharDevice(1, 3))
         .add("init", 0o755, Node::File(INIT.into()))
         .add("etc/udhcpc.sh", 0o755, Node::File(UDHCPC.into()))
-        .add("sbin/guesthouse-agent", 0o755, Node::File(AGENT.into()))
+        .add("sbin/guesthouse-line", 0o755, Node::File(LINE.into()))
+        .add("sbin/guesthouse-agent", 0o755, Node::File(agent::PROGRAM.into()))
         .add("bin/busybox", 0o755, Node::File(busybox))
         .add("usr/bin", 0o777, Node::Link(b"../bin".to_vec()))
         .add("usr/sbin", 0o777, Node::Link(b"../sbin".to_vec()))
@@ -85,13 +86,13 @@ mod tests {
     }
 
     #[test]
-    fn the_agent_is_a_static_program() {
-        assert_eq!(AGENT.get(..4), Some(b"\x7fELF".as_slice()));
+    fn what_runs_a_command_is_a_static_program() {
+        assert_eq!(LINE.get(..4), Some(b"\x7fELF".as_slice()));
         // No PT_INTERP among the program headers: e_phoff, e_phentsize, e_phnum of the ELF64 header.
-        let word = |at: usize| u16::from_le_bytes([AGENT[at], AGENT[at + 1]]) as usize;
+        let word = |at: usize| u16::from_le_bytes([LINE[at], LINE[at + 1]]) as usize;
         for i in 0..word(56) {
             let header = word(32) + i * word(54);
-            assert_ne!(AGENT[header], 3);
+            assert_ne!(LINE[header], 3);
         }
     }
 }

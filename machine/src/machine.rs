@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+use agent::Host;
 use block::{BlockBackend, Patient};
 use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine, Signals, Vm, VmConfig};
@@ -35,6 +36,7 @@ pub struct Shared {
     ports: Vec<Arc<SocketPort>>,
     balloon: Arc<Balloon>,
     vsock: Option<Arc<VsockSocket>>,
+    agent: Arc<Host>,
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
@@ -177,7 +179,8 @@ impl Machine {
         devices.extend(cards);
         devices.extend(shares::open(&spec.shares)?);
         let ports = console::open(&spec.ports)?;
-        devices.extend(console::devices(&spec, backends.terminal.clone(), &ports)?);
+        let agent = Arc::<Host>::default();
+        devices.extend(console::devices(&spec, backends.terminal.clone(), &ports, &agent)?);
         let balloon = balloon::device(&spec)?;
         devices.push(balloon.clone());
         let vsock = vsock::open(&spec)?.map(|Opened { socket, device }| {
@@ -202,6 +205,7 @@ impl Machine {
             ports,
             balloon,
             vsock,
+            agent,
             vm,
             spec,
             slots,
@@ -313,6 +317,7 @@ impl Machine {
         self.shared.slots.iter().for_each(|slot| slot.vcpu.lock().finish());
         self.shared.ports.iter().for_each(|port| port.close());
         self.shared.vsock.iter().for_each(|socket| socket.close());
+        self.shared.agent.opened(false);
         outcome
     }
 
@@ -328,6 +333,11 @@ impl Machine {
 
     pub(crate) fn balloon(&self) -> &Balloon {
         &self.shared.balloon
+    }
+
+    /// The agent in the guest, if there is one: it says so when it is asked for something.
+    pub fn agent(&self) -> &Arc<Host> {
+        &self.shared.agent
     }
 
     /// The definition.

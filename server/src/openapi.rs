@@ -22,6 +22,7 @@ use crate::routes::{self, Answer, Event, MachineInfo, Stats};
         routes::stats::stats,
         routes::events::events,
         routes::console::console,
+        routes::exec::exec,
         routes::logs::logs,
         routes::metrics::metrics,
     ),

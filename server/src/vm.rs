@@ -2,8 +2,10 @@
 //! may be replaced by another one when it is started again after a failure.
 
 use std::sync::Arc;
+use std::thread::Builder;
 use std::time::Duration;
 
+use agent::protocol::Request;
 use machine::{Machine, MachineError, MachineSpec};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{broadcast, watch};
@@ -12,6 +14,8 @@ use crate::registry::now;
 use crate::routes::{Event, EventKind};
 use crate::{Folder, Hub, State, Status};
 
+/// How long an agent may take to do what it is asked for.
+const ANSWER: Duration = Duration::from_secs(3);
 /// Events that a client may be behind.
 const EVENTS: usize = 64;
 
@@ -156,8 +160,8 @@ impl Vm {
         }
     }
 
-    /// Asks the guest to shut down, by the power button.
-    pub fn press_power_button(&self) {
+    /// Asks the guest to shut down, by its agent if there is one, otherwise by the power button.
+    pub fn shut_down(&self) {
         let mut life = self.life.lock();
         life.ending = true;
         self.changed.notify_all();
@@ -168,7 +172,16 @@ impl Vm {
             self.enter(&mut life, State::Running);
         }
         drop(life);
-        machine.press_power_button();
+        let ask = move || {
+            let agent = machine.agent();
+            if !agent.is_up() || agent.request(&Request::PowerOff, ANSWER).is_err() {
+                machine.press_power_button();
+            }
+        };
+        // It may keep us waiting.
+        if let Err(e) = Builder::new().name("shutdown".to_owned()).spawn(ask) {
+            tracing::warn!("the host refuses a thread: {e}");
+        }
         self.emit(EventKind::PowerButton);
     }
 

@@ -97,6 +97,10 @@ pub enum LifeAction {
         #[arg(long, short)]
         force: bool,
     },
+    /// Run a program in a guest.
+    Exec(super::exec::ExecArguments),
+    /// Copy files and folders into a guest or out of it.
+    Cp(super::cp::CopyArguments),
     /// Go to the console of a machine, which others may use at the same time.
     #[command(after_help = CONSOLE_HELP)]
     Console {

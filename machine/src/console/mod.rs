@@ -1,6 +1,7 @@
 //! The machine's virtio console: the user's terminal, if it is there and not at the serial port, and ports with names,
 //! which are Unix sockets on the host.
 
+mod agent;
 mod socket;
 
 use std::fmt;
@@ -8,6 +9,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ::agent::Host;
 use serde::{Deserialize, Serialize};
 use virtio::{Console, PortBackend, VirtioDevice};
 
@@ -65,7 +67,8 @@ pub struct PortSpec {
 
 /// Checks the names of ports.
 pub fn validate(ports: &[PortSpec]) -> Result<(), MachineError> {
-    if ports.len() > Console::MAX_PORTS {
+    // One is the agent's.
+    if ports.len() >= Console::MAX_PORTS {
         return Err(MachineError::Ports(ports.len()));
     }
     for (index, PortSpec { name, path }) in ports.iter().enumerate() {
@@ -75,6 +78,9 @@ pub fn validate(ports: &[PortSpec]) -> Result<(), MachineError> {
             return Err(MachineError::PortName(name.clone()));
         }
         let same = |other: &&PortSpec| other.name == *name || other.path == *path;
+        if name == ::agent::protocol::PORT {
+            return Err(MachineError::SamePort { name: name.clone(), other: "the agent's".to_owned() });
+        }
         if let Some(other) = ports.iter().take(index).find(same) {
             return Err(MachineError::SamePort { name: name.clone(), other: other.name.clone() });
         }
@@ -87,18 +93,19 @@ pub fn open(ports: &[PortSpec]) -> Result<Vec<Arc<SocketPort>>, MachineError> {
     ports.iter().map(|port| Ok(Arc::new(SocketPort::new(&port.path)?))).collect()
 }
 
-/// Makes the devices: one for the ports, and one for the terminal, whose size all drivers understand if it is alone.
+/// Makes the devices: one for the ports, of which the last is the agent's, and one for the terminal, whose size all
+/// drivers understand if it is alone.
 pub fn devices(
     spec: &MachineSpec,
     terminal: Arc<dyn PortBackend>,
     ports: &[Arc<SocketPort>],
+    agent: &Arc<Host>,
 ) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
     let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
-    if !ports.is_empty() {
-        let backends = ports.iter().map(|port| port.clone() as Arc<dyn PortBackend>);
-        let named = spec.ports.iter().map(|port| port.name.clone()).zip(backends);
-        devices.push(Arc::new(Console::new(None, named).map_err(MachineError::Thread)?));
-    }
+    let backends = ports.iter().map(|port| port.clone() as Arc<dyn PortBackend>);
+    let named = spec.ports.iter().map(|port| port.name.clone()).zip(backends);
+    let named = named.chain([agent::port(agent)]);
+    devices.push(Arc::new(Console::new(None, named).map_err(MachineError::Thread)?));
     if spec.console == ConsoleKind::Virtio {
         devices.push(Arc::new(Console::new(Some(terminal), []).map_err(MachineError::Thread)?));
     }
@@ -120,8 +127,8 @@ mod tests {
         for other in [port("a", "y"), port("b", "x")] {
             assert!(matches!(validate(&[port("a", "x"), other]), Err(MachineError::SamePort { .. })));
         }
-        let many: Vec<_> = (0..30).map(|i| port(&i.to_string(), &i.to_string())).collect();
-        validate(&many[..29]).unwrap();
-        assert!(validate(&many).unwrap_err().to_string().contains("30 ports"));
+        let many: Vec<_> = (0..29).map(|i| port(&i.to_string(), &i.to_string())).collect();
+        validate(&many[..28]).unwrap();
+        assert!(validate(&many).unwrap_err().to_string().contains("29 ports"));
     }
 }

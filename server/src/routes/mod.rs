@@ -3,6 +3,7 @@
 
 pub(crate) mod console;
 pub(crate) mod events;
+pub(crate) mod exec;
 pub(crate) mod logs;
 pub(crate) mod machine;
 pub(crate) mod metrics;
@@ -61,6 +62,7 @@ pub(crate) fn router(context: Context) -> Router {
         .merge(power::routes())
         .merge(stats::routes())
         .merge(events::routes())
+        .merge(exec::routes())
         .merge(console::routes())
         .merge(logs::routes())
         .merge(metrics::routes())

@@ -60,7 +60,7 @@ pub async fn stop(
     query: Result<Query<Stop>, QueryRejection>,
 ) -> Result<StatusCode, Refusal> {
     let Query(Stop { timeout }) = query?;
-    context.vm.press_power_button();
+    context.vm.shut_down();
     tokio::spawn(async move {
         let patience = Duration::from_secs(timeout.min(MAX_TIMEOUT).into());
         if tokio::time::timeout(patience, context.vm.finished()).await.is_err() {

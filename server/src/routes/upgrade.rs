@@ -1,6 +1,7 @@
 //! Streams: a body that is made while it is sent, and connections that become a stream in both directions
 //! (RFC 9110, 7.8).
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task;
@@ -57,8 +58,16 @@ impl hyper::body::Body for Pieces {
 }
 
 /// Bytes in both directions.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {
+    /// Itself, as what it is.
+    fn any(self: Box<Self>) -> Box<dyn Any + Send>;
+}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {
+    fn any(self: Box<Self>) -> Box<dyn Any + Send> {
+        self
+    }
+}
 
 /// A connection that is a stream from now on.
 pub struct Stream {
@@ -71,9 +80,35 @@ pub struct Stream {
 /// Makes the request's connection a stream of this protocol, which `serve` has as soon as the answer is out.
 pub fn upgrade<F: Future<Output = ()> + Send>(
     context: &Context,
-    mut request: Request,
+    request: Request,
     protocol: &'static str,
     serve: impl FnOnce(Stream) -> F + Send + 'static,
+) -> Result<Response, Refusal> {
+    switch(context, request, protocol, |upgraded| serve(stream(upgraded)))
+}
+
+/// The same for somebody who waits for the stream on a thread of his own: the socket, and what came before it.
+pub fn upgrade_socket<F: Future<Output = ()> + Send>(
+    context: &Context,
+    request: Request,
+    protocol: &'static str,
+    serve: impl FnOnce(std::os::unix::net::UnixStream, Bytes) -> F + Send + 'static,
+) -> Result<Response, Refusal> {
+    switch(context, request, protocol, |upgraded| async move {
+        // What is no socket is a test's.
+        let Ok(parts) = upgraded.downcast::<TokioIo<Connection>>() else { return };
+        let socket = parts.io.into_inner().into_stream().any().downcast::<tokio::net::UnixStream>();
+        if let Ok(Ok(socket)) = socket.map(|socket| socket.into_std()) {
+            serve(socket, parts.read_buf).await;
+        }
+    })
+}
+
+fn switch<F: Future<Output = ()> + Send>(
+    context: &Context,
+    mut request: Request,
+    protocol: &'static str,
+    serve: impl FnOnce(Upgraded) -> F + Send + 'static,
 ) -> Result<Response, Refusal> {
     let asked = |name, value: &str| {
         let values = request.headers().get_all(name).iter().filter_map(|v: &HeaderValue| v.to_str().ok());
@@ -88,7 +123,7 @@ pub fn upgrade<F: Future<Output = ()> + Send>(
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
-            serve(stream(upgraded)).await;
+            serve(upgraded).await;
         }
         drop(place);
     });

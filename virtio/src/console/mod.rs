@@ -68,6 +68,8 @@ pub trait PortBackend: Send + Sync {
     fn write(&self, data: &[u8]) -> usize;
     /// Who is there.
     fn peer(&self) -> Peer;
+    /// Somebody in the guest has opened the port, or has closed it.
+    fn opened(&self, _open: bool) {}
     /// Its size, if it is a terminal that knows it.
     fn size(&self) -> Option<ConsoleSize> {
         None

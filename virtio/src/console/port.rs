@@ -89,12 +89,23 @@ impl Port {
     }
 
     pub fn restore(&self, state: PortState) {
-        *self.state.lock() = state;
+        let before = std::mem::replace(&mut *self.state.lock(), state);
+        // Whoever is there now is another one, in a restored machine too.
+        if before.open || state.open {
+            self.backend.opened(state.open);
+        }
     }
 
     /// Changes what is known of the driver, and has the port's queues looked at.
     pub fn change(&self, change: impl FnOnce(&mut PortState)) {
-        change(&mut self.state.lock());
+        let mut state = self.state.lock();
+        let before = state.open;
+        change(&mut state);
+        let after = state.open;
+        drop(state);
+        if before != after {
+            self.backend.opened(after);
+        }
         if let Some(bell) = self.bell.get() {
             bell.ring();
         }

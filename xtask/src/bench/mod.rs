@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the figures of docs/where-we-stand.md. Guesthouse, QEMU's translator and the host take
 //! turns with the same work, because a host is never quiet for long; what counts is CPU time, and medians.
 
+mod agent;
 mod boot;
 pub mod console;
 mod engines;
@@ -51,6 +52,7 @@ enum Other {
     Io(io::Arguments),
     Life(life::Arguments),
     Share(share::Arguments),
+    Agent(agent::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -99,6 +101,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Io(arguments)) => return io::run(arguments),
         Some(Other::Life(arguments)) => return life::run(arguments),
         Some(Other::Share(arguments)) => return share::run(arguments),
+        Some(Other::Agent(arguments)) => return agent::run(arguments),
         None => {}
     }
     let bench = Bench::new(arguments.runs)?;

@@ -1,6 +1,7 @@
 //! The targets.
 
 mod acpi;
+mod agent;
 mod balloon;
 mod console;
 mod control;
@@ -57,6 +58,9 @@ pub const TARGETS: &[Target] = &[
     disk::SYSTEM,
     control::API,
     share::SHARE,
+    agent::HOST,
+    agent::FRAMES,
+    agent::TREE,
 ];
 
 /// A message for people is one line, whatever the input was.
