@@ -94,8 +94,10 @@ impl Entry {
 
     /// Waits until its process is gone; false if it still is there after so long.
     pub fn wait_for_end(&self, patience: Duration) -> bool {
+        // Once: the process removes the file before it has removed the folder, and before it ends.
+        let Ok(lock) = File::open(self.path.join(file::LOCK)) else { return true };
         let start = Instant::now();
-        while folder::is_held(&self.path) {
+        while folder::is_locked(&lock) {
             if start.elapsed() >= patience {
                 return false;
             }

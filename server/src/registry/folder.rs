@@ -140,9 +140,15 @@ impl Folder {
 
 /// True if a process has this folder.
 pub fn is_held(folder: &Path) -> bool {
-    let Ok(lock) = File::open(folder.join(file::LOCK)) else { return false };
+    File::open(folder.join(file::LOCK)).is_ok_and(|lock| is_locked(&lock))
+}
+
+/// The same, by a lock that was opened before.
+pub fn is_locked(lock: &File) -> bool {
     // Shared, so that those who look do not take each other for the machine.
-    matches!(flock(&lock, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK))
+    let locked = flock(lock, FlockOperation::NonBlockingLockShared);
+    let _ = flock(lock, FlockOperation::Unlock);
+    matches!(locked, Err(rustix::io::Errno::WOULDBLOCK))
 }
 
 fn new_id() -> Result<String, ServerError> {

@@ -71,6 +71,22 @@ fn a_running_machine_is_not_removed() {
 }
 
 #[test]
+fn a_machine_has_not_ended_while_it_removes_its_folder() {
+    let (_temporary, registry) = registry();
+    let (folder, _) = registry.create(None, false).unwrap();
+    let entry = registry.list().unwrap().remove(0);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| entry.wait_for_end(std::time::Duration::from_secs(60)));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        folder.remove().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        assert!(!waiting.is_finished());
+        drop(folder);
+        assert!(waiting.join().unwrap());
+    });
+}
+
+#[test]
 fn many_at_once_want_one_name_and_one_gets_it() {
     let (_temporary, registry) = registry();
     let got: Vec<_> = std::thread::scope(|scope| {

@@ -28,7 +28,7 @@ pub fn run(soak: &Soak, cycles: u32, seed: u64) -> Result<()> {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        guesthouse(&["run", "-d", "--rm", "--name", "cycle", "--memory", "64M", "--engine", &soak.engine])?;
+        guesthouse(&["run", "-d", "--rm", "--name", "cycle", "--memory", "128M", "--engine", &soak.engine])?;
         sleep(Duration::from_millis(random % 50));
         match random % 3 {
             0 => guesthouse(&["kill", "cycle"])?,
