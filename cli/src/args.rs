@@ -148,6 +148,18 @@ pub struct RunArguments {
     /// Virtual CPUs [default: 1].
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CPUS)))]
     pub cpus: Option<u32>,
+    /// CPUs' worth of time of the host's that the whole machine may use: 0.2 is a fifth of one.
+    #[arg(long, value_name = "CPUS")]
+    pub cpu_cap: Option<f64>,
+    /// The machine's share of CPU time beside others that want the same: 1 to 10000; others have 100. More than 100 needs
+    /// privileges.
+    #[arg(long, value_name = "WEIGHT")]
+    pub cpu_weight: Option<u32>,
+    /// How fast a disk or a card is served: `disk0,iops=1000,bps=50M` (the first `--disk`), `net0,bps=10M`, or one direction,
+    /// `net0.tx` from the guest, `net0.rx` to it; `pps=N` are frames, `bps` bytes in a second, `burst=SIZE` bytes that may go
+    /// at once after a pause. May be repeated; `guesthouse limit` changes it later.
+    #[arg(long, value_name = "DEVICE,RATE...", value_parser = crate::limit_args::limit)]
+    pub limit: Vec<crate::limit_args::DeviceLimit>,
     /// Parts of the machine; `microvm` has no PCI and no parts of an AT but a serial port and a clock [default: pc].
     #[arg(long, value_name = "NAME", value_parser = one_of::<BoardKind>(BoardKind::NAMES))]
     pub board: Option<BoardKind>,

@@ -7,6 +7,7 @@ pub mod detach;
 mod events;
 mod exec;
 mod inspect;
+mod limits;
 mod logs;
 mod power;
 mod ps;
@@ -38,6 +39,12 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         }
         LifeAction::Exec(arguments) => exec::run(&registry, arguments),
         LifeAction::Cp(arguments) => cp::run(&registry, arguments),
+        LifeAction::Limit { machine, cpu_cap, cpu_weight, devices } => {
+            limits::limit(&registry, machine, cpu_cap.as_deref(), *cpu_weight, devices).map(|()| 0)
+        }
+        LifeAction::Balloon { machine, size, json } => {
+            limits::balloon(&registry, machine, *size, *json).map(|()| 0)
+        }
         LifeAction::Console { machine } => console::run(&registry, machine),
         LifeAction::Logs { machine, follow, json } => {
             logs::run(&registry, machine, *follow, *json).map(|()| 0)

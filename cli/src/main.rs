@@ -11,6 +11,7 @@ mod guests;
 mod image;
 mod keys;
 mod life;
+mod limit_args;
 mod net;
 mod net_args;
 mod run;

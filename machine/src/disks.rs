@@ -8,6 +8,7 @@ use block::{BlockBackend, Buffers, ImageOptions, Operation, Request, SECTOR};
 use boot::disk::{ReadAt, System};
 use virtio::{Blk, BlkOptions, Rng, VirtioDevice};
 
+use crate::limits::{DeviceName, Throttles};
 use crate::meter::MeteredDisk;
 use crate::{DiskSpec, MachineError, MachineSpec};
 
@@ -20,11 +21,14 @@ pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<MeteredDisk>>, MachineError> {
 pub fn devices(
     spec: &MachineSpec,
     disks: &[Arc<dyn BlockBackend>],
+    throttles: &mut Throttles,
 ) -> Result<Vec<Arc<dyn VirtioDevice>>, MachineError> {
     let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
-    for (disk, backend) in spec.disks.iter().zip(disks) {
+    for ((disk, backend), index) in spec.disks.iter().zip(disks).zip(0u8..) {
         let options = BlkOptions { serial: disk.serial.clone(), queues: spec.cpus as u16 };
-        devices.push(Arc::new(Blk::new(backend.clone(), &options).map_err(MachineError::Thread)?));
+        let device = Blk::new(backend.clone(), &options).map_err(MachineError::Thread)?;
+        throttles.0.insert(DeviceName::Disk(index), device.throttle().clone());
+        devices.push(Arc::new(device));
     }
     devices.push(Arc::new(Rng::new().map_err(MachineError::Thread)?));
     Ok(devices)

@@ -64,6 +64,26 @@ pub enum MachineError {
         /// Guest memory.
         memory: Size,
     },
+    /// CPU time that no machine can be given.
+    #[error("{0} cpus are no limit of CPU time: give 0.01 to {MAX_CPUS}")]
+    CpuLimit(f64),
+    /// A weight that no machine can have.
+    #[error("{0} is no weight: give 1 to 10000, where 100 is what others have")]
+    CpuWeight(u32),
+    /// The host does not let a machine have more weight.
+    #[error("the host refuses a weight of {weight} ({source}): give at most 100, or run with CAP_SYS_NICE")]
+    CpuPriority {
+        /// Asked for.
+        weight: u32,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// A limit of what is not there.
+    #[error("the machine has no {0}: limit what it has")]
+    NoDevice(crate::DeviceName),
+    /// Nothing would ever be served.
+    #[error("a rate of nothing is not possible for {0}: give at least 1")]
+    NoRate(crate::DeviceName),
     /// A file cannot be read.
     #[error("{} cannot be read ({source}): check the path and its permissions", path.display())]
     Read {

@@ -16,6 +16,8 @@ use virtio::Balloon;
 
 use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
+use crate::governor::Governor;
+use crate::limits::Throttles;
 use crate::meter::{Counters, MeteredDisk, MeteredNet};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
@@ -35,6 +37,8 @@ pub struct Shared {
     nets: Vec<Arc<MeteredNet>>,
     ports: Vec<Arc<SocketPort>>,
     balloon: Arc<Balloon>,
+    throttles: Throttles,
+    pub governor: Governor,
     vsock: Option<Arc<VsockSocket>>,
     agent: Arc<Host>,
     spec: MachineSpec,
@@ -122,10 +126,15 @@ impl Shared {
 
     /// Brings every participant to the meeting.
     fn kick(&self) {
+        self.wake_vcpus();
+        self.pc.timers.stop();
+    }
+
+    /// Every vCPU looks at what it is to do.
+    pub fn wake_vcpus(&self) {
         for slot in &self.slots {
             slot.signals.set(Signals::EXIT);
         }
-        self.pc.timers.stop();
     }
 
     /// The board to power-on, tables and kernel into RAM; the boot processor where the kernel begins, the
@@ -174,9 +183,11 @@ impl Machine {
         let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
         let metered = disks::open(&spec)?;
         let disks: Vec<_> = metered.iter().map(|disk| disk.clone() as Arc<dyn BlockBackend>).collect();
-        let mut devices = disks::devices(&spec, &disks)?;
-        let (nets, cards) = nets::open(&spec)?;
+        let mut throttles = Throttles::default();
+        let mut devices = disks::devices(&spec, &disks, &mut throttles)?;
+        let (nets, cards) = nets::open(&spec, &mut throttles)?;
         devices.extend(cards);
+        throttles.apply(&spec.limits)?;
         devices.extend(shares::open(&spec.shares)?);
         let ports = console::open(&spec.ports)?;
         let agent = Arc::<Host>::default();
@@ -204,6 +215,8 @@ impl Machine {
             nets,
             ports,
             balloon,
+            throttles,
+            governor: Governor::new(spec.limits.clone()),
             vsock,
             agent,
             vm,
@@ -232,11 +245,11 @@ impl Machine {
     /// # Errors
     /// The host refuses threads, or the machine was started before.
     pub fn start(&self) -> Result<(), MachineError> {
-        let mut threads = self.threads.lock();
-        if threads.is_some() {
+        let mut guard = self.threads.lock();
+        if guard.is_some() {
             return Err(MachineError::State { state: "started already", remedy: "start a machine once" });
         }
-        let threads = threads.insert(Vec::new());
+        let threads = guard.insert(Vec::new());
         let mut failed = None;
         let mut spawn = |name: String, body: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = self.shared.clone();
@@ -259,8 +272,9 @@ impl Machine {
             let body = move |shared: &Shared| vcpu::thread(shared, index as u32, &shared.slots[index]);
             spawn(format!("vcpu{index}"), Box::new(body));
         }
+        drop(guard);
         match failed {
-            None => Ok(()),
+            None => self.start_governor(),
             Some(error) => {
                 self.shared.end(Outcome::Stopped);
                 Err(MachineError::Thread(error))
@@ -309,6 +323,7 @@ impl Machine {
             return Outcome::Stopped;
         }
         let outcome = self.shared.control.wait();
+        self.shared.governor.end();
         self.shared.give_up();
         for thread in self.threads.lock().iter_mut().flat_map(std::mem::take) {
             // A panic was reported by the thread's guard.
@@ -329,6 +344,18 @@ impl Machine {
     /// The board: serial port, keyboard, memory.
     pub fn pc(&self) -> &Pc {
         &self.shared.pc
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub(crate) fn governor(&self) -> &Governor {
+        &self.shared.governor
+    }
+
+    pub(crate) fn throttles(&self) -> &Throttles {
+        &self.shared.throttles
     }
 
     pub(crate) fn balloon(&self) -> &Balloon {
@@ -400,7 +427,7 @@ impl Machine {
         }
     }
 
-    fn is_started(&self) -> bool {
+    pub(crate) fn is_started(&self) -> bool {
         self.threads.lock().is_some()
     }
 

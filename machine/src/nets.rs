@@ -6,6 +6,7 @@ use net::switch::SwitchNet;
 use net::{Mac, NetBackend, NetError, TapNet, UserNet};
 use virtio::{Net, VirtioDevice};
 
+use crate::limits::{DeviceName, Throttles};
 use crate::meter::MeteredNet;
 use crate::{MachineError, MachineSpec, NetSpec};
 
@@ -13,7 +14,7 @@ use crate::{MachineError, MachineSpec, NetSpec};
 type NetsAndCards = (Vec<Arc<MeteredNet>>, Vec<Arc<dyn VirtioDevice>>);
 
 /// Makes the networks and the cards, in the order of their slots.
-pub fn open(spec: &MachineSpec) -> Result<NetsAndCards, MachineError> {
+pub fn open(spec: &MachineSpec, throttles: &mut Throttles) -> Result<NetsAndCards, MachineError> {
     let mut nets = Vec::new();
     let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
     for (net, index) in spec.nets.iter().zip(0u8..) {
@@ -36,7 +37,11 @@ pub fn open(spec: &MachineSpec) -> Result<NetsAndCards, MachineError> {
         let pairs = spec.cpus.min(u16::MAX.into()) as u16;
         let backend = Arc::new(MeteredNet::new(backend));
         nets.push(backend.clone());
-        devices.push(Arc::new(Net::new(backend, mac, pairs).map_err(MachineError::Thread)?));
+        let device = Net::new(backend, mac, pairs).map_err(MachineError::Thread)?;
+        let [sent, received] = device.throttles();
+        throttles.0.insert(DeviceName::Sent(index), sent);
+        throttles.0.insert(DeviceName::Received(index), received);
+        devices.push(Arc::new(device));
     }
     Ok((nets, devices))
 }

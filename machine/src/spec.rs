@@ -11,8 +11,8 @@ use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BoardKind, ConsoleKind, EngineKind, MachineError, PortSpec, ShareSpec, Size, VsockSpec, balloon, console,
-    host, shares, vsock,
+    BoardKind, ConsoleKind, EngineKind, Limits, MachineError, PortSpec, ShareSpec, Size, VsockSpec, balloon,
+    console, host, shares, vsock,
 };
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
@@ -66,6 +66,9 @@ pub struct MachineSpec {
     pub balloon: Option<Size>,
     /// Number of CPUs, 1 to [`MAX_CPUS`].
     pub cpus: u32,
+    /// What it may use of the host.
+    #[serde(skip_serializing_if = "is_default")]
+    pub limits: Limits,
     /// What CPUID says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cpu_model: Option<String>,
@@ -127,6 +130,10 @@ pub enum NetSpec {
     Switch(SwitchConfig),
 }
 
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 impl Default for MachineSpec {
     fn default() -> Self {
         Self {
@@ -145,6 +152,7 @@ impl Default for MachineSpec {
             memory: Size::mib(512),
             balloon: None,
             cpus: 1,
+            limits: Limits::default(),
             cpu_model: None,
             board: BoardKind::default(),
             engine: EngineKind::default(),
@@ -170,6 +178,7 @@ impl MachineSpec {
             return Err(MachineError::MemorySize { memory: self.memory, least: MIN_MEMORY });
         }
         balloon::validate(self, self.balloon)?;
+        self.limits.validate(self)?;
         console::validate(&self.ports)?;
         shares::validate(&self.shares)?;
         vsock::validate(self.vsock.as_ref())?;

@@ -100,6 +100,7 @@ impl Slot {
 /// The life of a vCPU thread.
 pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     let runner = Runner { shared, index, slot, io: Io { shared, lapic: &slot.lapic, exits: &slot.exits } };
+    shared.governor.enter();
     while shared.meet() != Go::End {
         if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
             shared.end(outcome);
@@ -124,6 +125,11 @@ impl Runner<'_> {
             // Cleared first: whatever is requested from here on sets it again.
             signals.clear(Signals::EXIT);
             self.slot.answer(vcpu.as_ref());
+            let is_called = || {
+                self.slot.answer(vcpu.as_ref());
+                self.shared.is_called()
+            };
+            self.shared.governor.pass(signals, is_called);
             if self.shared.is_called() {
                 return Ok(());
             }

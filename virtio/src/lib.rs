@@ -21,6 +21,7 @@ mod net;
 mod pci;
 mod queue;
 mod rng;
+mod throttle;
 mod vsock;
 mod worker;
 
@@ -36,6 +37,7 @@ pub use net::Net;
 pub use pci::{VirtioPci, VirtioPciState};
 pub use queue::{Chain, Queue, QueueError, QueueLayout, Segment};
 pub use rng::Rng;
+pub use throttle::{Rate, Throttle};
 pub use vsock::{Vsock, VsockHost};
 
 #[cfg(test)]

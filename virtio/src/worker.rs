@@ -181,11 +181,19 @@ impl Drop for Ticket {
 }
 
 /// Hands the chains of a queue over, at most as many as it has entries; true if there may be more.
-pub fn each_chain(queue: &Queue, mut handle: impl FnMut(Chain)) -> bool {
+pub fn each_chain(queue: &Queue, handle: impl FnMut(Chain)) -> bool {
+    each_chain_while(queue, || true, handle)
+}
+
+/// The same, as long as one more may be. What is left then is somebody else's to remember.
+pub fn each_chain_while(queue: &Queue, may: impl Fn() -> bool, mut handle: impl FnMut(Chain)) -> bool {
     let mut left = queue.size();
     loop {
         queue.mute();
         while left > 0 {
+            if !may() {
+                return false;
+            }
             match queue.pop() {
                 Some(chain) => handle(chain),
                 None => break,

@@ -2,7 +2,10 @@
 
 use clap::{Args, Subcommand};
 
+use machine::Size;
+
 use super::RestartPolicy;
+use crate::limit_args::DeviceLimit;
 
 const CONSOLE_HELP: &str = "\
 Keys:
@@ -16,6 +19,17 @@ Examples:
   guesthouse ps
   guesthouse ps -a                       also those that have ended, and how
   guesthouse rm $(guesthouse ps -aq)     forget all that have ended; running ones are refused";
+
+const LIMIT_HELP: &str = "\
+Examples:
+  guesthouse limit web --cpu-cap 0.5         half a CPU
+  guesthouse limit web disk0,iops=200,bps=20M net0.tx,bps=1M
+  guesthouse limit web --cpu-cap none disk0,none
+  guesthouse limit web                       what it may use now";
+
+fn balloon_size(text: &str) -> Result<Size, String> {
+    if text == "0" { Ok(Size::bytes(0)) } else { text.parse() }
+}
 
 /// What `run` may say about the machine's life.
 #[derive(Debug, Default, Args)]
@@ -101,6 +115,34 @@ pub enum LifeAction {
     Exec(super::exec::ExecArguments),
     /// Copy files and folders into a guest or out of it.
     Cp(super::cp::CopyArguments),
+    /// Change what a machine may use of the host while it runs; say what it may, as JSON, if nothing is to change.
+    #[command(after_help = LIMIT_HELP)]
+    Limit {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+        /// CPUs' worth of time, such as 0.2, or `none`.
+        #[arg(long, value_name = "CPUS")]
+        cpu_cap: Option<String>,
+        /// Share of CPU time beside others: 1 to 10000; others have 100.
+        #[arg(long, value_name = "WEIGHT")]
+        cpu_weight: Option<u32>,
+        /// Disks and cards with their new rates, as `guesthouse run --limit` takes them, or `DEVICE,none`.
+        #[arg(value_name = "DEVICE,RATE...", value_parser = crate::limit_args::limit)]
+        devices: Vec<DeviceLimit>,
+    },
+    /// Ask the guest of a machine to give so much memory back, or say how its memory is used.
+    Balloon {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+        /// What it is asked to do without, in all; 0 for nothing.
+        #[arg(value_name = "SIZE", value_parser = balloon_size)]
+        size: Option<Size>,
+        /// As JSON.
+        #[arg(long, conflicts_with = "size")]
+        json: bool,
+    },
     /// Go to the console of a machine, which others may use at the same time.
     #[command(after_help = CONSOLE_HELP)]
     Console {

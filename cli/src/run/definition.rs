@@ -28,6 +28,11 @@ pub fn read(arguments: &RunArguments) -> anyhow::Result<MachineSpec> {
     set(&mut spec.memory, arguments.memory);
     set(&mut spec.vsock, arguments.vsock.clone().map(Some));
     set(&mut spec.balloon, arguments.balloon.map(Some));
+    set(&mut spec.limits.cpus, arguments.cpu_cap.map(Some));
+    set(&mut spec.limits.weight, arguments.cpu_weight.map(Some));
+    for limit in &arguments.limit {
+        spec.limits.devices.extend(limit.devices.iter().map(|&device| (device, limit.rate)));
+    }
     set(&mut spec.cpus, arguments.cpus);
     set(&mut spec.cpu_model, arguments.cpu_model.clone().map(Some));
     set(&mut spec.board, arguments.board);

@@ -4,6 +4,7 @@
 pub(crate) mod console;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod machine;
 pub(crate) mod metrics;
@@ -61,6 +62,7 @@ pub(crate) fn router(context: Context) -> Router {
         .merge(machine::routes())
         .merge(power::routes())
         .merge(stats::routes())
+        .merge(limits::routes())
         .merge(events::routes())
         .merge(exec::routes())
         .merge(console::routes())

@@ -13,8 +13,9 @@ use std::sync::atomic::AtomicBool;
 use ::block::{BlockBackend, SECTOR};
 
 use crate::device::read_image;
-use crate::worker::{InFlight, Worker, each_chain};
-use crate::{Session, VirtioDevice};
+use crate::queue::total;
+use crate::worker::{InFlight, Worker, each_chain_while};
+use crate::{Session, Throttle, VirtioDevice};
 
 /// Feature bits (5.2.3).
 const SIZE_MAX: u64 = 1 << 1;
@@ -53,6 +54,7 @@ pub struct Blk {
     features: u64,
     config: [u8; 60],
     worker: Worker,
+    throttle: Arc<Throttle>,
 }
 
 /// What a request needs of the disk.
@@ -79,10 +81,19 @@ impl Blk {
             *byte = value;
         }
         let disk = Arc::new(Disk { backend, serial, warned: Arc::default() });
+        let throttle = Arc::new(Throttle::default());
+        let theirs = throttle.clone();
         let worker = Worker::new("virtio-blk", move |session, index, in_flight| {
-            serve(&disk, session, index, in_flight)
+            serve(&disk, &theirs, session, index, in_flight)
         })?;
-        Ok(Self { queues, features, config, worker })
+        let (bell, bits) = (worker.bell(), (0..queues.len() as u16).fold(0, |all, q| all | Worker::bit(q)));
+        throttle.connect(move || bell.ring(bits));
+        Ok(Self { queues, features, config, worker, throttle })
+    }
+
+    /// The rate of all requests.
+    pub fn throttle(&self) -> &Arc<Throttle> {
+        &self.throttle
     }
 }
 
@@ -107,13 +118,24 @@ fn config(sectors: u64, queues: u16) -> [u8; 60] {
     image
 }
 
-fn serve(disk: &Arc<Disk>, session: &Arc<Session>, index: u16, in_flight: &InFlight) -> bool {
+fn serve(
+    disk: &Arc<Disk>,
+    throttle: &Throttle,
+    session: &Arc<Session>,
+    index: u16,
+    in_flight: &InFlight,
+) -> bool {
     let Some(Some(queue)) = session.queues.get(usize::from(index)) else { return false };
-    let more = each_chain(queue, |chain| {
-        if let Err(why) = request::start(disk, session.features, queue, chain, in_flight.ticket()) {
-            queue.fail(&why);
-        }
-    });
+    let more = each_chain_while(
+        queue,
+        || throttle.is_ready(),
+        |chain| {
+            throttle.spend(total(chain.readable()).saturating_add(total(chain.writable())));
+            if let Err(why) = request::start(disk, session.features, queue, chain, in_flight.ticket()) {
+                queue.fail(&why);
+            }
+        },
+    );
     disk.backend.commit();
     more
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use ::net::{Mac, NetBackend};
 
 use crate::device::read_image;
-use crate::{Session, VirtioDevice};
+use crate::{Session, Throttle, VirtioDevice};
 use port::Port;
 
 /// Feature bits (5.1.3).
@@ -60,12 +60,32 @@ impl Net {
         config[..6].copy_from_slice(&mac.0);
         config[8..].copy_from_slice(&pairs.to_le_bytes());
         let port = Arc::new(Port::new(pairs));
+        for throttle in [port.sent(), port.received()] {
+            let bell = Arc::downgrade(&backend);
+            throttle.connect(move || {
+                if let Some(backend) = bell.upgrade() {
+                    backend.wake();
+                }
+            });
+        }
         backend.connect(port.clone())?;
         Ok(Self { backend, port, queues, config })
     }
 
+    /// The rates of frames from the guest and to it.
+    pub fn throttles(&self) -> [Arc<Throttle>; 2] {
+        [self.port.sent().clone(), self.port.received().clone()]
+    }
+
     fn pairs(&self) -> u16 {
         (self.queues.len() / 2) as u16
+    }
+}
+
+impl Drop for Net {
+    /// The last who holds the network must not be a throttle that the network holds.
+    fn drop(&mut self) {
+        self.throttles().iter().for_each(|throttle| throttle.connect(|| {}));
     }
 }
 

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use super::{bit, control};
 use crate::queue::{Writer, read_at, total};
 use crate::worker::each_chain;
-use crate::{Queue, QueueError, Session};
+use crate::{Queue, QueueError, Session, Throttle};
 
 /// Most buffers of a frame.
 const MAX_BUFFERS: usize = 64;
@@ -24,6 +24,9 @@ pub struct Port {
     turn: AtomicU16,
     /// The network's end of the cable is plugged in.
     up: AtomicBool,
+    /// Rates of frames from the guest and to it.
+    sent: Arc<Throttle>,
+    received: Arc<Throttle>,
 }
 
 impl Port {
@@ -34,7 +37,17 @@ impl Port {
             active: AtomicU16::new(1),
             turn: AtomicU16::new(0),
             up: AtomicBool::new(true),
+            sent: Arc::default(),
+            received: Arc::default(),
         }
+    }
+
+    pub fn sent(&self) -> &Arc<Throttle> {
+        &self.sent
+    }
+
+    pub fn received(&self) -> &Arc<Throttle> {
+        &self.received
     }
 
     pub fn start(&self, session: Arc<Session>) {
@@ -102,6 +115,9 @@ impl GuestPort for Port {
     fn take(&self, frame: &mut Frame) -> bool {
         let guard = self.session.lock();
         let Some(session) = guard.as_ref() else { return false };
+        if !self.sent.is_ready() {
+            return false;
+        }
         let pairs = self.pairs();
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         for pair in (0..pairs).map(|i| (turn % pairs + i) % pairs) {
@@ -121,6 +137,7 @@ impl GuestPort for Port {
                     (frame.offload, frame.queue) = (offload, pair);
                 }
                 queue.push(chain.head, 0);
+                self.sent.spend(len as u64);
                 if offload.is_some() {
                     return true;
                 }
@@ -134,6 +151,9 @@ impl GuestPort for Port {
         let Some(session) = guard.as_ref() else { return Put::Gone };
         let pair = if pair < self.pairs() { pair } else { 0 };
         let Some(queue) = queue(session, 2 * pair) else { return Put::Gone };
+        if !self.received.is_ready() {
+            return Put::Full;
+        }
         let needed = (Offload::LEN + parts.iter().map(|p| p.len()).sum::<usize>()) as u64;
         let most = if session.features & bit::MRG_RXBUF != 0 { MAX_BUFFERS } else { 1 };
         let (mut chains, mut room) = (Vec::with_capacity(4), 0);
@@ -166,6 +186,7 @@ impl GuestPort for Port {
         writer.write(&header);
         parts.iter().for_each(|part| writer.write(part));
         queue.push_all(&used);
+        self.received.spend(needed);
         Put::Done
     }
 

@@ -1,0 +1,210 @@
+//! What machines may use of the host, and what they use then.
+#![allow(clippy::unwrap_used)] // how a test fails
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{guesthouse, run};
+use tempfile::TempDir;
+
+/// A guest that does nothing but compute, and has begun.
+struct Busy(Child);
+
+impl Busy {
+    fn start(command: &mut Command) -> Self {
+        let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut busy = Self(child);
+        let mut begun = [0; 6];
+        busy.0.stdout.as_mut().unwrap().read_exact(&mut begun).unwrap();
+        busy
+    }
+
+    fn cpu_time(&self) -> f64 {
+        cpu_time(self.0.id())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+const LOOP: [&str; 4] = ["--", "sh", "-c", "echo begun; while :; do :; done"];
+
+/// CPU time of a process in seconds.
+fn cpu_time(pid: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    // USER_HZ of x86.
+    ticks as f64 / 100.0
+}
+
+/// CPUs' worth of time that a process uses.
+fn usage(cpu_time: impl Fn() -> f64, seconds: u64) -> f64 {
+    let (start, before) = (Instant::now(), cpu_time());
+    std::thread::sleep(Duration::from_secs(seconds));
+    (cpu_time() - before) / start.elapsed().as_secs_f64()
+}
+
+#[test]
+fn a_cap_holds() {
+    for cpus in ["1", "3"] {
+        let arguments = [&["run", "--cpu-cap", "0.2", "--cpus", cpus], &LOOP[..]].concat();
+        let busy = Busy::start(&mut guesthouse(&arguments));
+        std::thread::sleep(Duration::from_millis(500));
+        let used = usage(|| busy.cpu_time(), 5);
+        println!("a cap of 0.2 with {cpus} cpus: {used:.3}");
+        assert!((0.17..0.23).contains(&used), "{used}");
+    }
+}
+
+#[test]
+fn weights_share_a_cpu() {
+    // Both below the normal weight, which needs no privileges.
+    let start = |weight| {
+        let arguments = [&["run", "--cpu-weight", weight], &LOOP[..]].concat();
+        let program = guesthouse(&[]).get_program().to_owned();
+        let mut pinned = Command::new("taskset");
+        pinned.args(["-c", "0"]).arg(program).args(arguments);
+        Busy::start(&mut pinned)
+    };
+    let (light, heavy) = (start("33"), start("100"));
+    let before = [light.cpu_time(), heavy.cpu_time()];
+    std::thread::sleep(Duration::from_secs(8));
+    let ratio = (heavy.cpu_time() - before[1]) / (light.cpu_time() - before[0]);
+    println!("weights of 33 and 100 on one CPU: 1 to {ratio:.2}");
+    assert!((2.5..3.6).contains(&ratio), "{ratio}");
+}
+
+#[test]
+fn a_disk_is_as_slow_as_it_is_told() {
+    let folder = TempDir::new().unwrap();
+    let disk = folder.path().join("disk.raw");
+    std::fs::write(&disk, vec![1; 16 << 20]).unwrap();
+    let disk = disk.to_str().unwrap();
+    // The second disk is not limited.
+    let other = folder.path().join("other.raw");
+    std::fs::write(&other, vec![1; 16 << 20]).unwrap();
+    let script = "time dd if=/dev/vda of=/dev/null bs=64k count=64 iflag=direct; dd if=/dev/vda of=/dev/null bs=64k iflag=direct & time dd if=/dev/vdb of=/dev/null bs=64k iflag=direct; kill %1";
+    for limit in ["disk0,bps=2M", "disk0,iops=32"] {
+        let arguments = [
+            "run",
+            "--disk",
+            disk,
+            "--disk",
+            other.to_str().unwrap(),
+            "--limit",
+            limit,
+            "--",
+            "sh",
+            "-c",
+            script,
+        ];
+        let (status, stdout, stderr) = run(&arguments);
+        let times: Vec<f64> = stderr.lines().chain(stdout.lines()).filter_map(real).collect();
+        println!("{limit}: 4 MiB in {times:?} s");
+        assert_eq!(times.len(), 2, "{status}: {stdout}{stderr}");
+        assert!((1.6..3.0).contains(&times[0]) && times[1] < times[0], "{limit}: {times:?}");
+    }
+}
+
+/// Seconds of a line of `time`'s.
+fn real(line: &str) -> Option<f64> {
+    let (minutes, seconds) = line.strip_prefix("real")?.trim().split_once('m')?;
+    Some(
+        minutes.trim().parse::<f64>().ok()? * 60.0
+            + seconds.trim().trim_end_matches('s').trim().parse::<f64>().ok()?,
+    )
+}
+
+#[test]
+fn a_card_is_as_slow_as_it_is_told_in_each_direction() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let server = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(&vec![7; 4 << 20]).unwrap();
+        drop(stream);
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut data = Vec::new();
+        stream.read_to_end(&mut data).unwrap();
+        data.len()
+    });
+    let script = format!(
+        "time nc 10.0.2.2 {port} </dev/null | wc -c; time sh -c 'head -c 4194304 /dev/zero | nc 10.0.2.2 {port}'"
+    );
+    let arguments = [
+        "run",
+        "--net",
+        "user,loopback=yes",
+        "--limit",
+        "net0.rx,bps=2M",
+        "--limit",
+        "net0.tx,bps=4M",
+        "--",
+        "sh",
+        "-c",
+        &script,
+    ];
+    let (status, stdout, stderr) = run(&arguments);
+    let times: Vec<f64> = stderr.lines().chain(stdout.lines()).filter_map(real).collect();
+    println!("4 MiB at 2M and 4M a second: {times:?} s");
+    assert_eq!(
+        (times.len(), stdout.contains("4194304"), server.join().unwrap()),
+        (2, true, 4 << 20),
+        "{status}: {stdout}{stderr}"
+    );
+    assert!((1.6..3.0).contains(&times[0]) && (0.7..2.0).contains(&times[1]), "{times:?}");
+}
+
+/// The machine in the background ends with the test, however that ends.
+struct Background<'a>(&'a dyn Fn(&[&str]) -> (bool, String));
+
+impl Drop for Background<'_> {
+    fn drop(&mut self) {
+        (self.0)(&["kill", "busy"]);
+    }
+}
+
+#[test]
+fn limits_and_balloon_change_while_the_machine_runs() {
+    let folder = TempDir::new().unwrap();
+    let ask = |arguments: &[&str]| {
+        let output = guesthouse(arguments).env("XDG_RUNTIME_DIR", folder.path()).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let (fine, id) = ask(&[&["run", "-d", "--name", "busy", "--rm"], &LOOP[..]].concat());
+    assert!(fine, "{id}");
+    let json = |text: &str| -> serde_json::Value { serde_json::from_str(text).unwrap() };
+    let _end = Background(&ask);
+    let pid = json(&ask(&["inspect", "busy"]).1)["pid"].as_u64().unwrap() as u32;
+    assert_eq!(ask(&["limit", "busy"]), (true, "{}\n".to_owned()));
+    assert_eq!(ask(&["limit", "busy", "--cpu-cap", "0.2"]), (true, String::new()));
+    std::thread::sleep(Duration::from_millis(500));
+    let used = usage(|| cpu_time(pid), 3);
+    assert!((0.15..0.25).contains(&used), "{used}");
+    assert_eq!(json(&ask(&["limit", "busy"]).1)["cpus"], 0.2);
+    let (fine, said) = ask(&["limit", "busy", "disk0,iops=5"]);
+    assert!(!fine && said.contains("no disk0") && said.lines().count() == 1, "{said}");
+    assert!(ask(&["limit", "busy", "--cpu-cap", "much"]).1.contains("\"much\""));
+    assert_eq!(ask(&["limit", "busy", "--cpu-cap", "none"]), (true, String::new()));
+    assert_eq!(ask(&["balloon", "busy", "200M"]), (true, String::new()));
+    let start = Instant::now();
+    while json(&ask(&["balloon", "busy", "--json"]).1)["size"] != 200 << 20 {
+        assert!(start.elapsed() < Duration::from_secs(60), "{}", ask(&["balloon", "busy", "--json"]).1);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let report = json(&ask(&["balloon", "busy", "--json"]).1);
+    assert!(report["guest"]["available"].as_u64().unwrap() < 320 << 20, "{report}");
+    assert!(ask(&["balloon", "busy"]).1.contains("given up"));
+    assert!(ask(&["balloon", "busy", "512M"]).1.contains("leaves nothing"));
+    assert_eq!(ask(&["balloon", "busy", "0"]), (true, String::new()));
+}

@@ -1,0 +1,166 @@
+//! CPU time of a machine: a budget that grows with time and that the process's CPU time is taken from. Whoever uses it up has
+//! its vCPUs sleep until it is positive again; the rest of the process, which works for the guest too, is counted and goes
+//! on. Weights are the host scheduler's nice values.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+use cpu::Signals;
+use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, getpid, getpriority_process, getsid, setpriority_process};
+use rustix::thread::gettid;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::machine::Shared;
+use crate::{Limits, Machine, MachineError};
+
+/// How often the budget is looked at while it is used, and while it is not.
+const TICK: Duration = Duration::from_millis(4);
+const IDLE_TICK: Duration = Duration::from_millis(20);
+/// Time whose budget is kept at most by those who do not use it.
+const KEPT: f64 = 0.02;
+/// Weight of a thread with nice value 0, and the factor from one value to the next (sched(7)).
+const NORMAL: f64 = 100.0;
+const STEP: f64 = 1.25;
+
+/// What keeps the limits of CPU time.
+pub struct Governor {
+    state: Mutex<State>,
+    changed: Condvar,
+    holds: AtomicBool,
+    /// The process's nice value when the machine was made.
+    nice: i32,
+}
+
+struct State {
+    limits: Limits,
+    end: bool,
+    thread: Option<JoinHandle<()>>,
+    vcpus: Vec<Pid>,
+}
+
+impl Governor {
+    pub fn new(limits: Limits) -> Self {
+        let state = State { limits, end: false, thread: None, vcpus: Vec::new() };
+        let nice = getpriority_process(None).unwrap_or(0);
+        Self { state: Mutex::new(state), changed: Condvar::new(), holds: AtomicBool::new(false), nice }
+    }
+
+    pub fn limits(&self) -> Limits {
+        self.state.lock().limits.clone()
+    }
+
+    /// A vCPU's thread begins.
+    pub fn enter(&self) {
+        let mut state = self.state.lock();
+        state.vcpus.push(gettid());
+        if let Err(error) = self.weigh(&state) {
+            tracing::warn!("{error}");
+        }
+    }
+
+    /// A vCPU comes here between exits, and stays while the machine has used up its time and nobody calls.
+    pub fn pass(&self, signals: &Signals, is_called: impl Fn() -> bool) {
+        while self.holds.load(Ordering::SeqCst) && !is_called() {
+            signals.wait(Signals::EXIT, None);
+            signals.clear(Signals::EXIT);
+        }
+    }
+
+    /// No vCPU runs any more.
+    pub fn end(&self) {
+        let thread = {
+            let mut state = self.state.lock();
+            state.end = true;
+            state.vcpus.clear();
+            state.thread.take()
+        };
+        self.changed.notify_all();
+        if let Some(thread) = thread {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
+    }
+
+    /// Gives the vCPUs' threads the nice value of the weight.
+    fn weigh(&self, state: &State) -> Result<(), MachineError> {
+        let Some(weight) = state.limits.weight else { return Ok(()) };
+        let nice = (self.nice - (f64::from(weight) / NORMAL).log(STEP).round() as i32).clamp(-20, 19);
+        // With autogroups, sessions are weighed against each other before their threads are. A machine in the background
+        // is a session of its own.
+        if getsid(None).is_ok_and(|session| session == getpid()) {
+            let _ = std::fs::write("/proc/self/autogroup", nice.to_string());
+        }
+        let refused = |source: rustix::io::Errno| MachineError::CpuPriority { weight, source: source.into() };
+        state.vcpus.iter().try_for_each(|&thread| setpriority_process(Some(thread), nice)).map_err(refused)
+    }
+
+    fn run(&self, shared: &Shared) {
+        let (mut budget, mut then, mut used) = (0.0, Instant::now(), cpu_time());
+        let mut state = self.state.lock();
+        while !state.end {
+            let Some(cpus) = state.limits.cpus else {
+                self.hold(shared, false);
+                self.changed.wait(&mut state);
+                (then, used, budget) = (Instant::now(), cpu_time(), 0.0);
+                continue;
+            };
+            let (now, total) = (Instant::now(), cpu_time());
+            let (passed, spent) = (now.duration_since(then).as_secs_f64(), total - used);
+            (then, used) = (now, total);
+            budget = (budget + cpus * passed - spent).min(cpus * KEPT);
+            self.hold(shared, budget < 0.0);
+            let idle = budget > 0.0 && spent < passed * cpus / 4.0;
+            let tick = if budget < 0.0 {
+                Duration::from_secs_f64((-budget / cpus).clamp(TICK.as_secs_f64(), 1.0))
+            } else if idle {
+                IDLE_TICK
+            } else {
+                TICK
+            };
+            self.changed.wait_until(&mut state, now + tick);
+        }
+        self.hold(shared, false);
+    }
+
+    fn hold(&self, shared: &Shared, holds: bool) {
+        if self.holds.swap(holds, Ordering::SeqCst) != holds {
+            shared.wake_vcpus();
+        }
+    }
+}
+
+/// CPU time of the process in seconds.
+fn cpu_time() -> f64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
+impl Machine {
+    /// Keeps these limits from now on, if the machine runs, or from its start.
+    pub(crate) fn govern(&self, limits: Limits) -> Result<(), MachineError> {
+        let governor = self.governor();
+        let weighed = {
+            let mut state = governor.state.lock();
+            state.limits = limits;
+            governor.weigh(&state)
+        };
+        governor.changed.notify_all();
+        self.start_governor()?;
+        weighed
+    }
+
+    /// Starts what keeps the limit, if there is one and the machine runs.
+    pub(crate) fn start_governor(&self) -> Result<(), MachineError> {
+        let mut state = self.governor().state.lock();
+        if state.thread.is_some() || state.end || state.limits.cpus.is_none() || !self.is_started() {
+            return Ok(());
+        }
+        let shared = self.shared().clone();
+        let body = move || shared.governor.run(&shared);
+        state.thread =
+            Some(Builder::new().name("governor".to_owned()).spawn(body).map_err(MachineError::Thread)?);
+        Ok(())
+    }
+}
