@@ -10,6 +10,7 @@
 mod bell;
 mod cable;
 mod capture;
+mod complete;
 mod error;
 mod mac;
 mod offload;

@@ -1,6 +1,7 @@
 //! A machine's end of the cable to a switch. It joins again when a switch has gone and comes back; in between the link is
 //! down.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -19,8 +20,9 @@ use super::home::{Folder, Home};
 use super::vlan::Vlan;
 use crate::bell::{Bell, Poller, Ready};
 use crate::cable::Cable;
+use crate::complete::{self, Need};
 use crate::thread::{Network, Threaded};
-use crate::{Capture, Frame, GuestPort, Mac, NetError, Put};
+use crate::{Abilities, Capture, Frame, GuestPort, Mac, NetError, Offload, Put};
 
 /// Most frames in a row in one direction.
 const BURST: usize = 64;
@@ -120,6 +122,10 @@ pub struct Client {
     /// A frame for which the guest has no room yet.
     parcel: Parcel,
     pending: bool,
+    /// The same, cut for a guest that takes no large ones.
+    segments: VecDeque<Vec<u8>>,
+    /// What the guest takes in this turn.
+    takes: Abilities,
     busy: bool,
 }
 
@@ -168,6 +174,8 @@ impl Client {
             waits: false,
             parcel: Parcel::default(),
             pending: false,
+            segments: VecDeque::new(),
+            takes: Abilities::default(),
             busy: false,
         })
     }
@@ -219,6 +227,7 @@ impl Client {
         self.state = State::Gone(Instant::now() + RETRY);
         self.cable.link(false);
         (self.waits, self.pending) = (false, false);
+        self.segments.clear();
     }
 
     fn drain_guest(&mut self) -> bool {
@@ -252,15 +261,35 @@ impl Client {
         true
     }
 
+    /// Does what the guest does not take; false if the frame is not to be handed over whole.
+    fn completed(&mut self) -> bool {
+        match complete::need(&self.parcel.offload, self.takes) {
+            Need::Nothing => true,
+            Need::Checksum => self.parcel.complete(),
+            Need::Cut => {
+                self.segments
+                    .extend(complete::cut(self.parcel.bytes(), &self.parcel.offload).unwrap_or_default());
+                false
+            }
+        }
+    }
+
     fn drain_switch(&mut self) -> bool {
         for _ in 0..BURST {
+            if let Some(segment) = self.segments.front() {
+                match self.cable.put(0, &Offload::default(), &[segment]) {
+                    Put::Full => return false,
+                    Put::Done | Put::Gone => drop(self.segments.pop_front()),
+                }
+                continue;
+            }
             if !self.pending {
                 let State::Joined(socket) = &self.state else { return false };
                 if !self.readable {
                     return false;
                 }
                 match recv(socket, spare_capacity(self.parcel.room()), RecvFlags::DONTWAIT) {
-                    Ok((1.., _)) => self.pending = self.parcel.arrived(),
+                    Ok((1.., _)) => self.pending = self.parcel.arrived() && self.completed(),
                     Err(Errno::INTR) => {}
                     Err(Errno::AGAIN) => self.readable = false,
                     _ => {
@@ -314,6 +343,7 @@ impl Network for Client {
             State::Asked(..) => self.hear(now),
             _ => {}
         }
+        self.takes = self.cable.abilities();
         self.busy = self.drain_guest();
         self.busy |= self.drain_switch();
         self.cable.finish();
@@ -321,5 +351,6 @@ impl Network for Client {
 
     fn clear(&mut self) {
         (self.waits, self.pending) = (false, false);
+        self.segments.clear();
     }
 }

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use smoltcp::wire::{ArpOperation, ArpPacket, ArpRepr, IpProtocol, Ipv4Packet, Ipv6Packet, UdpPacket};
 
-use crate::{MAX_FRAME, Mac, Offload};
+use crate::{MAX_FRAME, Mac, Offload, complete};
 
 /// Bytes of an Ethernet header.
 pub const ETHERNET: usize = 14;
@@ -167,6 +167,13 @@ impl Parcel {
         let offload = self.buffer.first_chunk().and_then(Offload::decode);
         self.offload = offload.unwrap_or_default();
         offload.is_some() && self.buffer.len() <= Offload::LEN + MAX_FRAME
+    }
+
+    /// The checksum is filled in; false for a frame that has no place for it.
+    pub fn complete(&mut self) -> bool {
+        let offload = std::mem::take(&mut self.offload);
+        let frame = self.buffer.get_mut(self.start..).unwrap_or_default();
+        complete::checksum(frame, &offload)
     }
 
     /// Cuts `len` bytes out behind the addresses.
