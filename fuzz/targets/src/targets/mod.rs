@@ -16,6 +16,7 @@ mod net;
 mod samples;
 mod share;
 mod state;
+mod switch;
 mod virtio;
 mod vsock;
 
@@ -54,6 +55,7 @@ pub const TARGETS: &[Target] = &[
     vsock::VSOCK,
     net::NAT,
     net::CARD,
+    switch::SWITCH,
     image::QCOW2,
     disk::SYSTEM,
     control::API,
