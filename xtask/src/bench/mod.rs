@@ -15,6 +15,7 @@ pub mod process;
 mod program;
 mod share;
 mod smp;
+mod switch;
 
 use std::fs;
 use std::path::PathBuf;
@@ -53,6 +54,7 @@ enum Other {
     Life(life::Arguments),
     Share(share::Arguments),
     Agent(agent::Arguments),
+    Switch(switch::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -102,6 +104,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Life(arguments)) => return life::run(arguments),
         Some(Other::Share(arguments)) => return share::run(arguments),
         Some(Other::Agent(arguments)) => return agent::run(arguments),
+        Some(Other::Switch(arguments)) => return switch::run(arguments),
         None => {}
     }
     let bench = Bench::new(arguments.runs)?;

@@ -16,7 +16,36 @@ pub struct Disk {
     pub snapshot: bool,
 }
 
-/// A PC with virtio disks and a card at a user network which has the host's loopback at [`HOST`](super::HOST).
+/// What a card is plugged into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Net {
+    /// A user network which has the host's loopback at [`HOST`](super::HOST).
+    User,
+    /// What two machines share: a switch of ours, or a socket of QEMU's, at which the first of them listens.
+    Shared { switch: &'static str, port: u16, end: u8 },
+}
+
+impl Net {
+    fn ours(self) -> String {
+        match self {
+            Self::User => "user,loopback=yes".to_owned(),
+            Self::Shared { switch, .. } => switch.to_owned(),
+        }
+    }
+
+    /// QEMU's, and the end of the card's address.
+    fn of_qemu(self) -> (String, u8) {
+        match self {
+            Self::User => ("user,id=net".to_owned(), 0x56),
+            Self::Shared { port, end, .. } => {
+                let role = if end == 1 { "listen" } else { "connect" };
+                (format!("socket,id=net,{role}=127.0.0.1:{port}"), end)
+            }
+        }
+    }
+}
+
+/// A PC with virtio disks and a card.
 #[derive(Debug, Clone)]
 pub struct Machine {
     pub system: System,
@@ -24,6 +53,7 @@ pub struct Machine {
     /// RAM.
     pub mib: u64,
     pub disks: Vec<Disk>,
+    pub net: Net,
     /// It starts again when its system asks for it, instead of ending.
     pub reboots: bool,
 }
@@ -36,7 +66,7 @@ impl Machine {
         match peer {
             Peer::Guesthouse { program, engine } => {
                 command = Command::new(program);
-                command.args(["run", "--engine", engine, "--cpus", &cpus, "--net", "user,loopback=yes"]);
+                command.args(["run", "--engine", engine, "--cpus", &cpus, "--net", &self.net.ours()]);
                 command.args(["--memory", &format!("{}M", self.mib)]);
                 for Disk { path, format, snapshot } in &self.disks {
                     let snapshot = if *snapshot { ",snapshot" } else { "" };
@@ -53,7 +83,9 @@ impl Machine {
                 command.args(["-M", "q35", "-accel", "tcg", "-cpu", "max", "-smp", &cpus]);
                 command.args(["-m", &self.mib.to_string(), "-nodefaults", "-display", "none"]);
                 command.args(["-serial", "stdio", "-device", "virtio-rng-pci"]);
-                command.args(["-netdev", "user,id=net", "-device", "virtio-net-pci,netdev=net,romfile="]);
+                let (netdev, end) = self.net.of_qemu();
+                let card = format!("virtio-net-pci,netdev=net,romfile=,mac=52:54:00:12:34:{end:02x}");
+                command.args(["-netdev", &netdev, "-device", &card]);
                 for (i, Disk { path, format, snapshot }) in self.disks.iter().enumerate() {
                     let snapshot = if *snapshot { ",snapshot=on" } else { "" };
                     let drive =

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use guest::{Cache, Cancel, Catalogue};
 
 pub use iperf::Iperf;
-pub use machine::{Disk, Machine};
+pub use machine::{Disk, Machine, Net};
 pub use shell::Shell;
 
 /// The system with the programs that measure.
@@ -46,6 +46,6 @@ impl System {
     /// A machine whose first disk is this system's, to which nothing is written.
     pub fn machine(&self, cpus: u32, mib: u64) -> Machine {
         let root = Disk { path: self.root.clone(), format: "raw", snapshot: true };
-        Machine { system: self.clone(), cpus, mib, disks: vec![root], reboots: false }
+        Machine { system: self.clone(), cpus, mib, disks: vec![root], net: Net::User, reboots: false }
     }
 }
