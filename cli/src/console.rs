@@ -120,6 +120,11 @@ impl Console {
         }
     }
 
+    /// There is a machine that takes input now.
+    pub fn has_room(&self) {
+        self.input.room();
+    }
+
     /// Input for the line.
     fn push<F: Fn(&[u8]) -> usize>(&self, serial: F) -> impl Fn(&[u8]) -> usize + use<F> {
         let hvc = self.hvc.clone();

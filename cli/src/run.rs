@@ -111,7 +111,7 @@ impl Run<'_> {
         if self.background {
             detach::report(&vm.status().id)?;
         }
-        let (status, outcome) = self.live(machine, &backends, &reasons);
+        let (status, outcome) = self.live(machine, &backends, &reasons, &console);
         // Clients get everything the guest has said, then the news.
         console.finish();
         vm.finish(status, &outcome.to_string());
@@ -125,17 +125,26 @@ impl Run<'_> {
     }
 
     /// Starts the machine, again after failures if it is to be; how it ended for good.
-    fn live(&self, machine: Arc<Machine>, backends: &Backends, reasons: &Reasons) -> (u8, Outcome) {
+    fn live(
+        &self,
+        machine: Arc<Machine>,
+        backends: &Backends,
+        reasons: &Reasons,
+        console: &Console,
+    ) -> (u8, Outcome) {
         let command = !self.spec.command.is_empty();
         let mut restarts = Restarts::default();
         let mut machine = Ok(machine);
         loop {
             let began = Instant::now();
             let outcome = match &machine {
-                Ok(machine) if self.vm.attach(machine) => match machine.start() {
-                    Ok(()) => machine.wait(),
-                    Err(e) => Outcome::Failed(e.to_string()),
-                },
+                Ok(machine) if self.vm.attach(machine) => {
+                    console.has_room();
+                    match machine.start() {
+                        Ok(()) => machine.wait(),
+                        Err(e) => Outcome::Failed(e.to_string()),
+                    }
+                }
                 Ok(_) => Outcome::Stopped,
                 Err(e) => Outcome::Failed(MachineError::to_string(e)),
             };
@@ -162,6 +171,7 @@ fn typist(vm: &Arc<Vm>) -> impl Fn(&[u8]) -> usize + Send + Sync + 'static {
     let vm: Weak<Vm> = Arc::downgrade(vm);
     move |bytes| {
         let machine = vm.upgrade().and_then(|vm| vm.machine());
-        machine.map_or(bytes.len(), |machine| machine.pc().uart.push_input(bytes))
+        // Until there is one, it has no room.
+        machine.map_or(0, |machine| machine.pc().uart.push_input(bytes))
     }
 }

@@ -103,6 +103,19 @@ fn input_reaches_the_guest_with_the_escape_key_taken_out() {
     assert_eq!(terminal.finish().0.code(), Some(0));
 }
 
+/// What is typed before there is a machine waits for it.
+#[test]
+fn input_that_is_there_from_the_beginning_is_not_lost() {
+    // mov ecx, 6; echo as above; loop; xor al, al; out 0xf4, al
+    let echo = [
+        0xb9, 6, 0, 0, 0, 0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf7, 0x66, 0xba, 0xf8, 0x03, 0xec,
+        0xee, 0xe2, 0xef, 0x30, 0xc0, 0xe6, 0xf4,
+    ];
+    let (_folder, arguments) = small(&[&echo, &SLEEP]);
+    let output = common::feed(&strs(&arguments), b"hello\n");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(0), &b"hello\n"[..]));
+}
+
 #[test]
 fn a_reader_that_goes_away_ends_the_machine() {
     let mut forever = print("x");

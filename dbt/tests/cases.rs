@@ -8,7 +8,7 @@ use dbt::{Dbt, Options};
 use libtest_mimic::{Arguments, Trial};
 
 /// Bytes of code behind which there is room for little more than one block.
-const CROWDED: usize = 160 << 10;
+const CROWDED: usize = 200 << 10;
 
 fn main() -> ExitCode {
     let trial = |case: Case, kind, options| {

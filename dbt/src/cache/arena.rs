@@ -14,11 +14,11 @@ use rustix::mm::{
 };
 
 /// Bytes for code. Pages are taken from the host as they are written.
-pub const CODE: usize = 96 << 20;
+pub const CODE: usize = 72 << 20;
 /// Bytes written until the writable mapping is let go.
 const WRITTEN: usize = 512 << 10;
 /// The part of it for code that runs usually. What runs rarely lies apart, so that it takes no room in caches.
-const HOT: usize = CODE / 12 * 7;
+const HOT: usize = CODE / 3 * 2;
 /// Bytes for data.
 pub const DATA: usize = 48 << 20;
 
@@ -56,7 +56,7 @@ impl Arena {
         };
         let map = if profiled { map_anonymous } else { map_file };
         let write = map(exec).map_err(unmap_all)?;
-        let hot = room.min(CODE) / 12 * 7;
+        let hot = room.min(CODE) / 3 * 2;
         let limits = [hot, (room.min(CODE) - hot).min(CODE - HOT)];
         Ok(Self { write: write.cast(), exec: exec.cast(), hot: 0, cold: 0, limits, let_go: 0 })
     }
