@@ -14,7 +14,7 @@ use rustix::mm::{
 };
 
 /// Bytes for code. Pages are taken from the host as they are written.
-pub const CODE: usize = 72 << 20;
+pub const CODE: usize = 60 << 20;
 /// Bytes written until the writable mapping is let go.
 const WRITTEN: usize = 512 << 10;
 /// The part of it for code that runs usually. What runs rarely lies apart, so that it takes no room in caches.
