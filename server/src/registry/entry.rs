@@ -94,10 +94,11 @@ impl Entry {
 
     /// Waits until its process is gone; false if it still is there after so long.
     pub fn wait_for_end(&self, patience: Duration) -> bool {
-        // Once: the process removes the file before it has removed the folder, and before it ends.
-        let Ok(lock) = File::open(self.path.join(file::LOCK)) else { return true };
+        // Once: the process removes the file, then the folder, and then it ends.
+        let lock = File::open(self.path.join(file::LOCK)).ok();
+        let is_there = || lock.as_ref().map_or_else(|| self.path.exists(), folder::is_locked);
         let start = Instant::now();
-        while folder::is_locked(&lock) {
+        while is_there() {
             if start.elapsed() >= patience {
                 return false;
             }
