@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use cpu::Signals;
 use parking_lot::{Condvar, Mutex};
-use rustix::process::{Pid, getpid, getpriority_process, getsid, setpriority_process};
+use rustix::process::{Pid, getpid, getpriority_process, setpriority_process};
 use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 
@@ -89,7 +89,8 @@ impl Governor {
         let nice = (self.nice - (f64::from(weight) / NORMAL).log(STEP).round() as i32).clamp(-20, 19);
         // With autogroups, sessions are weighed against each other before their threads are. A machine in the background
         // is a session of its own.
-        if getsid(None).is_ok_and(|session| session == getpid()) {
+        let leader = std::fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(session);
+        if leader == Some(getpid().as_raw_pid()) {
             let _ = std::fs::write("/proc/self/autogroup", nice.to_string());
         }
         let refused = |source: rustix::io::Errno| MachineError::CpuPriority { weight, source: source.into() };
@@ -131,6 +132,13 @@ impl Governor {
     }
 }
 
+/// The session in a line of /proc/PID/stat (proc_pid_stat(5)); 0 if its leader is outside the process's PID namespace, for
+/// which a `Pid` has no value.
+fn session(stat: &str) -> Option<i32> {
+    // The name, in parentheses, may hold anything.
+    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
+}
+
 /// CPU time of the process in seconds.
 fn cpu_time() -> f64 {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -162,5 +170,17 @@ impl Machine {
         state.thread =
             Some(Builder::new().name("governor".to_owned()).spawn(body).map_err(MachineError::Thread)?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::session;
+
+    #[test]
+    fn a_session_may_begin_outside_the_namespace() {
+        assert_eq!(session("12 (a) b) S 11 12 0 0 -1 4194560"), Some(0));
+        assert_eq!(session("12 (sh) S 11 12 9 0 -1 4194560"), Some(9));
+        assert_eq!(session(""), None);
     }
 }
