@@ -8,6 +8,7 @@ mod engine;
 mod io;
 mod observe;
 mod signals;
+mod spin;
 mod state;
 pub mod x86;
 
@@ -16,4 +17,5 @@ pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm
 pub use io::CpuIo;
 pub use observe::{Observe, TraceFile};
 pub use signals::{Bell, Signals};
+pub use spin::Spin;
 pub use state::{CpuState, DescriptorTable, Msrs, PendingEvents, Segment, XSAVE_LEN, XSAVE_SELECTORS};

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 
+use crate::Spin;
+
 /// Called when a signal was set, by whoever has set it.
 pub type Bell = Arc<dyn Fn() + Send + Sync>;
 
@@ -17,6 +19,7 @@ pub struct Signals {
     asleep: Mutex<bool>,
     wake: Condvar,
     bell: RwLock<Option<Bell>>,
+    spin: Spin,
 }
 
 impl fmt::Debug for Signals {
@@ -87,19 +90,22 @@ impl Signals {
         self.bits.fetch_and(!bits, Ordering::SeqCst) & bits != 0
     }
 
-    /// Sleeps until a bit of `mask` is set or the time is over.
+    /// Waits until a bit of `mask` is set or the time is over, asleep unless it has lately been short.
     pub fn wait(&self, mask: u32, timeout: Option<Duration>) {
-        let mut asleep = self.asleep.lock();
-        *asleep = true;
-        // Spurious wake-ups are harmless: the caller looks again at everything it waits for.
-        if self.bits.load(Ordering::SeqCst) & mask == 0 {
-            match timeout {
-                Some(t) => {
-                    self.wake.wait_for(&mut asleep, t);
+        let ready = || self.bits.load(Ordering::SeqCst) & mask != 0;
+        self.spin.wait(timeout, ready, || {
+            let mut asleep = self.asleep.lock();
+            *asleep = true;
+            // Spurious wake-ups are harmless: the caller looks again at everything it waits for.
+            if !ready() {
+                match timeout {
+                    Some(t) => {
+                        self.wake.wait_for(&mut asleep, t);
+                    }
+                    None => self.wake.wait(&mut asleep),
                 }
-                None => self.wake.wait(&mut asleep),
             }
-        }
-        *asleep = false;
+            *asleep = false;
+        });
     }
 }

@@ -21,5 +21,7 @@ mod timers;
 pub use action::Action;
 pub use bus::{BusError, MmioBus, PortBus, PortWindow};
 pub use contract::{CharBackend, Device, NullBackend, Pollable, Registers, RestoreError, SaveRestore};
+// Device threads wait as vCPUs do.
+pub use cpu::Spin;
 pub use irq::{IrqLine, IrqSink, SharedLine};
 pub use timers::{Notifier, Timers};

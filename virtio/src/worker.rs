@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 
+use device::Spin;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{Chain, Queue, Session};
@@ -112,6 +113,7 @@ pub struct Bell {
     rung: AtomicU64,
     asleep: Mutex<bool>,
     wake: Condvar,
+    spin: Spin,
 }
 
 impl Bell {
@@ -132,12 +134,15 @@ impl Bell {
             if rung != 0 {
                 return rung;
             }
-            let mut asleep = self.asleep.lock();
-            *asleep = true;
-            if self.rung.load(Ordering::SeqCst) == 0 {
-                self.wake.wait(&mut asleep);
-            }
-            *asleep = false;
+            let ready = || self.rung.load(Ordering::SeqCst) != 0;
+            self.spin.wait(None, ready, || {
+                let mut asleep = self.asleep.lock();
+                *asleep = true;
+                if !ready() {
+                    self.wake.wait(&mut asleep);
+                }
+                *asleep = false;
+            });
         }
     }
 }
