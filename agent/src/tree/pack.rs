@@ -28,12 +28,12 @@ pub fn pack(path: &Path, name: &[u8], output: impl Write, complain: &mut Complai
     // Folders that are open: their path, their name in the stream, and what is left in them.
     let mut open = Vec::new();
     open.extend(packer.add(path, name.to_vec(), &meta)?);
-    while let Some((folder, name, list)) = open.last_mut() {
-        let Some(child) = list.pop() else {
+    while let Some(Folder { path, name, children }) = open.last_mut() {
+        let Some(child) = children.pop() else {
             open.pop();
             continue;
         };
-        let path = folder.join(OsStr::from_bytes(&child));
+        let path = path.join(OsStr::from_bytes(&child));
         let name = [&name[..], b"/", &child].concat();
         match path.symlink_metadata() {
             _ if name.len() > MAX_PATH => (packer.complain)(format!("{} is too long a path", shown(&name))),
@@ -45,6 +45,13 @@ pub fn pack(path: &Path, name: &[u8], output: impl Write, complain: &mut Complai
     packer.flush()
 }
 
+/// A folder that has been added, and what in it has not.
+struct Folder {
+    path: PathBuf,
+    name: Vec<u8>,
+    children: Vec<Vec<u8>>,
+}
+
 struct Packer<'a, W> {
     output: W,
     buffer: Vec<u8>,
@@ -53,13 +60,7 @@ struct Packer<'a, W> {
 
 impl<W: Write> Packer<'_, W> {
     /// Adds what is there; of a folder, what there is in it to go on with.
-    #[allow(clippy::type_complexity)]
-    fn add(
-        &mut self,
-        path: &Path,
-        name: Vec<u8>,
-        meta: &Metadata,
-    ) -> io::Result<Option<(PathBuf, Vec<u8>, Vec<Vec<u8>>)>> {
+    fn add(&mut self, path: &Path, name: Vec<u8>, meta: &Metadata) -> io::Result<Option<Folder>> {
         let kind = meta.file_type();
         let entry = |node| Entry {
             path: name.clone(),
@@ -68,18 +69,17 @@ impl<W: Write> Packer<'_, W> {
             modified: meta.modified().unwrap_or(UNIX_EPOCH),
         };
         if kind.is_dir() {
-            let list = match fs::read_dir(path) {
+            let mut children: Vec<_> = match fs::read_dir(path) {
                 Ok(list) => list.flatten().map(|child| child.file_name().into_vec()).collect(),
                 Err(e) => {
                     (self.complain)(format!("{}: {e}", path.display()));
                     return Ok(None);
                 }
             };
-            let mut list: Vec<_> = list;
-            list.sort_unstable_by(|a, b| b.cmp(a));
+            children.sort_unstable_by(|a, b| b.cmp(a));
             entry(Node::Folder).put(&mut self.buffer);
             self.flush_if_full()?;
-            return Ok(Some((path.to_owned(), name, list)));
+            return Ok(Some(Folder { path: path.to_owned(), name, children }));
         }
         if kind.is_symlink() {
             match fs::read_link(path) {

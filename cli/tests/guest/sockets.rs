@@ -20,6 +20,7 @@ struct Address {
     zero: [u8; 4],
 }
 
+// SAFETY: as the C library's headers declare them on 64-bit Linux.
 unsafe extern "C" {
     fn socket(domain: i32, kind: i32, protocol: i32) -> i32;
     fn bind(fd: i32, address: *const Address, len: u32) -> i32;
@@ -37,20 +38,25 @@ fn checked(result: i32, what: &str) -> i32 {
     result
 }
 
-/// The system calls are given a descriptor of ours and an address that lives.
+/// A socket for `port`, by `bind` or `connect`.
 fn vsock(call: unsafe extern "C" fn(i32, *const Address, u32) -> i32, what: &str, port: u32, cid: u32) -> i32 {
     let address = Address { family: AF_VSOCK as u16, reserved: 0, port, cid, zero: [0; 4] };
+    // SAFETY: numbers only.
     let fd = checked(unsafe { socket(AF_VSOCK, STREAM, 0) }, "socket");
+    // SAFETY: `call` is `bind` or `connect`, which read an address of the size they are told.
     checked(unsafe { call(fd, &address, size_of::<Address>() as u32) }, what);
     fd
 }
 
 fn echo(port: u32) {
     let listener = vsock(bind, "bind", port, ANY);
+    // SAFETY: numbers only.
     checked(unsafe { listen(listener, 128) }, "listen");
     println!("ready");
     loop {
+        // SAFETY: the caller's address is not asked for.
         let fd = checked(unsafe { accept(listener, std::ptr::null_mut(), std::ptr::null_mut()) }, "accept");
+        // SAFETY: the call gave it to nobody else.
         let mut stream = unsafe { File::from_raw_fd(fd) };
         std::thread::spawn(move || {
             let mut data = vec![0; 256 << 10];
@@ -64,12 +70,14 @@ fn echo(port: u32) {
 }
 
 fn call(port: u32, len: usize) {
+    // SAFETY: `vsock` gives it to nobody else.
     let mut stream = unsafe { File::from_raw_fd(vsock(connect, "connect", port, HOST)) };
     let mut sender = stream.try_clone().unwrap();
     let byte = |at: usize| (at as u32).wrapping_mul(2_654_435_761).to_le_bytes()[3];
     let writer = std::thread::spawn(move || {
         let data: Vec<u8> = (0..len).map(byte).collect();
         sender.write_all(&data).unwrap();
+        // SAFETY: numbers only.
         checked(unsafe { shutdown(sender.as_raw_fd(), SHUT_WR) }, "shutdown");
     });
     let mut data = Vec::new();
