@@ -30,6 +30,9 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         LifeAction::Resume { machines } => {
             power::each(machines, |name| power::post(&registry, name, "resume"))
         }
+        LifeAction::Engine { machine, engine } => {
+            Ok(power::post(&registry, machine, &format!("engine?kind={engine}")).map(|()| 0)?)
+        }
         LifeAction::Stop { machines, timeout } => {
             power::each(machines, |name| power::stop(&registry, name, *timeout))
         }

@@ -42,6 +42,7 @@ pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> any
     let name = arguments.life.machine_name.as_deref();
     let (folder, mut status) = Registry::of_user()?.create(name, keep)?;
     status.guest.clone_from(&plan.guest);
+    status.engine = engine.name().to_owned();
     (status.cpus, status.memory) = (plan.spec.cpus, plan.spec.memory.get());
     let described = plan.machine(&folder).and_then(|spec| {
         definition.resolve_paths(&std::env::current_dir().unwrap_or_default());
@@ -50,7 +51,7 @@ pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> any
         Ok(spec)
     });
     let spec = described.inspect_err(|_| forget(&folder))?;
-    let vm = Arc::new(Vm::new(folder, status, definition, engine.name()));
+    let vm = Arc::new(Vm::new(folder, status, definition));
     let (engine, plan, vm) = (engine.as_ref(), &plan, &vm);
     let result = Run { arguments, background, signals, engine, plan, spec, vm }.run();
     if result.is_err() || !keep {

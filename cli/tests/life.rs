@@ -99,6 +99,28 @@ fn exit_with(value: u8) -> [u8; 4] {
 }
 
 #[test]
+fn a_running_machine_changes_its_engine() {
+    let user = User::new();
+    // Counts at 0x9000, and never halts.
+    let count: [u8; 8] = [0xff, 0x05, 0x00, 0x90, 0x00, 0x00, 0xeb, 0xf8];
+    user.start(&[&count], &["--name", "web", "--engine", "interp", "--cpus", "2"]);
+    user.await_line(" interp ");
+    for engine in ["dbt", "dbt", "interp", "auto"] {
+        user.ok(&["engine", "web", engine]);
+        let known: serde_json::Value = serde_json::from_str(&user.ok(&["inspect", "web"])).unwrap();
+        assert!(engine == "auto" || known["engine"] == engine, "{known}");
+    }
+    user.ok(&["pause", "web"]);
+    user.ok(&["engine", "web", "interp"]);
+    assert!(user.await_line(" interp ").contains("paused"));
+    user.ok(&["resume", "web"]);
+    assert!(user.refused(&["engine", "nobody", "dbt"]).contains("nobody"));
+    assert!(user.call(&["engine", "web", "qemu"]).2.contains("[possible values: auto, dbt, interp"));
+    user.ok(&["kill", "web"]);
+    user.refused(&["engine", "web", "dbt"]);
+}
+
+#[test]
 fn a_machine_in_the_background_is_found_and_ended() {
     let user = User::new();
     assert_eq!(user.ok(&["ps"]).lines().count(), 1);

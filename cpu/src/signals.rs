@@ -77,6 +77,11 @@ impl Signals {
         *self.bell.write() = Some(bell);
     }
 
+    /// The bell that hangs there.
+    pub fn bell(&self) -> Option<Bell> {
+        self.bell.read().clone()
+    }
+
     /// Takes `bell` away, unless another has taken its place. It is not running when this returns.
     pub fn unhang(&self, bell: &Bell) {
         let mut place = self.bell.write();

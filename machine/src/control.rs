@@ -92,7 +92,10 @@ impl Control {
         match action {
             Action::None => return false,
             Action::Reset if no_reboot => return self.end(Outcome::Reset),
-            Action::Reset => self.state.lock().reset = true,
+            Action::Reset => {
+                self.state.lock().reset = true;
+                self.changed.notify_all();
+            }
             Action::PowerOff => return self.end(Outcome::PowerOff),
             Action::DebugExit(value) => return self.end(Outcome::DebugExit(value)),
         }
@@ -110,19 +113,20 @@ impl Control {
 
     /// A participant is at a boundary. If there is a reset to do, the last to arrive calls `reset`; the
     /// machine ends if that fails.
-    pub fn meet(&self, reset: impl FnOnce() -> Result<(), Outcome>) -> Go {
+    pub fn meet(&self, reset: impl Fn() -> Result<(), Outcome>) -> Go {
         let mut state = self.state.lock();
         if state.calls_a_meeting() {
             state.waiting += 1;
-            if state.everybody_waits() && state.reset && state.outcome.is_none() {
-                state.reset = false;
-                if let Err(outcome) = reset() {
-                    state.outcome = Some(outcome);
-                }
-            }
             self.changed.notify_all();
             while state.outcome.is_none() && (state.paused || state.reset) {
-                self.changed.wait(&mut state);
+                // It may also be asked for when all wait already.
+                if state.reset && state.everybody_waits() {
+                    state.reset = false;
+                    state.outcome = reset().err();
+                    self.changed.notify_all();
+                } else {
+                    self.changed.wait(&mut state);
+                }
             }
             state.waiting -= 1;
         }
@@ -236,6 +240,28 @@ mod tests {
         });
         assert!(control.wait_paused());
         assert!(control.stands_still() && !participant.is_finished());
+        control.resume();
+        assert_eq!(participant.join().unwrap(), Go::On);
+    }
+
+    #[test]
+    fn a_reset_in_a_pause_is_done_in_it() {
+        let control = Arc::new(Control::new(1));
+        control.pause();
+        let resets = Arc::new(Mutex::new(0));
+        let participant = thread::spawn({
+            let (control, resets) = (control.clone(), resets.clone());
+            move || {
+                control.meet(|| {
+                    *resets.lock() += 1;
+                    Ok(())
+                })
+            }
+        });
+        assert!(control.wait_paused());
+        control.act(Action::Reset, false);
+        assert!(control.wait_paused());
+        assert_eq!(*resets.lock(), 1);
         control.resume();
         assert_eq!(participant.join().unwrap(), Go::On);
     }

@@ -17,6 +17,7 @@ mod limits;
 mod listener;
 mod machine;
 mod meter;
+mod moving;
 mod nets;
 mod pc;
 mod report;

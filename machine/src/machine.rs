@@ -8,7 +8,7 @@ use std::time::Duration;
 use agent::Host;
 use block::{BlockBackend, Patient};
 use cpu::x86::CpuModel;
-use cpu::{Clock, CpuState, Engine, Signals, Vm, VmConfig};
+use cpu::{Clock, CpuState, Engine, Signals, VmConfig};
 use device::Action;
 use memory::GuestRam;
 use parking_lot::Mutex;
@@ -19,18 +19,22 @@ use crate::control::{Control, Go};
 use crate::governor::Governor;
 use crate::limits::Throttles;
 use crate::meter::{Counters, MeteredDisk, MeteredNet};
+use crate::moving::{Running, create_vm};
 use crate::pc::{Backends, Pc};
 use crate::vcpu::{self, Slot};
 use crate::vsock::{self, Opened, VsockSocket};
 use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets, shares};
 
+const AT_ITS_END: MachineError = MachineError::State { state: "at its end", remedy: "start another one" };
 /// How long a vCPU has to say what its engine counts.
 const ANSWER: Duration = Duration::from_millis(20);
 
 /// What the threads of a machine share.
 pub struct Shared {
     pub pc: Pc,
-    pub vm: Box<dyn Vm>,
+    pub engine: Mutex<Running>,
+    /// What every engine is told of the machine.
+    pub config: VmConfig,
     disks: Vec<Arc<dyn BlockBackend>>,
     /// The same, and the networks, for what they count.
     metered: Vec<Arc<MeteredDisk>>,
@@ -116,6 +120,27 @@ impl Shared {
         true
     }
 
+    /// Does something while all vCPUs stand at instruction boundaries. Guest time goes on, unless the machine is paused.
+    pub fn held<T>(&self, act: impl FnOnce() -> T) -> Result<T, MachineError> {
+        // Pauses wait, and so does whoever ends one.
+        let paused = self.paused.lock();
+        if paused.since.is_some() {
+            return Ok(act());
+        }
+        self.control.pause();
+        self.kick();
+        if !self.control.wait_paused() {
+            return Err(AT_ITS_END);
+        }
+        let done = act();
+        self.control.resume();
+        Ok(done)
+    }
+
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
     pub fn reload_every(&self) -> Option<u64> {
         Some(self.reload_every.load(Ordering::Relaxed)).filter(|&n| n != 0)
     }
@@ -173,10 +198,6 @@ impl Machine {
     /// A definition that cannot be: numbers, memory, files, CPU model, engine. Each is one line.
     pub fn new(spec: MachineSpec, engine: &dyn Engine, backends: Backends) -> Result<Self, MachineError> {
         spec.validate()?;
-        let max = engine.capabilities().max_vcpus;
-        if spec.cpus > max {
-            return Err(MachineError::EngineCpus { engine: engine.name(), max });
-        }
         let model = Arc::new(CpuModel::named(spec.cpu_model.as_deref())?);
         let ram = Arc::new(GuestRam::new(spec.memory.get())?);
         let clock = Arc::new(Clock::new());
@@ -199,7 +220,8 @@ impl Machine {
             socket
         });
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
-        let vm = engine.create_vm(VmConfig { ram, clock, model, vcpus: spec.cpus })?;
+        let config = VmConfig { ram, clock, model, vcpus: spec.cpus };
+        let vm = create_vm(engine, config.clone())?;
         let slots = (0..spec.cpus)
             .zip(signals)
             .filter_map(|(index, signals)| Some((index, signals, pc.lapic(index)?)))
@@ -219,7 +241,8 @@ impl Machine {
             governor: Governor::new(spec.limits.clone()),
             vsock,
             agent,
-            vm,
+            engine: Mutex::new(Running { name: engine.name(), vm }),
+            config,
             spec,
             slots,
             reload_every: AtomicU64::new(0),
@@ -287,13 +310,8 @@ impl Machine {
     /// # Errors
     /// The machine is not running.
     pub fn pause(&self) -> Result<(), MachineError> {
-        if !self.is_started() {
-            return Err(MachineError::State { state: "not started", remedy: "start it first" });
-        }
-        if !self.shared.hold(|paused| paused.user = true) {
-            return Err(MachineError::State { state: "at its end", remedy: "start another one" });
-        }
-        Ok(())
+        self.running()?;
+        if self.shared.hold(|paused| paused.user = true) { Ok(()) } else { Err(AT_ITS_END) }
     }
 
     /// Continues after a pause.
@@ -425,6 +443,13 @@ impl Machine {
             disks: shared.metered.iter().map(|disk| disk.stats()).collect(),
             nets: shared.nets.iter().map(|net| net.stats()).collect(),
         }
+    }
+
+    pub(crate) fn running(&self) -> Result<(), MachineError> {
+        if self.is_started() {
+            return Ok(());
+        }
+        Err(MachineError::State { state: "not started", remedy: "start it first" })
     }
 
     pub(crate) fn is_started(&self) -> bool {

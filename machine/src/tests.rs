@@ -2,6 +2,7 @@
 //! interpreter.
 
 mod life;
+mod moving;
 mod parts;
 mod smp;
 

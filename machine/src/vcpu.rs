@@ -171,7 +171,7 @@ impl Runner<'_> {
     fn reload(&self, vcpu: &mut Box<dyn Vcpu>) -> Result<(), Outcome> {
         self.slot.lapic.poll();
         let state = vcpu.state();
-        let fresh = self.shared.vm.create_vcpu(self.index, self.slot.signals.clone());
+        let fresh = self.shared.engine.lock().vm.create_vcpu(self.index, self.slot.signals.clone());
         let moved = fresh.and_then(|mut fresh| {
             fresh.set_state(&state)?;
             self.shared.count_retired(vcpu.instructions());

@@ -19,6 +19,7 @@ use crate::routes::{self, Answer, Event, MachineInfo, Stats};
         routes::power::resume,
         routes::power::stop,
         routes::power::kill,
+        routes::engine::move_to,
         routes::stats::stats,
         routes::limits::limits,
         routes::limits::set_cpu,

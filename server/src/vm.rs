@@ -6,7 +6,7 @@ use std::thread::Builder;
 use std::time::Duration;
 
 use agent::protocol::Request;
-use machine::{Machine, MachineError, MachineSpec};
+use machine::{EngineKind, Machine, MachineError, MachineSpec};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{broadcast, watch};
 
@@ -23,7 +23,6 @@ const EVENTS: usize = 64;
 pub struct Vm {
     folder: Folder,
     spec: MachineSpec,
-    engine: &'static str,
     hub: Arc<Hub>,
     events: broadcast::Sender<Event>,
     life: Mutex<Life>,
@@ -41,15 +40,14 @@ struct Life {
 }
 
 impl Vm {
-    /// A machine that is being made. `spec` is what it will be, `engine` what runs it.
+    /// A machine that is being made. `spec` is what it will be.
     #[must_use]
-    pub fn new(folder: Folder, status: Status, spec: MachineSpec, engine: &'static str) -> Self {
+    pub fn new(folder: Folder, status: Status, spec: MachineSpec) -> Self {
         let hub = Arc::new(Hub::logged(folder.path()));
         let life = Life { status, machine: None, ending: false, killed: false };
         Self {
             folder,
             spec,
-            engine,
             hub,
             events: broadcast::Sender::new(EVENTS),
             life: Mutex::new(life),
@@ -66,11 +64,6 @@ impl Vm {
     /// What it is.
     pub fn spec(&self) -> &MachineSpec {
         &self.spec
-    }
-
-    /// The engine's name.
-    pub fn engine(&self) -> &'static str {
-        self.engine
     }
 
     /// Its console.
@@ -96,6 +89,7 @@ impl Vm {
         }
         life.machine = Some(machine.clone());
         life.status.started = Some(now());
+        life.status.engine = machine.engine().to_owned();
         self.enter(&mut life, State::Running);
         true
     }
@@ -198,6 +192,27 @@ impl Vm {
         })
     }
 
+    /// Has another engine run its guest's code. Waits for the guest to stand still: not for the server's thread.
+    pub fn move_to(&self, engine: EngineKind) -> Result<(), MachineError> {
+        let machine = self.running()?;
+        let engine = machine::engine::choose(engine)?.engine;
+        machine.move_to(engine.as_ref())?;
+        let mut life = self.life.lock();
+        // Unless it has ended, and been started again, meanwhile.
+        if life.machine.as_ref().is_some_and(|current| Arc::ptr_eq(current, &machine)) {
+            // Of several who wanted something, the last one's.
+            life.status.engine = machine.engine().to_owned();
+            let state = life.status.state;
+            self.enter(&mut life, state);
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Result<Arc<Machine>, MachineError> {
+        let not_running = MachineError::State { state: "not running", remedy: "wait until it is" };
+        self.machine().ok_or(not_running)
+    }
+
     /// Does nothing to a machine that is `to` already.
     fn halt_or_go(
         &self,
@@ -205,9 +220,7 @@ impl Vm {
         to: State,
         change: impl FnOnce(&Machine) -> Result<(), MachineError>,
     ) -> Result<(), MachineError> {
-        let machine = self.machine();
-        let not_running = MachineError::State { state: "not running", remedy: "wait until it is" };
-        let machine = machine.ok_or(not_running)?;
+        let machine = self.running()?;
         change(&machine)?;
         let mut life = self.life.lock();
         if life.status.state == from {

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use machine::Size;
+use machine::{EngineKind, Size};
 
 use super::RestartPolicy;
 use crate::limit_args::DeviceLimit;
@@ -19,6 +19,11 @@ Examples:
   guesthouse ps
   guesthouse ps -a                       also those that have ended, and how
   guesthouse rm $(guesthouse ps -aq)     forget all that have ended; running ones are refused";
+
+const ENGINE_HELP: &str = "\
+Examples:
+  guesthouse engine web interp           the interpreter, for a closer look
+  guesthouse engine web auto             back to the best engine";
 
 const LIMIT_HELP: &str = "\
 Examples:
@@ -86,6 +91,16 @@ pub enum LifeAction {
         /// The machines.
         #[arg(value_name = "NAME", required = true)]
         machines: Vec<String>,
+    },
+    /// Have another engine run a machine's guest, which goes on where it is.
+    #[command(after_help = ENGINE_HELP)]
+    Engine {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+        /// The engine, or `auto` for the best one of this host.
+        #[arg(value_parser = crate::args::one_of::<EngineKind>(EngineKind::NAMES))]
+        engine: EngineKind,
     },
     /// Ask guests to shut down, and end machines that do not.
     Stop {

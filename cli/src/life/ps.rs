@@ -20,7 +20,8 @@ pub fn run(registry: &Registry, all: bool, json: bool, quiet: bool) -> anyhow::R
             writeln!(out, "{}", status.id)?;
         }
     } else {
-        let head = ["ID", "NAME", "GUEST", "STATE", "CPUS", "MEMORY", "PID"].map(str::to_owned).to_vec();
+        let head =
+            ["ID", "NAME", "GUEST", "STATE", "ENGINE", "CPUS", "MEMORY", "PID"].map(str::to_owned).to_vec();
         let rows: Vec<_> = std::iter::once(head).chain(shown.into_iter().map(row)).collect();
         table::write(out, &rows)?;
     }
@@ -41,6 +42,7 @@ fn row(status: &Status) -> Vec<String> {
         status.name.clone().unwrap_or_default(),
         status.guest.clone(),
         state,
+        status.engine.clone(),
         status.cpus.to_string(),
         table::size(status.memory),
         if alive { status.pid.to_string() } else { String::new() },

@@ -15,6 +15,7 @@ use crate::hopping::Hopping;
 
 mod code32;
 mod hopping;
+mod moving;
 
 /// Four pipelines at once; no program but busybox. One of 32-bit code follows.
 const WORK: &str = r#"
@@ -43,6 +44,11 @@ impl CharBackend for Screen {
 }
 
 fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
+    boots_and_computes_while(engine, cpus, |_| ());
+}
+
+/// Something happens to it meanwhile.
+fn boots_and_computes_while(engine: &dyn Engine, cpus: u32, happens: impl FnOnce(&Machine)) {
     let catalogue = Catalogue::builtin().unwrap();
     let entry = catalogue.get(&catalogue.default).unwrap();
     let built = Cache::of_user().unwrap().get_or_build(entry, &Cancel::default(), &mut |_| ()).unwrap();
@@ -67,6 +73,7 @@ fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
         Backends { console: screen.clone(), terminal: Arc::new(NullBackend), debug: Arc::new(NullBackend) };
     let machine = Machine::new(spec, engine, backends).unwrap();
     machine.start().unwrap();
+    happens(&machine);
     let outcome = machine.wait();
     let text = String::from_utf8_lossy(&screen.0.lock()).into_owned();
     println!("{outcome}; {text}");

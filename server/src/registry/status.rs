@@ -45,6 +45,8 @@ pub struct Status {
     pub name: Option<String>,
     /// What it runs: a guest's name, or the file of a kernel or a disk.
     pub guest: String,
+    /// The engine that runs the guest's code.
+    pub engine: String,
     /// Its process.
     pub pid: i32,
     /// What it is doing.

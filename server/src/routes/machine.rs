@@ -17,8 +17,6 @@ pub struct MachineInfo {
     /// What it is doing.
     #[serde(flatten)]
     pub status: Status,
-    /// The engine that runs the guest's code.
-    pub engine: String,
     /// What it is: a MachineSpec, as in a machine's TOML file.
     #[schema(value_type = Object)]
     pub spec: ::machine::MachineSpec,
@@ -32,7 +30,7 @@ pub fn routes() -> Router<Context> {
 #[utoipa::path(get, path = "/v1/machine", responses((status = 200, body = MachineInfo)))]
 pub async fn machine(State(context): State<Context>) -> Json<MachineInfo> {
     let vm = &context.vm;
-    Json(MachineInfo { status: vm.status(), engine: vm.engine().to_owned(), spec: vm.spec().clone() })
+    Json(MachineInfo { status: vm.status(), spec: vm.spec().clone() })
 }
 
 /// This document.

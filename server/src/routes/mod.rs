@@ -2,6 +2,7 @@
 //! one is merged in [`router`] and named in `openapi.rs`. Streams that go both ways are upgrades ([`upgrade`]).
 
 pub(crate) mod console;
+pub(crate) mod engine;
 pub(crate) mod events;
 pub(crate) mod exec;
 pub(crate) mod limits;
@@ -61,6 +62,7 @@ pub(crate) fn router(context: Context) -> Router {
     Router::new()
         .merge(machine::routes())
         .merge(power::routes())
+        .merge(engine::routes())
         .merge(stats::routes())
         .merge(limits::routes())
         .merge(events::routes())

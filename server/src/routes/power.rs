@@ -78,7 +78,10 @@ pub async fn kill(State(context): State<Context>) -> StatusCode {
 }
 
 /// What may wait for a vCPU must not keep the server's thread.
-async fn change(vm: Arc<Vm>, to: fn(&Vm) -> Result<(), MachineError>) -> Result<StatusCode, Refusal> {
+pub async fn change(
+    vm: Arc<Vm>,
+    to: impl FnOnce(&Vm) -> Result<(), MachineError> + Send + 'static,
+) -> Result<StatusCode, Refusal> {
     match spawn_blocking(move || to(&vm)).await {
         Ok(done) => done.map(|()| StatusCode::NO_CONTENT).map_err(Refusal::from),
         Err(e) => {

@@ -59,7 +59,7 @@ fn vm() -> &'static Arc<Vm> {
         let (folder, status) = made.unwrap_or_else(|e| panic!("no folder for a machine: {e}"));
         // Nothing of it is needed but the descriptors that are open.
         let _ = std::fs::remove_dir_all(root);
-        let vm = Vm::new(folder, status, MachineSpec::default(), "none");
+        let vm = Vm::new(folder, status, MachineSpec::default());
         vm.hub().push(b"what the guest has said");
         Arc::new(vm)
     })
