@@ -86,6 +86,15 @@ struct Engine {
     /// Why it is not usable.
     reason: Option<String>,
     max_vcpus: u32,
+    /// Measured now.
+    speed: Option<Speed>,
+}
+
+/// Instructions per second, in a loop.
+#[derive(Debug, Serialize)]
+struct Speed {
+    ring0: f64,
+    ring3: f64,
 }
 
 #[derive(Debug, Serialize)]
@@ -148,7 +157,13 @@ impl Report {
         for engine in &self.engines {
             match &engine.reason {
                 None => {
-                    writeln!(out, "engine    {}: usable, at most {} cpus", engine.name, engine.max_vcpus)?
+                    write!(out, "engine    {}: usable, at most {} cpus", engine.name, engine.max_vcpus)?;
+                    let million = |speed: f64| (speed / 1e6).max(1.0).round();
+                    if let Some(Speed { ring0, ring3 }) = engine.speed {
+                        let (kernel, user) = (million(ring0), million(ring3));
+                        write!(out, "; ring 0 runs {kernel} M insn/s, ring 3 {user} M insn/s")?;
+                    }
+                    writeln!(out)?;
                 }
                 Some(reason) => writeln!(out, "engine    {}: not usable: {reason}", engine.name)?,
             }
@@ -189,11 +204,15 @@ fn engines() -> (Vec<Engine>, Auto) {
     };
     let list = machine::engine::all().into_iter().map(|engine| {
         let capabilities = engine.capabilities();
+        let usable = capabilities.unusable.is_none().then_some(engine.as_ref());
+        let speed = usable.and_then(machine::engine::speed);
+        let speed = speed.map(|s| Speed { ring0: s.ring0, ring3: s.ring3 });
         Engine {
             name: engine.name(),
             usable: capabilities.unusable.is_none(),
             reason: capabilities.unusable,
             max_vcpus: capabilities.max_vcpus.min(machine::MAX_CPUS),
+            speed,
         }
     });
     (list.collect(), auto)

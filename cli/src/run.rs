@@ -4,6 +4,7 @@ mod definition;
 mod plan;
 mod status;
 
+use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -36,6 +37,9 @@ pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> any
         other => return exit::after_signal(signals, other.map(|_| 0)),
     };
     tracing::info!("engine {}: {}; {:?}", engine.name(), choice.reason, plan.spec);
+    if let Some(notice) = choice.notice.filter(|_| std::io::stderr().is_terminal()) {
+        eprintln!("guesthouse: {notice}");
+    }
 
     // What somebody is looking at is gone when he is.
     let keep = background && !arguments.life.rm;

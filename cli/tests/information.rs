@@ -13,11 +13,20 @@ fn guesthouse(arguments: &[&str]) -> (i32, String) {
 fn doctor_says_what_auto_takes() {
     let (status, text) = guesthouse(&["doctor"]);
     assert_eq!(status, 0);
-    assert!(text.contains("auto      dbt: "), "{text}");
+    assert!(text.contains("engine    kvm: ") && text.contains("M insn/s"), "{text}");
     let (status, json) = guesthouse(&["doctor", "--json"]);
     assert_eq!(status, 0);
     let report: serde_json::Value = serde_json::from_str(&json).unwrap();
-    assert_eq!(report["auto"]["engine"], "dbt");
+    let engines = report["engines"].as_array().unwrap();
+    assert_eq!(
+        engines.iter().map(|e| e["name"].as_str().unwrap()).collect::<Vec<_>>(),
+        ["kvm", "dbt", "interp"]
+    );
+    // A KVM that is slow in ring 0 is none, whatever the device says.
+    let fast = engines[0]["speed"]["ring0"].as_f64().is_some_and(|speed| speed > 50e6);
+    assert_eq!(report["auto"]["engine"], if fast { "kvm" } else { "dbt" });
+    assert!(fast || text.contains("auto      dbt: the best that this host can run (kvm "), "{text}");
+    assert!(engines[2]["speed"]["ring3"].as_f64().unwrap() > 1e6, "{json}");
     assert!(report["memory"]["total_bytes"].as_u64().unwrap() > 1 << 20);
     assert!(report["kvm"]["present"].is_boolean());
 }

@@ -28,6 +28,11 @@ impl Clock {
         Self { offset: AtomicU64::new(host_tsc().wrapping_neg()), hz }
     }
 
+    /// The same for a host whose TSC counts `hz` in a second, which is taken for granted.
+    pub fn assuming(hz: u64) -> Self {
+        Self { offset: AtomicU64::new(host_tsc().wrapping_neg()), hz: hz.max(1) }
+    }
+
     /// Guest TSC now, in ticks of [`tsc_hz`](Self::tsc_hz).
     #[inline]
     pub fn tsc(&self) -> u64 {
@@ -48,6 +53,11 @@ impl Clock {
     /// Moves the clock so that the guest TSC reads `tsc` now (resume from a snapshot).
     pub fn set_tsc(&self, tsc: u64) {
         self.offset.store(tsc.wrapping_sub(host_tsc()), Ordering::Relaxed);
+    }
+
+    /// The guest TSC is the host's from now on, for an engine that cannot shift it.
+    pub fn follow_host(&self) {
+        self.offset.store(0, Ordering::Relaxed);
     }
 
     /// Nanoseconds since the guest TSC was zero.

@@ -28,6 +28,10 @@ pub trait Engine: Send + Sync {
     fn name(&self) -> &'static str;
     /// What it can do here.
     fn capabilities(&self) -> Capabilities;
+    /// What speaks against it here although it works, for a choice among engines; found out now, in a few milliseconds.
+    fn drawback(&self) -> Option<String> {
+        None
+    }
     /// Makes a machine's execution context.
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError>;
     /// The same engine, telling of its translations from now on.

@@ -33,6 +33,13 @@ pub trait CpuIo {
         let _ = adjust;
     }
 
+    /// When the machine's clock reads this, [`poll`](Self::poll) wants to be called; `None` while no local timer runs.
+    /// It may change whenever the guest writes to a device or to a local APIC's register, and by `poll`. For engines that do
+    /// not call `poll` every few microseconds.
+    fn deadline(&self) -> Option<u64> {
+        None
+    }
+
     /// Called every few microseconds of guest execution: local timers that are due fire now.
     fn poll(&self);
 }

@@ -16,6 +16,8 @@ pub enum EngineKind {
     /// The best that this host can run.
     #[default]
     Auto,
+    /// Hardware virtualization.
+    Kvm,
     /// The binary translator.
     Dbt,
     /// The interpreter.
@@ -24,13 +26,14 @@ pub enum EngineKind {
 
 impl EngineKind {
     /// All of them, for help texts.
-    pub const NAMES: [&'static str; 3] = ["auto", "dbt", "interp"];
+    pub const NAMES: [&'static str; 4] = ["auto", "kvm", "dbt", "interp"];
 }
 
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Auto => "auto",
+            Self::Kvm => "kvm",
             Self::Dbt => "dbt",
             Self::Interp => "interp",
         })
@@ -41,7 +44,7 @@ impl FromStr for EngineKind {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Dbt, Self::Interp]
+        [Self::Auto, Self::Kvm, Self::Dbt, Self::Interp]
             .into_iter()
             .find(|k| k.to_string() == name)
             .ok_or_else(|| format!("no engine {name:?}: take one of {}", Self::NAMES.join(", ")))
@@ -50,7 +53,15 @@ impl FromStr for EngineKind {
 
 /// Every engine of this build, best first.
 pub fn all() -> Vec<Arc<dyn Engine>> {
-    vec![Arc::new(dbt::Dbt::new()), Arc::new(interp::Interp::new())]
+    let dbt: Arc<dyn Engine> = Arc::new(dbt::Dbt::new());
+    let interp: Arc<dyn Engine> = Arc::new(interp::Interp::new());
+    let helpers = kvm::Helpers { step: interp.clone(), stretch: dbt.clone() };
+    vec![Arc::new(kvm::Kvm::new(helpers)), dbt, interp]
+}
+
+/// How fast an engine that can be used is here: measured now, in some ten milliseconds.
+pub fn speed(engine: &dyn Engine) -> Option<kvm::Speed> {
+    kvm::Speed::measure(engine, true).ok()
 }
 
 /// An engine that was picked, and why.
@@ -62,6 +73,8 @@ pub struct Choice {
     pub capabilities: Capabilities,
     /// The reason, one line.
     pub reason: String,
+    /// What the user should know of a better one that works and was not taken.
+    pub notice: Option<String>,
 }
 
 /// Picks an engine.
@@ -74,25 +87,38 @@ pub fn choose(kind: EngineKind) -> Result<Choice, MachineError> {
 
 fn pick(engines: Vec<Arc<dyn Engine>>, kind: EngineKind) -> Result<Choice, MachineError> {
     let wanted = kind.to_string();
-    let mut passed_over = Vec::new();
+    let (mut passed_over, mut slow) = (Vec::new(), Vec::new());
+    let mut last_resort = None;
     for engine in engines {
         if kind != EngineKind::Auto && engine.name() != wanted {
             continue;
         }
         let (name, capabilities) = (engine.name(), engine.capabilities());
-        match &capabilities.unusable {
-            Some(why) => passed_over.push(format!("{name} cannot run here: {why}")),
-            None => {
-                let reason = if kind != EngineKind::Auto {
-                    "asked for".to_owned()
-                } else if passed_over.is_empty() {
-                    "the best engine of this build".to_owned()
-                } else {
-                    format!("the best that this host can run ({})", passed_over.join("; "))
-                };
-                return Ok(Choice { engine, capabilities, reason });
-            }
+        if let Some(why) = &capabilities.unusable {
+            passed_over.push(format!("{name} cannot run here: {why}"));
+            continue;
         }
+        if kind != EngineKind::Auto {
+            return Ok(Choice { engine, capabilities, reason: "asked for".to_owned(), notice: None });
+        }
+        if let Some(why) = engine.drawback() {
+            slow.push(format!("{name} is here but {why}"));
+            last_resort = last_resort.or(Some((engine, capabilities)));
+            continue;
+        }
+        let notice = (!slow.is_empty()).then(|| format!("{}; using {name}", slow.join("; ")));
+        passed_over.append(&mut slow);
+        let reason = if passed_over.is_empty() {
+            "the best engine of this build".to_owned()
+        } else {
+            format!("the best that this host can run ({})", passed_over.join("; "))
+        };
+        return Ok(Choice { engine, capabilities, reason, notice });
+    }
+    if let Some((engine, capabilities)) = last_resort {
+        passed_over.append(&mut slow);
+        let reason = format!("the only one that this host can run ({})", passed_over.join("; "));
+        return Ok(Choice { engine, capabilities, reason, notice: None });
     }
     let reason =
         if passed_over.is_empty() { "it is not in this build".to_owned() } else { passed_over.join("; ") };
@@ -105,7 +131,8 @@ mod tests {
     use super::*;
     use cpu::{Vm, VmConfig};
 
-    struct Named(&'static str, Option<&'static str>);
+    /// Name, why it cannot run, what speaks against it.
+    struct Named(&'static str, Option<&'static str>, Option<&'static str>);
 
     impl Engine for Named {
         fn name(&self) -> &'static str {
@@ -119,13 +146,16 @@ mod tests {
                 exact_limit: false,
             }
         }
+        fn drawback(&self) -> Option<String> {
+            self.2.map(str::to_owned)
+        }
         fn create_vm(&self, _: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
             Err(EngineError::BadState(String::new()))
         }
     }
 
     fn list(fast: Option<&'static str>, slow: Option<&'static str>) -> Vec<Arc<dyn Engine>> {
-        vec![Arc::new(Named("kvm", fast)), Arc::new(Named("interp", slow))]
+        vec![Arc::new(Named("kvm", fast, None)), Arc::new(Named("interp", slow, None))]
     }
 
     #[test]
@@ -135,6 +165,22 @@ mod tests {
         let choice = pick(list(Some("no /dev/kvm"), None), EngineKind::Auto).unwrap();
         assert_eq!(choice.engine.name(), "interp");
         assert_eq!(choice.reason, "the best that this host can run (kvm cannot run here: no /dev/kvm)");
+    }
+
+    #[test]
+    fn auto_passes_over_what_is_slow_and_tells_unless_there_is_nothing_else() {
+        let slow = || Named("kvm", None, Some("its ring 0 runs 2 M insn/s"));
+        let choice =
+            pick(vec![Arc::new(slow()), Arc::new(Named("dbt", None, None))], EngineKind::Auto).unwrap();
+        assert_eq!(choice.engine.name(), "dbt");
+        let notice = "kvm is here but its ring 0 runs 2 M insn/s; using dbt";
+        assert_eq!(choice.notice.as_deref(), Some(notice));
+        let alone =
+            pick(vec![Arc::new(slow()), Arc::new(Named("dbt", Some("no BMI2"), None))], EngineKind::Auto)
+                .unwrap();
+        assert_eq!((alone.engine.name(), alone.notice), ("kvm", None));
+        let asked = pick(vec![Arc::new(slow())], EngineKind::Kvm).unwrap();
+        assert_eq!((asked.engine.name(), asked.notice), ("kvm", None));
     }
 
     #[test]

@@ -313,6 +313,10 @@ impl CpuIo for Io<'_> {
         self.lapic.set_tsc_adjust(adjust);
     }
 
+    fn deadline(&self) -> Option<u64> {
+        self.lapic.next_deadline()
+    }
+
     fn poll(&self) {
         self.lapic.poll();
     }

@@ -47,7 +47,7 @@ impl fmt::Display for Kvm {
         match (self.present, self.openable, self.api_version, &self.reason) {
             (false, ..) => f.write_str("not present"),
             (_, true, Some(version), _) => {
-                write!(f, "present, opens, API version {version}; not used by this version")
+                write!(f, "present, opens, API version {version}")
             }
             (_, _, _, reason) => write!(f, "present, but {}", reason.as_deref().unwrap_or("does not open")),
         }

@@ -1,0 +1,204 @@
+//! KVM behind the engine contract.
+
+use std::sync::Arc;
+
+use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
+use kvm_bindings::{
+    CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
+    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap,
+};
+use kvm_ioctls::{Cap, Kvm as Device, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
+
+use crate::error::{Failure, failed};
+use crate::modes::Modes;
+use crate::probe::Speed;
+use crate::vcpu::KvmVcpu;
+use crate::{cpuid, probe, raw};
+
+const NAME: &str = "kvm";
+/// Where KVM has pages of its own that the guest does not see, should the host's CPU need them for real mode; no board has
+/// anything there.
+const IDENTITY_MAP: u64 = 0xfffb_c000;
+const TSS: usize = 0xfffb_d000;
+
+/// Engines that do what KVM cannot.
+#[derive(Clone)]
+pub struct Helpers {
+    /// Executes single instructions; has [`Capabilities::exact_limit`].
+    pub step: Arc<dyn Engine>,
+    /// Runs guests in modes that KVM refuses.
+    pub stretch: Arc<dyn Engine>,
+}
+
+/// The engine on hardware virtualization.
+#[derive(Clone)]
+pub struct Kvm {
+    helpers: Helpers,
+    modes: Option<Modes>,
+}
+
+impl Kvm {
+    /// The engine.
+    pub fn new(helpers: Helpers) -> Self {
+        Self { helpers, modes: None }
+    }
+
+    /// The engine, trusted with every mode but 32-bit paging, whatever this host's KVM makes of it. For tests.
+    pub fn trusted(helpers: Helpers) -> Self {
+        Self::with_modes(helpers, Modes::Unpaged)
+    }
+
+    /// The engine, trusted with `modes`.
+    pub(crate) fn with_modes(helpers: Helpers, modes: Modes) -> Self {
+        Self { helpers, modes: Some(modes) }
+    }
+
+    /// This host's KVM runs guests in every mode. One without hardware virtualization under it may not.
+    pub fn is_complete(&self) -> bool {
+        probe::modes(&self.helpers) == Modes::All
+    }
+}
+
+/// What is missing, with the remedy.
+fn missing() -> Option<String> {
+    let device = match Device::new() {
+        Ok(device) => device,
+        Err(error) => {
+            return Some(match error.errno() {
+                libc::ENOENT => "there is no /dev/kvm: load the module kvm_intel or kvm_amd, or turn virtualization on (in \
+                                 the firmware, or nested virtualization on the host of this machine)"
+                    .to_owned(),
+                libc::EACCES | libc::EPERM => {
+                    "/dev/kvm may not be opened: add this user to the group kvm".to_owned()
+                }
+                libc::ENODEV | libc::ENXIO => {
+                    "/dev/kvm has no driver: load the module kvm_intel or kvm_amd".to_owned()
+                }
+                _ => format!("/dev/kvm does not open: {error}"),
+            });
+        }
+    };
+    if device.get_api_version() != 12 {
+        return Some("/dev/kvm does not answer as KVM does".to_owned());
+    }
+    let needed = [
+        (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
+        (Cap::ImmediateExit, "KVM_CAP_IMMEDIATE_EXIT"),
+        (Cap::VcpuEvents, "KVM_CAP_VCPU_EVENTS"),
+        (Cap::Debugregs, "KVM_CAP_DEBUGREGS"),
+        (Cap::Xcrs, "KVM_CAP_XCRS"),
+        (Cap::Xsave, "KVM_CAP_XSAVE"),
+        (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR"),
+        (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER"),
+    ];
+    let lacks = needed.iter().find(|(cap, _)| !device.check_extension(*cap));
+    lacks.map(|(_, name)| format!("the host's KVM has no {name}: take Linux 5.16 or newer"))
+}
+
+impl Engine for Kvm {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { unusable: missing(), max_vcpus: 255, full_virtualization: true, exact_limit: false }
+    }
+
+    fn drawback(&self) -> Option<String> {
+        match Speed::measure(self, false) {
+            Ok(speed) => speed.drawback(),
+            Err(error) => Some(error.to_string()),
+        }
+    }
+
+    fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
+        if let Some(reason) = missing() {
+            return Err(EngineError::Unusable { engine: NAME, reason });
+        }
+        let vm = Shared::new(config, self.helpers.clone(), self.modes).map_err(refused)?;
+        Ok(Box::new(KvmVm { shared: Arc::new(vm) }))
+    }
+}
+
+/// A request that a working KVM carries out.
+fn refused(failure: Failure) -> EngineError {
+    EngineError::Unusable { engine: NAME, reason: format!("{failure}: take --engine dbt") }
+}
+
+/// What the vCPUs of a machine share. The VM goes before the RAM that is mapped into it.
+pub struct Shared {
+    pub vm: VmFd,
+    pub config: VmConfig,
+    pub supported: CpuId,
+    pub helpers: Helpers,
+    modes: Option<Modes>,
+}
+
+impl Shared {
+    fn new(config: VmConfig, helpers: Helpers, modes: Option<Modes>) -> Result<Self, Failure> {
+        let device = Device::new().map_err(failed("open(/dev/kvm)"))?;
+        let supported = cpuid::supported(&device)?;
+        let vm = create(&device)?;
+        vm.set_identity_map_address(IDENTITY_MAP).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
+        vm.set_tss_address(TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
+        leave_msrs_to_us(&vm)?;
+        if vm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) > 0 {
+            let cap = kvm_enable_cap {
+                cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
+                args: [1, 0, 0, 0],
+                ..Default::default()
+            };
+            vm.enable_cap(&cap).map_err(failed("KVM_CAP_EXIT_ON_EMULATION_FAILURE"))?;
+        }
+        raw::map(&vm, &config.ram)?;
+        Ok(Self { vm, config, supported, helpers, modes })
+    }
+}
+
+impl Shared {
+    /// What KVM is trusted with. The guest's kernel may never leave 64-bit mode: it is asked when it matters.
+    pub fn modes(&self) -> Modes {
+        self.modes.unwrap_or_else(|| probe::modes(&self.helpers))
+    }
+}
+
+/// A signal may interrupt the making of a VM.
+fn create(device: &Device) -> Result<VmFd, Failure> {
+    loop {
+        match device.create_vm() {
+            Err(error) if error.errno() == libc::EINTR => {}
+            other => return other.map_err(failed("KVM_CREATE_VM")),
+        }
+    }
+}
+
+/// Registers that the machine's local APICs and clock have, and those that KVM does not know, are asked of us.
+fn leave_msrs_to_us(vm: &VmFd) -> Result<(), Failure> {
+    use cpu::x86::msr;
+    let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
+    let cap = kvm_enable_cap {
+        cap: KVM_CAP_X86_USER_SPACE_MSR,
+        args: [reasons.into(), 0, 0, 0],
+        ..Default::default()
+    };
+    vm.enable_cap(&cap).map_err(failed("KVM_CAP_X86_USER_SPACE_MSR"))?;
+    let ours = |base, flags| MsrFilterRange { flags, base, msr_count: 1, bitmap: &[0] };
+    let both = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
+    let ranges = [
+        ours(msr::APIC_BASE, both),
+        ours(msr::TSC_DEADLINE, both),
+        ours(msr::TSC, MsrFilterRangeFlags::WRITE),
+        ours(msr::TSC_ADJUST, MsrFilterRangeFlags::WRITE),
+    ];
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
+}
+
+struct KvmVm {
+    shared: Arc<Shared>,
+}
+
+impl Vm for KvmVm {
+    fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
+        Ok(Box::new(KvmVcpu::new(&self.shared, index, signals).map_err(refused)?))
+    }
+}

@@ -1,0 +1,88 @@
+//! Requests that kvm-ioctls does not have, and slots of memory.
+// UNSAFETY: system calls with pointers.
+#![allow(unsafe_code)]
+
+use kvm_bindings::{
+    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr,
+    kvm_interrupt, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{VcpuFd, VmFd};
+use memory::GuestRam;
+use vmm_sys_util::ioctl::ioctl_with_ref;
+use vmm_sys_util::ioctl_iow_nr;
+
+use crate::error::{Failure, failed};
+
+ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
+
+/// Queues an external interrupt; the vCPU has to be ready for it.
+pub fn interrupt(fd: &VcpuFd, vector: u8) -> Result<(), Failure> {
+    let request = kvm_interrupt { irq: vector.into() };
+    // SAFETY: a vCPU's descriptor and the argument that the request takes.
+    let done = unsafe { ioctl_with_ref(fd, KVM_INTERRUPT(), &request) };
+    if done == 0 { Ok(()) } else { Err(last("KVM_INTERRUPT")) }
+}
+
+/// The guest's TSC is the host's plus `offset`.
+pub fn set_tsc_offset(fd: &VcpuFd, offset: u64) -> Result<(), Failure> {
+    let attribute = kvm_device_attr {
+        flags: 0,
+        group: KVM_VCPU_TSC_CTRL,
+        attr: u64::from(KVM_VCPU_TSC_OFFSET),
+        addr: &raw const offset as u64,
+    };
+    // SAFETY: a vCPU's descriptor and the argument that the request takes, which names eight bytes of ours.
+    let done = unsafe { ioctl_with_ref(fd, KVM_SET_DEVICE_ATTR(), &attribute) };
+    if done == 0 { Ok(()) } else { Err(last("KVM_VCPU_TSC_OFFSET")) }
+}
+
+/// Makes RAM a guest's: a slot for each run of it. Should the mapping go before the VM does, the guest's accesses fail.
+pub fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), Failure> {
+    for (slot, range) in (0..).zip(ram.ranges()) {
+        let host = ram
+            .host_range(range.start, range.len)
+            .map_err(|_| Failure { call: "KVM_SET_USER_MEMORY_REGION", errno: libc::EFAULT })?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: range.start,
+            memory_size: range.len,
+            userspace_addr: host.as_ptr() as u64,
+        };
+        // SAFETY: the range is guest RAM, which any thread may change at any time, and of which there are no references.
+        unsafe { vm.set_user_memory_region(region) }.map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
+    }
+    Ok(())
+}
+
+/// Calls `access` for each element of the port access, or string of them, that was the last exit.
+pub fn port_elements(fd: &mut VcpuFd, access: impl FnMut(&mut [u8])) {
+    let run = fd.get_kvm_run();
+    if run.exit_reason != KVM_EXIT_IO {
+        return;
+    }
+    // SAFETY: the part of the union that goes with this reason, which is plain numbers.
+    let io = unsafe { run.__bindgen_anon_1.io };
+    let size = usize::from(io.size).max(1);
+    let bytes = size * io.count as usize;
+    // SAFETY: KVM has put that many bytes there, in pages that are mapped behind this one, and looks at them no sooner than
+    // at the next entry.
+    let data = unsafe {
+        let start = (&raw mut *run).cast::<u8>().add(io.data_offset as usize);
+        std::slice::from_raw_parts_mut(start, bytes)
+    };
+    data.chunks_exact_mut(size).for_each(access);
+}
+
+/// Why KVM gave up, if it did.
+pub fn internal_error(fd: &mut VcpuFd) -> Option<u32> {
+    let run = fd.get_kvm_run();
+    // SAFETY: plain numbers, which mean something if the reason is this one.
+    let suberror = unsafe { run.__bindgen_anon_1.internal.suberror };
+    (run.exit_reason == KVM_EXIT_INTERNAL_ERROR).then_some(suberror)
+}
+
+fn last(call: &'static str) -> Failure {
+    Failure { call, errno: kvm_ioctls::Error::last().errno() }
+}
