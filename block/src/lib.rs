@@ -21,7 +21,7 @@ pub use backend::{BlockBackend, Completion, Operation, Request, SECTOR};
 pub use buffers::Buffers;
 pub use error::BlockError;
 pub use format::Format;
-pub use open::{ImageOptions, open};
+pub use open::{ImageOptions, open, open_with_overlay};
 pub use patient::{Patient, Watcher};
 pub use pool::{Image, Pool};
 pub use qcow2::LayeredImage;

@@ -1,5 +1,6 @@
 //! From what a user says about a disk to something that takes requests.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -29,6 +30,16 @@ pub struct ImageOptions {
 /// # Errors
 /// See [`BlockError`]; each is one line.
 pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError> {
+    open_with_overlay(options).map(|(disk, _)| disk)
+}
+
+/// The same, and the file that holds what is written, a qcow2 image, if that is gone with the disk.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with_overlay(
+    options: &ImageOptions,
+) -> Result<(Arc<dyn BlockBackend>, Option<File>), BlockError> {
     let path = &options.path;
     let guessed = match options.format {
         Some(_) => None,
@@ -37,13 +48,18 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError>
     let format = options.format.or(guessed).unwrap_or(Format::Raw);
     if format == Format::Raw && !options.snapshot {
         let disk = patient(raw(RawImage::open(path, options.read_only)?, path)?, options)?;
-        return Ok(if guessed.is_some() && !options.read_only { Arc::new(Guard::new(disk)) } else { disk });
+        let guarded = guessed.is_some() && !options.read_only;
+        return Ok((if guarded { Arc::new(Guard::new(disk)) } else { disk }, None));
     }
     let write = !options.read_only && !options.snapshot;
     let (layers, _) = Chain::new(options.backing).open(path, Some(format), write)?;
-    let image =
-        if options.snapshot && !options.read_only { overlay(layers)? } else { LayeredImage::new(layers) };
-    patient(pool(image, path)?, options)
+    let (image, file) = if options.snapshot && !options.read_only {
+        let (image, file) = overlay(layers, path, format)?;
+        (image, Some(file))
+    } else {
+        (LayeredImage::new(layers), None)
+    };
+    Ok((patient(pool(image, path)?, options)?, file))
 }
 
 fn patient(disk: Arc<dyn BlockBackend>, options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError> {

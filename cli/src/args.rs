@@ -82,6 +82,8 @@ pub struct Arguments {
 pub enum Action {
     /// Boot a machine: the default guest, or the given kernel.
     Run(Box<RunArguments>),
+    /// Have a machine go on where `guesthouse snapshot` has written it down.
+    Restore(crate::run::RestoreArguments),
     /// Machines that run or did.
     #[command(flatten)]
     Life(LifeAction),

@@ -12,6 +12,7 @@ mod logs;
 mod power;
 mod ps;
 mod restart;
+mod snapshot;
 mod stats;
 mod table;
 
@@ -32,6 +33,9 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         }
         LifeAction::Engine { machine, engine } => {
             Ok(power::post(&registry, machine, &format!("engine?kind={engine}")).map(|()| 0)?)
+        }
+        LifeAction::Snapshot { machine, folder, stop, json } => {
+            snapshot::run(&registry, machine, folder, *stop, *json).map(|()| 0)
         }
         LifeAction::Stop { machines, timeout } => {
             power::each(machines, |name| power::stop(&registry, name, *timeout))

@@ -68,6 +68,15 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
             }
             run::run(run, arguments.background, &Signals::watch()?)
         }
+        Action::Restore(restore) if restore.life.detach && !arguments.background => {
+            life::detach::start(&Signals::watch()?)
+        }
+        Action::Restore(restore) => {
+            if arguments.background {
+                rustix::process::setsid()?;
+            }
+            run::restore(restore, arguments.background, &Signals::watch()?)
+        }
         Action::Life(action) => life::run(action),
         Action::Doctor { json } => doctor::run(*json).map(|()| 0),
         Action::Guests { build, json } => {

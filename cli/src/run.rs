@@ -2,6 +2,7 @@
 
 mod definition;
 mod plan;
+mod restore;
 mod status;
 
 use std::io::IsTerminal;
@@ -11,16 +12,17 @@ use std::time::Instant;
 
 use anyhow::Context;
 use cpu::{Engine, Observe};
-use machine::{Backends, CharBackend, Machine, MachineError, MachineSpec, NullBackend, Outcome};
+use machine::{Backends, CharBackend, Machine, MachineError, MachineSpec, NullBackend, Outcome, Snapshot};
 use server::{Folder, Registry, Server, Vm};
 
 use crate::args::RunArguments;
 use crate::console::{Console, Style};
 use crate::exit;
-use crate::life::{Restarts, detach};
+use crate::life::{LifeArguments, Restarts, detach};
 use crate::signals::Signals;
 use crate::terminal::RawMode;
 use plan::Plan;
+pub use restore::{RestoreArguments, restore};
 use status::Reasons;
 
 const NO_THREAD: &str = "the host refuses a thread: raise its limit of tasks";
@@ -28,7 +30,7 @@ const NO_THREAD: &str = "the host refuses a thread: raise its limit of tasks";
 /// Boots a machine and stays with it to its end; the exit status. In the `background` somebody else waits for its start.
 pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> anyhow::Result<u8> {
     // What is certainly wrong should not cost a download first.
-    let mut definition = definition::read(arguments)?;
+    let definition = definition::read(arguments)?;
     let choice = machine::engine::choose(definition.engine)?;
     let observe = Observe { perf_map: arguments.perf_map, trace: arguments.dbt_trace.clone() };
     let engine = if observe.any() { choice.engine.observed(&observe)? } else { choice.engine };
@@ -41,9 +43,22 @@ pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> any
         eprintln!("guesthouse: {notice}");
     }
 
+    live(&arguments.life, background, signals, engine.as_ref(), &plan, definition, None)
+}
+
+/// Makes the machine a folder, and has it live there to its end; the exit status. From a `snapshot` it begins there.
+fn live(
+    life: &LifeArguments,
+    background: bool,
+    signals: &Signals,
+    engine: &dyn Engine,
+    plan: &Plan,
+    mut definition: MachineSpec,
+    snapshot: Option<&Snapshot>,
+) -> anyhow::Result<u8> {
     // What somebody is looking at is gone when he is.
-    let keep = background && !arguments.life.rm;
-    let name = arguments.life.machine_name.as_deref();
+    let keep = background && !life.rm;
+    let name = life.machine_name.as_deref();
     let (folder, mut status) = Registry::of_user()?.create(name, keep)?;
     status.guest.clone_from(&plan.guest);
     status.engine = engine.name().to_owned();
@@ -56,8 +71,7 @@ pub fn run(arguments: &RunArguments, background: bool, signals: &Signals) -> any
     });
     let spec = described.inspect_err(|_| forget(&folder))?;
     let vm = Arc::new(Vm::new(folder, status, definition));
-    let (engine, plan, vm) = (engine.as_ref(), &plan, &vm);
-    let result = Run { arguments, background, signals, engine, plan, spec, vm }.run();
+    let result = Run { life, background, signals, engine, plan, spec, vm: &vm, snapshot }.run();
     if result.is_err() || !keep {
         forget(vm.folder());
     }
@@ -72,7 +86,7 @@ fn forget(folder: &Folder) {
 
 /// A machine and everything around it.
 struct Run<'a> {
-    arguments: &'a RunArguments,
+    life: &'a LifeArguments,
     background: bool,
     signals: &'a Signals,
     engine: &'a dyn Engine,
@@ -80,6 +94,8 @@ struct Run<'a> {
     /// The machine, with the files of guests in it.
     spec: MachineSpec,
     vm: &'a Arc<Vm>,
+    /// Where its first life begins.
+    snapshot: Option<&'a Snapshot>,
 }
 
 impl Run<'_> {
@@ -99,7 +115,12 @@ impl Run<'_> {
             Style::Command | Style::Shell => Arc::new(NullBackend),
         };
         let backends = Backends { console: serial, terminal, debug };
-        let machine = self.make(&backends)?;
+        let machine = match self.snapshot {
+            Some(snapshot) => {
+                Arc::new(Machine::restore(snapshot, self.spec.clone(), self.engine, backends.clone())?)
+            }
+            None => self.make(&backends)?,
+        };
 
         let raw = if plan.raw { RawMode::enter().ok() } else { None };
         let stopped = Arc::clone(vm);
@@ -158,7 +179,7 @@ impl Run<'_> {
             let status = self.signals.caught().map(exit::signal);
             let status =
                 status.unwrap_or_else(|| status::of(&outcome, reasons, self.vm.is_killed(), command));
-            let pause = restarts.next(self.arguments.life.restart, status, began.elapsed());
+            let pause = restarts.next(self.life.restart, status, began.elapsed());
             let Some(pause) = pause else { return (status, outcome) };
             // Its disks and sockets are the next one's.
             self.vm.detach();

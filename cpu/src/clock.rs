@@ -7,6 +7,9 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// How much frequencies of one host may seem to differ, as a fraction: a host that is busy measures badly.
+const TOLERANCE: u64 = 100;
+
 /// The time base of a machine.
 #[derive(Debug)]
 pub struct Clock {
@@ -31,6 +34,20 @@ impl Clock {
     /// The same for a host whose TSC counts `hz` in a second, which is taken for granted.
     pub fn assuming(hz: u64) -> Self {
         Self { offset: AtomicU64::new(host_tsc().wrapping_neg()), hz: hz.max(1) }
+    }
+
+    /// A clock that goes on where one of another process or host was: the guest has been told `hz`.
+    ///
+    /// # Errors
+    /// This host's frequency, if it is another one: the guest's time would run at the wrong speed.
+    pub fn resumed(tsc: u64, hz: u64) -> Result<Self, u64> {
+        let clock = Self { hz, ..Self::new() };
+        let ours = host_tsc_hz();
+        if ours.abs_diff(hz) > ours / TOLERANCE {
+            return Err(ours);
+        }
+        clock.set_tsc(tsc);
+        Ok(clock)
     }
 
     /// Guest TSC now, in ticks of [`tsc_hz`](Self::tsc_hz).

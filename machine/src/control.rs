@@ -27,6 +27,8 @@ pub enum Outcome {
     EngineFault(Arc<Report>),
     /// The guest reset itself and could not be booted again, or a thread of the machine failed; one line.
     Failed(String),
+    /// A snapshot was taken, and was to be the end.
+    Saved,
     /// The machine was stopped from outside.
     Stopped,
 }
@@ -40,6 +42,7 @@ impl fmt::Display for Outcome {
             Self::DebugExit(value) => write!(f, "the guest ended the run with {value:#x}"),
             Self::TripleFault(report) | Self::EngineFault(report) => report.fmt(f),
             Self::Failed(why) => f.write_str(why),
+            Self::Saved => f.write_str("the machine was saved"),
             Self::Stopped => f.write_str("the machine was stopped"),
         }
     }

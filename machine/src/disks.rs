@@ -1,5 +1,6 @@
 //! The machine's virtio devices: its disks, and a source of random numbers. What is on the disks to be booted.
 
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -12,9 +13,16 @@ use crate::limits::{DeviceName, Throttles};
 use crate::meter::MeteredDisk;
 use crate::{DiskSpec, MachineError, MachineSpec};
 
-/// Opens the disks.
-pub fn open(spec: &MachineSpec) -> Result<Vec<Arc<MeteredDisk>>, MachineError> {
-    spec.disks.iter().map(|disk| Ok(Arc::new(MeteredDisk::new(image(disk)?)))).collect()
+/// Disks, and the files of what is gone with them.
+type DisksAndOverlays = (Vec<Arc<MeteredDisk>>, Vec<Option<File>>);
+
+/// Opens the disks: each with the file of what is gone with the machine, if there is one.
+pub fn open(spec: &MachineSpec) -> Result<DisksAndOverlays, MachineError> {
+    let open = |disk: &DiskSpec| {
+        let (image, overlay) = block::open_with_overlay(&options(disk))?;
+        Ok((Arc::new(MeteredDisk::new(image)), overlay))
+    };
+    spec.disks.iter().map(open).collect()
 }
 
 /// Makes the devices, in the order of their slots.
@@ -39,7 +47,9 @@ pub fn devices(
 /// # Errors
 /// A disk cannot be opened or read.
 pub fn is_bootable(disks: &[DiskSpec]) -> Result<bool, MachineError> {
-    let look = |disk: &DiskSpec| image(&DiskSpec { readonly: true, ..disk.clone() });
+    let look = |disk: &DiskSpec| {
+        Ok::<_, MachineError>(block::open(&options(&DiskSpec { readonly: true, ..disk.clone() }))?)
+    };
     let backends = disks.iter().map(look).collect::<Result<Vec<_>, _>>()?;
     Ok(system(disks, &backends)?.is_some())
 }
@@ -86,14 +96,13 @@ impl ReadAt for Reader {
     }
 }
 
-fn image(disk: &DiskSpec) -> Result<Arc<dyn BlockBackend>, MachineError> {
-    let options = ImageOptions {
+fn options(disk: &DiskSpec) -> ImageOptions {
+    ImageOptions {
         path: disk.path.clone(),
         format: disk.format,
         read_only: disk.readonly,
         snapshot: disk.snapshot,
         backing: disk.backing,
         patient: disk.patient,
-    };
-    Ok(block::open(&options)?)
+    }
 }

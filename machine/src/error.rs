@@ -13,6 +13,7 @@ use net::NetError;
 use thiserror::Error;
 
 use crate::Size;
+use crate::snapshot::SnapshotError;
 use crate::spec::MAX_CPUS;
 
 /// Errors of making a machine; each message is one line: fact, object, remedy.
@@ -176,6 +177,9 @@ pub enum MachineError {
         /// What to do.
         remedy: &'static str,
     },
+    /// A snapshot.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
     /// The kernel cannot be booted.
     #[error(transparent)]
     Boot(#[from] BootError),

@@ -23,6 +23,7 @@ mod pc;
 mod report;
 mod shares;
 mod size;
+pub mod snapshot;
 mod spec;
 mod vcpu;
 mod vsock;
@@ -40,6 +41,7 @@ pub use pc::{Backends, Pc};
 pub use report::Report;
 pub use shares::ShareSpec;
 pub use size::Size;
+pub use snapshot::{Snapshot, SnapshotError};
 pub use spec::{DiskSpec, MAX_CPUS, MachineSpec, ModuleSpec, NetSpec};
 pub use vsock::VsockSpec;
 

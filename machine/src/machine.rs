@@ -1,5 +1,6 @@
 //! A machine from its definition to its end.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
@@ -21,6 +22,7 @@ use crate::limits::Throttles;
 use crate::meter::{Counters, MeteredDisk, MeteredNet};
 use crate::moving::{Running, create_vm};
 use crate::pc::{Backends, Pc};
+use crate::snapshot::SnapshotError;
 use crate::vcpu::{self, Slot};
 use crate::vsock::{self, Opened, VsockSocket};
 use crate::{MachineError, MachineSpec, Outcome, balloon, disks, files, nets, shares};
@@ -36,7 +38,9 @@ pub struct Shared {
     /// What every engine is told of the machine.
     pub config: VmConfig,
     disks: Vec<Arc<dyn BlockBackend>>,
-    /// The same, and the networks, for what they count.
+    /// Where their changes are that are gone with the machine.
+    overlays: Vec<Option<File>>,
+    /// Disks and networks, for what they count.
     metered: Vec<Arc<MeteredDisk>>,
     nets: Vec<Arc<MeteredNet>>,
     ports: Vec<Arc<SocketPort>>,
@@ -61,6 +65,8 @@ struct Paused {
     user: bool,
     /// Disks that wait for the host.
     disks: u32,
+    /// Somebody is writing it down.
+    snapshot: bool,
     /// Guest time at which it began.
     since: Option<u64>,
 }
@@ -101,7 +107,7 @@ impl Shared {
     fn hold(&self, change: impl FnOnce(&mut Paused)) -> bool {
         let mut paused = self.paused.lock();
         change(&mut paused);
-        match (paused.user || paused.disks > 0, paused.since) {
+        match (paused.user || paused.snapshot || paused.disks > 0, paused.since) {
             (true, None) => {
                 self.control.pause();
                 self.kick();
@@ -189,6 +195,8 @@ pub struct Machine {
     shared: Arc<Shared>,
     /// None before the start.
     threads: Mutex<Option<Vec<JoinHandle<()>>>>,
+    /// Guest time at which one from a snapshot begins.
+    resumes_at: Mutex<Option<u64>>,
 }
 
 impl Machine {
@@ -200,9 +208,23 @@ impl Machine {
         spec.validate()?;
         let model = Arc::new(CpuModel::named(spec.cpu_model.as_deref())?);
         let ram = Arc::new(GuestRam::new(spec.memory.get())?);
-        let clock = Arc::new(Clock::new());
+        let machine = Self::assemble(spec, engine, backends, model, ram, Arc::new(Clock::new()))?;
+        machine.shared.reset()?;
+        Ok(machine)
+    }
+
+    /// A machine in which nothing was loaded.
+    pub(crate) fn assemble(
+        mut spec: MachineSpec,
+        engine: &dyn Engine,
+        backends: Backends,
+        model: Arc<CpuModel>,
+        ram: Arc<GuestRam>,
+        clock: Arc<Clock>,
+    ) -> Result<Self, MachineError> {
+        nets::address(&mut spec)?;
         let signals: Vec<_> = (0..spec.cpus).map(|_| Arc::new(Signals::new())).collect();
-        let metered = disks::open(&spec)?;
+        let (metered, overlays) = disks::open(&spec)?;
         let disks: Vec<_> = metered.iter().map(|disk| disk.clone() as Arc<dyn BlockBackend>).collect();
         let mut throttles = Throttles::default();
         let mut devices = disks::devices(&spec, &disks, &mut throttles)?;
@@ -233,6 +255,7 @@ impl Machine {
             control: Control::new(slots.len() + 1),
             pc,
             disks,
+            overlays,
             metered,
             nets,
             ports,
@@ -249,7 +272,6 @@ impl Machine {
             retired: AtomicU64::new(0),
             paused: Mutex::default(),
         };
-        shared.reset()?;
         let shared = Arc::new(shared);
         for patient in shared.disks.iter().filter_map(|disk| disk.patient()) {
             let machine = Arc::downgrade(&shared);
@@ -260,7 +282,7 @@ impl Machine {
                 }
             }));
         }
-        Ok(Self { shared, threads: Mutex::default() })
+        Ok(Self { shared, threads: Mutex::default(), resumes_at: Mutex::default() })
     }
 
     /// Starts the guest. Once.
@@ -273,6 +295,10 @@ impl Machine {
             return Err(MachineError::State { state: "started already", remedy: "start a machine once" });
         }
         let threads = guard.insert(Vec::new());
+        if let Some(tsc) = self.resumes_at.lock().take() {
+            self.shared.pc.clock.set_tsc(tsc);
+            self.shared.pc.hold(false);
+        }
         let mut failed = None;
         let mut spawn = |name: String, body: Box<dyn FnOnce(&Shared) + Send>| {
             let shared = self.shared.clone();
@@ -317,6 +343,54 @@ impl Machine {
     /// Continues after a pause.
     pub fn resume(&self) {
         self.shared.hold(|paused| paused.user = false);
+    }
+
+    /// Has the guest and its devices stand still to be written down, until the guard goes.
+    pub(crate) fn stand_still(&self) -> Result<Still<'_>, MachineError> {
+        if !self.is_started() {
+            return Err(MachineError::State { state: "not started", remedy: "start it first" });
+        }
+        let (mut busy, mut stuck) = (false, false);
+        let held = self.shared.hold(|paused| {
+            busy = std::mem::replace(&mut paused.snapshot, true);
+            stuck = paused.disks > 0;
+        });
+        if busy {
+            return Err(MachineError::State { state: "being written down", remedy: "wait until it is" });
+        }
+        let still = Still(&self.shared);
+        match (held, stuck) {
+            (true, false) => {
+                self.shared.pc.hold(true);
+                Ok(still)
+            }
+            (true, true) => Err(SnapshotError::Stuck.into()),
+            (false, _) => Err(MachineError::State { state: "at its end", remedy: "start another one" }),
+        }
+    }
+
+    /// Guest time since when it stands still.
+    pub(crate) fn stopped_at(&self) -> Option<u64> {
+        self.shared.paused.lock().since
+    }
+
+    /// It will begin at this time of the guest's, and its devices with it.
+    pub(crate) fn await_start(&self, tsc: u64) {
+        *self.resumes_at.lock() = Some(tsc);
+    }
+
+    /// What the CPUs are.
+    pub(crate) fn model(&self) -> &CpuModel {
+        &self.shared.config.model
+    }
+
+    pub(crate) fn disks(&self) -> &[Arc<dyn BlockBackend>] {
+        &self.shared.disks
+    }
+
+    /// Where the changes of a disk are that are gone with the machine.
+    pub(crate) fn overlay(&self, index: usize) -> Option<&File> {
+        self.shared.overlays.get(index)?.as_ref()
     }
 
     /// Resets the machine as its reset button does: the kernel is loaded anew.
@@ -480,6 +554,16 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.stop();
         self.wait();
+    }
+}
+
+/// As long as this lives, guest and devices stand still.
+pub struct Still<'a>(&'a Shared);
+
+impl Drop for Still<'_> {
+    fn drop(&mut self) {
+        self.0.pc.hold(false);
+        self.0.hold(|paused| paused.snapshot = false);
     }
 }
 

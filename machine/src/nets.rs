@@ -13,6 +13,19 @@ use crate::{MachineError, MachineSpec, NetSpec};
 /// Networks, and the cards that are plugged into them.
 type NetsAndCards = (Vec<Arc<MeteredNet>>, Vec<Arc<dyn VirtioDevice>>);
 
+/// Gives cards their addresses that have none yet: they keep them wherever the machine goes.
+pub fn address(spec: &mut MachineSpec) -> Result<(), MachineError> {
+    for net in &mut spec.nets {
+        match net {
+            NetSpec::User(_) => {}
+            NetSpec::Tap(config) if config.mac.is_some() => {}
+            NetSpec::Tap(config) => config.mac = Some(Mac::random().map_err(NetError::Host)?),
+            NetSpec::Switch(config) => config.mac = Some(config.mac().map_err(NetError::Host)?),
+        }
+    }
+    Ok(())
+}
+
 /// Makes the networks and the cards, in the order of their slots.
 pub fn open(spec: &MachineSpec, throttles: &mut Throttles) -> Result<NetsAndCards, MachineError> {
     let mut nets = Vec::new();

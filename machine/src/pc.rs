@@ -15,8 +15,9 @@ use device::{
     BusError, CharBackend, Device, MmioBus, Pollable, PortBus, PortWindow, Registers, SharedLine, Timers,
 };
 use memory::GuestRam;
-use virtio::{PortBackend, VirtioDevice, VirtioMmio, VirtioPci};
+use virtio::{PortBackend, Transport, VirtioDevice, VirtioMmio, VirtioPci};
 
+use crate::snapshot::SavedPart;
 use crate::{BoardKind, MachineError};
 
 /// First port of the power-management block.
@@ -80,6 +81,10 @@ pub struct Pc {
     virtio: u32,
     rtc: Arc<Rtc>,
     parts: Vec<Arc<dyn Device>>,
+    /// Parts with a state, interrupt controllers aside.
+    saved: Vec<Arc<dyn SavedPart>>,
+    transports: Vec<Arc<dyn Transport>>,
+    pci: Option<Arc<PciBus>>,
 }
 
 impl Pc {
@@ -119,24 +124,74 @@ impl Pc {
         let mut virtio = 0;
         match kind {
             BoardKind::Pc => {
-                parts.add(I8259::PORTS, fabric.pic().clone())?;
+                parts.ports.map_windows(I8259::PORTS, fabric.pic().clone())?;
                 parts.add(I8254::PORTS, pit)?;
                 parts.add(Port92::PORTS, Arc::new(Port92::new()))?;
                 parts.add(PostCodes::PORTS, Arc::new(PostCodes::new()))?;
-                parts.add_pci(reset_control, pci_bus(&ram, &fabric, &lines, devices)?)?;
+                let bus = parts.pci_bus(&ram, &fabric, &lines, devices)?;
+                parts.add_pci(reset_control, bus)?;
             }
             BoardKind::Microvm => {
                 parts.add(ResetControl::PORTS, reset_control)?;
                 for device in devices {
                     let line = lines[(virtio % irq::VIRTIO_LINES) as usize].input(virtio);
                     let part = Arc::new(VirtioMmio::new(device, ram.clone(), line));
+                    parts.keep(part.clone());
+                    parts.transports.push(part.clone());
                     parts.add_mmio(VIRTIO + u64::from(virtio) * VirtioMmio::LEN, VirtioMmio::LEN, part)?;
                     virtio += 1;
                 }
             }
         }
-        let Parts { ports, mmio, parts } = parts;
-        Ok(Self { ram, clock, ports, mmio, timers, fabric, uart, keyboard, power, kind, virtio, rtc, parts })
+        let Parts { ports, mmio, parts, saved, transports, pci } = parts;
+        Ok(Self {
+            ram,
+            clock,
+            ports,
+            mmio,
+            timers,
+            fabric,
+            uart,
+            keyboard,
+            power,
+            kind,
+            virtio,
+            rtc,
+            parts,
+            saved,
+            transports,
+            pci,
+        })
+    }
+
+    /// Has the virtio devices stand still, whatever the guest thinks, or go on.
+    pub fn hold(&self, held: bool) {
+        self.transports.iter().for_each(|transport| transport.hold(held));
+    }
+
+    /// All devices can say what they are doing.
+    pub fn can_be_kept(&self) -> bool {
+        self.transports.iter().all(|transport| transport.can_be_kept())
+    }
+
+    /// Everything with a state, and which of its kind it is, in the order in which states are to be replaced: what lines did
+    /// meanwhile is forgotten by the interrupt controllers.
+    pub fn saved(&self) -> Vec<(Arc<dyn SavedPart>, u16)> {
+        let mut saved = self.saved.clone();
+        saved.push(self.fabric.pic().clone());
+        saved.push(self.fabric.ioapic().clone());
+        saved.extend((0..).map_while(|index| Some(Arc::new(self.lapic(index)?) as Arc<dyn SavedPart>)));
+        let before = |parts: &[Arc<dyn SavedPart>], kind: &str| {
+            parts.iter().filter(|part| part.section_kind() == kind).count() as u16
+        };
+        let number = |index: usize| before(&saved[..index], saved[index].section_kind());
+        (0..saved.len()).map(|index| (saved[index].clone(), number(index))).collect()
+    }
+
+    /// All states were replaced.
+    pub fn restored(&self) {
+        self.pci.iter().for_each(|bus| bus.remap());
+        self.timers.kick();
     }
 
     /// Every part back to power-on, then what firmware would have done: the boot processor's APIC passes on
@@ -192,24 +247,6 @@ impl Pc {
     }
 }
 
-/// The root bus with its host bridge and the devices.
-fn pci_bus(
-    ram: &Arc<GuestRam>,
-    fabric: &Arc<InterruptFabric>,
-    lines: &[Arc<SharedLine>],
-    devices: Vec<Arc<dyn VirtioDevice>>,
-) -> Result<PciBus, MachineError> {
-    let mut bus = PciBus::new(PciWindows { low: PCI_LOW, high: PCI_HIGH }, Arc::new(HostBridge::new()));
-    for device in devices {
-        let slot = u32::from(bus.next_slot());
-        let line = slot % irq::VIRTIO_LINES;
-        let pin = lines[line as usize].input(slot);
-        let number = (irq::VIRTIO + line) as u8;
-        bus.add(Arc::new(VirtioPci::new(device, ram.clone(), pin, number, fabric.clone())))?;
-    }
-    Ok(bus)
-}
-
 fn window(port: u16, len: u16) -> PortWindow {
     PortWindow { port, len, offset: 0 }
 }
@@ -220,12 +257,25 @@ struct Parts {
     ports: PortBus,
     mmio: MmioBus,
     parts: Vec<Arc<dyn Device>>,
+    saved: Vec<Arc<dyn SavedPart>>,
+    transports: Vec<Arc<dyn Transport>>,
+    pci: Option<Arc<PciBus>>,
 }
 
 impl Parts {
-    fn add<T: Registers + 'static>(&mut self, windows: &[PortWindow], part: Arc<T>) -> Result<(), BusError> {
+    fn add<T: Registers + SavedPart + 'static>(
+        &mut self,
+        windows: &[PortWindow],
+        part: Arc<T>,
+    ) -> Result<(), BusError> {
+        self.keep(part.clone());
         self.parts.push(part.clone());
         self.ports.map_windows(windows, part)
+    }
+
+    /// The part has a state.
+    fn keep(&mut self, part: Arc<dyn SavedPart>) {
+        self.saved.push(part);
     }
 
     fn add_mmio<T: Registers + 'static>(&mut self, at: u64, len: u64, part: Arc<T>) -> Result<(), BusError> {
@@ -233,9 +283,35 @@ impl Parts {
         self.mmio.map(at, len, part, 0)
     }
 
+    /// The root bus with its host bridge and the devices.
+    fn pci_bus(
+        &mut self,
+        ram: &Arc<GuestRam>,
+        fabric: &Arc<InterruptFabric>,
+        lines: &[Arc<SharedLine>],
+        devices: Vec<Arc<dyn VirtioDevice>>,
+    ) -> Result<PciBus, MachineError> {
+        let bridge = Arc::new(HostBridge::new());
+        self.keep(bridge.clone());
+        let mut bus = PciBus::new(PciWindows { low: PCI_LOW, high: PCI_HIGH }, bridge);
+        for device in devices {
+            let slot = u32::from(bus.next_slot());
+            let line = slot % irq::VIRTIO_LINES;
+            let pin = lines[line as usize].input(slot);
+            let number = (irq::VIRTIO + line) as u8;
+            let function = Arc::new(VirtioPci::new(device, ram.clone(), pin, number, fabric.clone()));
+            self.keep(function.clone());
+            self.transports.push(function.clone());
+            bus.add(function)?;
+        }
+        Ok(bus)
+    }
+
     /// The ways into the bus: ports, configuration space, windows.
     fn add_pci(&mut self, reset_control: Arc<ResetControl>, bus: PciBus) -> Result<(), BusError> {
         let bus = Arc::new(bus);
+        self.pci = Some(bus.clone());
+        self.keep(reset_control.clone());
         self.add(ConfigPorts::PORTS, Arc::new(ConfigPorts::new(bus.clone(), reset_control)))?;
         self.add_mmio(ECAM, Ecam::LEN, Arc::new(Ecam::new(bus.clone())))?;
         let windows = Arc::new(PciMemory::new(bus));

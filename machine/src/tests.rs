@@ -5,6 +5,7 @@ mod life;
 mod moving;
 mod parts;
 mod smp;
+mod snapshot;
 
 use std::path::PathBuf;
 use std::sync::Arc;

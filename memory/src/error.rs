@@ -16,6 +16,16 @@ pub enum MemoryError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// A file with RAM's content ends too soon.
+    #[error(
+        "{len} bytes are less than {size} bytes of guest memory: the file is not whole, take another one"
+    )]
+    ShortFile {
+        /// Bytes of RAM.
+        size: u64,
+        /// Bytes of the file.
+        len: u64,
+    },
     /// The host keeps memory that it was given back.
     #[error("the host does not take guest memory {addr:#x}+{len:#x} back ({source}): do not lock it")]
     Discard {

@@ -4,6 +4,7 @@
 //! answers with an error or `None`, never with a panic. Engines on their hot path ask once per page for a
 //! [`PageRef`] and then use its host pointer.
 
+mod content;
 mod error;
 mod overwrites;
 mod page;

@@ -3,12 +3,16 @@
 // volatile or atomic accesses; every pointer is made from a range that was checked against the mapping.
 #![allow(unsafe_code)]
 
+use std::fs::File;
+use std::io;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use vm_memory::mmap::GuestRegionMmap;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion};
+use vm_memory::mmap::{GuestRegionMmap, MmapRegionBuilder};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
+use crate::content::Content;
 use crate::{HIGH_RAM_START, LOW_RAM_END, MemoryError, PAGE_SIZE, PageInfo, PageRef};
 
 /// Copies of fewer bytes are made one by one: the string instruction has its start-up cost.
@@ -26,6 +30,8 @@ pub struct RamRange {
 struct Block {
     range: RamRange,
     host: NonNull<u8>,
+    /// Where it is among all RAM, without the holes between.
+    offset: u64,
     pages: Box<[PageInfo]>,
 }
 
@@ -33,6 +39,8 @@ struct Block {
 pub struct GuestRam {
     mmap: GuestMemoryMmap,
     blocks: Vec<Block>,
+    /// What is in pages that were not written yet, and where to look which ones those are.
+    content: Content,
 }
 
 // SAFETY: the raw pointers name mappings that `mmap` owns for as long as `self` lives; all access through
@@ -61,6 +69,23 @@ macro_rules! typed {
 impl GuestRam {
     /// Maps `size` bytes (a multiple of the page size) of zeroed RAM, lazily backed by the host.
     pub fn new(size: u64) -> Result<Self, MemoryError> {
+        Self::with_content(size, None)
+    }
+
+    /// The same with what is in `file`, one range behind the other: it is read when it is touched, and never written.
+    /// Whoever changes the file changes what the guest has not touched.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the file is shorter.
+    pub fn from_file(size: u64, file: File) -> Result<Self, MemoryError> {
+        let len = file.metadata().map_err(|source| MemoryError::Map { size, source })?.len();
+        if len < size {
+            return Err(MemoryError::ShortFile { size, len });
+        }
+        Self::with_content(size, Some(Arc::new(file)))
+    }
+
+    fn with_content(size: u64, file: Option<Arc<File>>) -> Result<Self, MemoryError> {
         if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
             return Err(MemoryError::BadSize(size));
         }
@@ -68,17 +93,30 @@ impl GuestRam {
         if size > LOW_RAM_END {
             ranges.push(RamRange { start: HIGH_RAM_START, len: size - LOW_RAM_END });
         }
-        let layout: Vec<_> = ranges.iter().map(|r| (GuestAddress(r.start), r.len as usize)).collect();
-        let mmap = GuestMemoryMmap::from_ranges(&layout)
-            .map_err(|e| MemoryError::Map { size, source: std::io::Error::other(e) })?;
-        let mut blocks = Vec::new();
-        for (region, &range) in mmap.iter().zip(&ranges) {
-            let region: &GuestRegionMmap = region;
+        let refused =
+            |e: &dyn std::fmt::Display| MemoryError::Map { size, source: io::Error::other(e.to_string()) };
+        let (mut regions, mut blocks, mut offset) = (Vec::new(), Vec::new(), 0);
+        for &range in &ranges {
+            let builder =
+                MmapRegionBuilder::new(range.len as usize).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+            let builder = match &file {
+                None => {
+                    builder.with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_PRIVATE)
+                }
+                Some(file) => builder
+                    .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_PRIVATE)
+                    .with_file_offset(FileOffset::from_arc(file.clone(), offset)),
+            };
+            let region = builder.build().map_err(|e| refused(&e))?;
             let host = NonNull::new(region.as_ptr()).ok_or(MemoryError::BadSize(size))?;
-            debug_assert_eq!(region.len(), range.len);
-            blocks.push(Block { range, host, pages: page_table(range.len / PAGE_SIZE) });
+            let region =
+                GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(MemoryError::BadSize(size))?;
+            regions.push(region);
+            blocks.push(Block { range, host, offset, pages: page_table(range.len / PAGE_SIZE) });
+            offset += range.len;
         }
-        Ok(Self { mmap, blocks })
+        let mmap = GuestMemoryMmap::from_regions(regions).map_err(|e| refused(&e))?;
+        Ok(Self { mmap, blocks, content: Content::new(file) })
     }
 
     /// The mappings as vm-memory sees them, for virtqueues and loaders.
@@ -143,11 +181,10 @@ impl GuestRam {
             return Ok(());
         }
         let host = self.range(start, len)?;
-        // SAFETY: whole pages of a private anonymous mapping of `self.mmap`'s; nobody has Rust references into it but to
-        // atomics, for which a page of zeros is as good as any.
-        let done =
-            unsafe { rustix::mm::madvise(host.cast(), len as usize, rustix::mm::Advice::LinuxDontNeed) };
-        done.map_err(|errno| MemoryError::Discard { addr: start, len, source: errno.into() })?;
+        // SAFETY: whole pages of a private mapping of `self.mmap`'s, of which nobody has Rust references but to atomics, for
+        // which a page of zeros is as good as any.
+        let done = unsafe { self.content.forget(host, len as usize) };
+        done.map_err(|source| MemoryError::Discard { addr: start, len, source })?;
         self.note_stores(start, len);
         Ok(())
     }
@@ -175,6 +212,18 @@ impl GuestRam {
             }
         }
         resident
+    }
+
+    /// Says of each of the pages from `addr` on, which are RAM throughout, whether it may hold anything but zeros.
+    ///
+    /// # Errors
+    /// They are not.
+    pub fn look(&self, addr: u64, pages: &mut [bool]) -> Result<(), MemoryError> {
+        let len = pages.len() as u64 * PAGE_SIZE;
+        let host = self.range(addr, len)?;
+        let block = self.block(addr).ok_or(MemoryError::OutOfRange { addr, len })?;
+        self.content.look(host as u64, block.offset + (addr - block.range.start), pages);
+        Ok(())
     }
 
     /// Tells the page table of stores to a range that went through a host pointer. What is no RAM is skipped.

@@ -67,6 +67,14 @@ pub enum ServerError {
         /// Its words.
         message: String,
     },
+    /// A snapshot's folder.
+    #[error("{} cannot be made a snapshot ({source}): give a folder that is not there yet, in one with room", path.display())]
+    Snapshot {
+        /// The folder.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// The host refuses a socket or a thread.
     #[error("the control socket cannot be served ({0}): raise the host's limits of tasks and files")]
     Host(#[from] io::Error),

@@ -11,6 +11,7 @@ mod listen;
 mod openapi;
 pub mod registry;
 mod routes;
+pub mod snapshot;
 mod vm;
 
 pub use client::{Client, Upgraded};

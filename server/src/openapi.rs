@@ -29,6 +29,7 @@ use crate::routes::{self, Answer, Event, MachineInfo, Stats};
         routes::events::events,
         routes::console::console,
         routes::exec::exec,
+        routes::snapshot::take,
         routes::logs::logs,
         routes::metrics::metrics,
     ),

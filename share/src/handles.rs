@@ -28,6 +28,11 @@ impl Handles {
         Self { open: HashMap::new(), next: 1, most: most.max(1) }
     }
 
+    /// Nothing is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// ENFILE if there is no room for one more.
     pub fn check(&self) -> Result<(), Errno> {
         if self.open.len() < self.most { Ok(()) } else { Err(Errno::NFILE) }

@@ -89,6 +89,11 @@ impl Nodes {
         }
     }
 
+    /// There is nothing but the root.
+    pub fn is_empty(&self) -> bool {
+        self.by_number.len() <= 1
+    }
+
     /// The guest is told of the file `key` under a name in a folder; its number.
     ///
     /// # Errors

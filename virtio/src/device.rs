@@ -5,7 +5,7 @@ use std::sync::Arc;
 use device::RestoreError;
 use serde::{Deserialize, Serialize};
 
-use crate::{ConsoleState, DriverLink, Queue};
+use crate::{BalloonState, ConsoleState, DriverLink, Queue};
 
 /// Feature bits that belong to no device type (6).
 pub mod feature {
@@ -37,6 +37,19 @@ pub enum DeviceState {
     Nothing,
     /// What a console's driver has been told.
     Console(ConsoleState),
+    /// What a balloon's driver was asked for and has done.
+    Balloon(BalloonState),
+    /// Pairs of queues that a card's driver uses.
+    Net(u16),
+}
+
+/// A transport as the machine sees it.
+pub trait Transport: Send + Sync {
+    /// Has the device stand still, whatever its driver says: it touches no memory of the guest's, and its state stays as it
+    /// is, until it is let go.
+    fn hold(&self, held: bool);
+    /// The device can say what it is doing.
+    fn can_be_kept(&self) -> bool;
 }
 
 /// A device without its transport. Methods are called by vCPU threads and must return soon.
@@ -69,6 +82,10 @@ pub trait VirtioDevice: Send + Sync {
     fn notify(&self, queue: u16);
     /// Back to power-on, after `stop`.
     fn reset(&self) {}
+    /// It can say what it remembers.
+    fn can_be_kept(&self) -> bool {
+        true
+    }
     /// What it remembers, while it stands.
     fn save(&self) -> DeviceState {
         DeviceState::Nothing

@@ -37,6 +37,8 @@ struct Inner {
     session: Option<Arc<Session>>,
     /// The device may reach memory. It is not the driver's to decide by virtio's means, so a reset changes nothing.
     access: bool,
+    /// The machine wants it to stand still. Nor does this change.
+    held: bool,
 }
 
 /// What the driver looks at through registers that show one of several.
@@ -83,12 +85,16 @@ impl Inner {
             enabled: false,
         };
         let queues = device.queues().iter().map(setup).collect();
-        Self { status: 0, features: 0, queues, session: None, access: true }
+        Self { status: 0, features: 0, queues, session: None, access: true, held: false }
     }
 
     /// The device has the session now.
     fn is_running(&self) -> bool {
-        self.session.is_some() && self.access
+        self.session.is_some() && self.may_run()
+    }
+
+    fn may_run(&self) -> bool {
+        self.access && !self.held
     }
 
     fn status(&self) -> u8 {
@@ -177,21 +183,30 @@ impl Frontend {
         }
         let session = Arc::new(Session { features: inner.features, queues, link });
         inner.session = Some(session.clone());
-        if inner.access {
+        if inner.may_run() {
             self.device.start(session);
         }
     }
 
     /// Whether the device may reach memory. One that may not stands still, and goes on where it was.
     pub fn set_access(&self, access: bool) {
+        self.allow(|inner| inner.access = access);
+    }
+
+    /// Has the device stand still, whatever its driver says, until it is let go.
+    pub fn hold(&self, held: bool) {
+        self.allow(|inner| inner.held = held);
+    }
+
+    fn allow(&self, change: impl FnOnce(&mut Inner)) {
         let mut inner = self.inner.lock();
-        if std::mem::replace(&mut inner.access, access) == access {
-            return;
-        }
+        let before = inner.may_run();
+        change(&mut inner);
+        let after = inner.may_run();
         match &inner.session {
-            Some(session) if access => self.device.start(session.clone()),
-            Some(_) => self.device.stop(),
-            None => {}
+            Some(session) if after && !before => self.device.start(session.clone()),
+            Some(_) if before && !after => self.device.stop(),
+            _ => {}
         }
     }
 
@@ -227,7 +242,7 @@ impl Frontend {
             self.device.stop();
         }
         self.device.reset();
-        *inner = Inner { access: inner.access, ..Inner::new(self.device.as_ref()) };
+        *inner = Inner { access: inner.access, held: inner.held, ..Inner::new(self.device.as_ref()) };
     }
 
     /// The state now. Whatever is under way ends first; what is only available stays so.

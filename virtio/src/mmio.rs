@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::frontend::{Frontend, FrontendState, QueueSetup, Selected, word};
-use crate::{Interrupt, VirtioDevice};
+use crate::{Interrupt, Transport, VirtioDevice};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
@@ -161,6 +161,16 @@ impl Registers for VirtioMmio {
             _ => {}
         }
         Action::None
+    }
+}
+
+impl Transport for VirtioMmio {
+    fn hold(&self, held: bool) {
+        self.frontend.hold(held);
+    }
+
+    fn can_be_kept(&self) -> bool {
+        self.frontend.device().can_be_kept()
     }
 }
 

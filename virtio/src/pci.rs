@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::frontend::{Frontend, FrontendState, QueueSetup, Selected, word};
-use crate::{Interrupt, VirtioDevice};
+use crate::{Interrupt, Transport, VirtioDevice};
 
 /// Red Hat, for virtio; device ids follow the types.
 const VENDOR: u16 = 0x1af4;
@@ -384,6 +384,16 @@ impl PciFunction for VirtioPci {
             _ => {}
         }
         Action::None
+    }
+}
+
+impl Transport for VirtioPci {
+    fn hold(&self, held: bool) {
+        self.frontend.hold(held);
+    }
+
+    fn can_be_kept(&self) -> bool {
+        self.frontend.device().can_be_kept()
     }
 }
 

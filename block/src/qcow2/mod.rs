@@ -253,17 +253,21 @@ pub fn create(
     builder.create_open(DenyImplicitOpenGate::default(), |file| Ok(Qcow2::builder(file).backing(None)))
 }
 
-/// A disk like `base` that takes writes, until it is dropped: they go into a file without a name.
+/// A disk like `base`, an image at `path` in this format, that takes writes, until it is dropped: they go into a file without
+/// a name, which says what it is based on, in case somebody copies it.
 ///
 /// # Errors
 /// There is no room for a temporary file.
-pub fn overlay(base: Layers) -> Result<LayeredImage, BlockError> {
+pub fn overlay(base: Layers, path: &Path, format: Format) -> Result<(LayeredImage, File), BlockError> {
     let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     let make = || {
         let file = tempfile::tempfile_in(&folder)?;
-        let mut image = create(file, &folder, base.size(), CLUSTER, None)?;
+        let copy = file.try_clone()?;
+        let name = std::path::absolute(path)?.into_os_string().into_string().ok();
+        let backing = name.map(|name| (name, format));
+        let mut image = create(file, &folder, base.size(), CLUSTER, backing)?;
         image.set_backing(Some(base));
-        Ok(LayeredImage::new(Layers::new(image)))
+        Ok((LayeredImage::new(Layers::new(image)), copy))
     };
     make().map_err(|source| BlockError::Overlay { path: folder.clone(), source })
 }

@@ -32,6 +32,16 @@ Examples:
   guesthouse limit web --cpu-cap none disk0,none
   guesthouse limit web                       what it may use now";
 
+const SNAPSHOT_HELP: &str = "\
+The folder has the guest's memory and the state of all devices, and is the machine's whole secret: only
+you may read it. Disks are not copied, but for changes that are gone with the machine. A guest that
+writes to an image of yours has to stop there (--stop), or what is in its memory will not fit the disk.
+
+Examples:
+  guesthouse snapshot web web.snap           the machine goes on
+  guesthouse snapshot --stop web web.snap    and ends when all is written
+  guesthouse restore -d --name web web.snap";
+
 fn balloon_size(text: &str) -> Result<Size, String> {
     if text == "0" { Ok(Size::bytes(0)) } else { text.parse() }
 }
@@ -101,6 +111,22 @@ pub enum LifeAction {
         /// The engine, or `auto` for the best one of this host.
         #[arg(value_parser = crate::args::one_of::<EngineKind>(EngineKind::NAMES))]
         engine: EngineKind,
+    },
+    /// Write a machine down as it is now, into a new folder, for `guesthouse restore`.
+    #[command(after_help = SNAPSHOT_HELP)]
+    Snapshot {
+        /// The machine.
+        #[arg(value_name = "NAME")]
+        machine: String,
+        /// The folder, which must not be there yet.
+        #[arg(value_name = "DIR")]
+        folder: std::path::PathBuf,
+        /// The machine ends when all is written.
+        #[arg(long)]
+        stop: bool,
+        /// Say what it took, as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Ask guests to shut down, and end machines that do not.
     Stop {

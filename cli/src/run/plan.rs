@@ -100,6 +100,12 @@ impl Plan {
         Ok(Self { spec, style, raw, guest: entry.name, session: Some(session.archive()) })
     }
 
+    /// One that was written down. Its guest is not told of this terminal.
+    pub fn restored(spec: MachineSpec) -> Self {
+        let name = spec.guest.clone().unwrap_or_else(|| "snapshot".to_owned());
+        Self::plain(spec, name, terminal::is_interactive().0)
+    }
+
     /// A machine that speaks for itself.
     fn plain(spec: MachineSpec, guest: String, stdin: bool) -> Self {
         Self { spec, style: Style::Plain { keys: stdin }, raw: stdin, guest, session: None }

@@ -22,7 +22,7 @@ pub fn of(outcome: &Outcome, reasons: &Reasons, killed: bool, command: bool) -> 
         let _ = writeln!(std::io::stderr(), "guesthouse: {text}");
     };
     match outcome {
-        Outcome::PowerOff => 0,
+        Outcome::PowerOff | Outcome::Saved => 0,
         Outcome::Reset if command => {
             say(
                 "the guest reset itself before the command had ended: its kernel may have panicked; give it more --memory, or see its messages with --append loglevel=7",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{BarRange, ConfigSpace, Identity, PciBus, PciFunction};
+use super::{BarRange, ConfigSpace, ConfigState, Identity, PciBus, PciFunction};
 use crate::acpi::ResetControl;
 use crate::{Action, Device, PortWindow, Registers, RestoreError, SaveRestore, bytes};
 
@@ -68,6 +68,20 @@ impl PciFunction for HostBridge {
 
     fn write_bar(&self, _bar: u8, _offset: u64, _data: &[u8]) -> Action {
         Action::None
+    }
+}
+
+impl SaveRestore for HostBridge {
+    type State = ConfigState;
+    const KIND: &'static str = "pci-host";
+    const VERSION: u32 = 1;
+
+    fn save(&self) -> ConfigState {
+        self.0.lock().save()
+    }
+
+    fn restore(&self, state: &ConfigState) -> Result<(), RestoreError> {
+        self.0.lock().restore(state, Self::KIND)
     }
 }
 

@@ -10,6 +10,7 @@ pub(crate) mod logs;
 pub(crate) mod machine;
 pub(crate) mod metrics;
 pub(crate) mod power;
+pub(crate) mod snapshot;
 pub(crate) mod stats;
 pub(crate) mod upgrade;
 
@@ -67,6 +68,7 @@ pub(crate) fn router(context: Context) -> Router {
         .merge(limits::routes())
         .merge(events::routes())
         .merge(exec::routes())
+        .merge(snapshot::routes())
         .merge(console::routes())
         .merge(logs::routes())
         .merge(metrics::routes())

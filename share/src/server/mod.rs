@@ -129,6 +129,11 @@ impl Share {
         self.handles.lock().clear();
     }
 
+    /// The guest knows more than the root.
+    pub fn is_used(&self) -> bool {
+        !self.nodes.lock().is_empty() || !self.handles.lock().is_empty()
+    }
+
     /// Carries out a request, of which `request` is the beginning: all of it, or [`MAX_REQUEST`] bytes. The answer's
     /// header and what is to be put behind it; None if there is no answer. The header counts what [`Data::read`] has put
     /// there.

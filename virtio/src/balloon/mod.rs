@@ -14,13 +14,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use device::RestoreError;
 use memory::{GuestRam, PAGE_SIZE};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 
 use crate::device::read_image;
 use crate::queue::{read_at, total};
 use crate::worker::{InFlight, Worker, each_chain};
-use crate::{Chain, Session, VirtioDevice};
+use crate::{Chain, DeviceState, Session, VirtioDevice};
 pub use statistics::BalloonStatistics;
 use statistics::Desk;
 
@@ -48,6 +50,16 @@ const POISON: u64 = 12;
 pub struct Balloon {
     shared: Arc<Shared>,
     worker: Worker,
+}
+
+/// Saved state of [`Balloon`]. Pages are of 4 KiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct BalloonState {
+    /// Pages that the driver is asked to give up, and that it says it has.
+    target: u32,
+    actual: u32,
+    /// What free pages hold.
+    poison: u32,
 }
 
 #[derive(Default)]
@@ -261,6 +273,31 @@ impl VirtioDevice for Balloon {
         self.shared.actual.store(0, Ordering::SeqCst);
         self.shared.poison.store(0, Ordering::SeqCst);
         self.shared.desk.clear();
+    }
+
+    fn save(&self) -> DeviceState {
+        let load = |word: &AtomicU32| word.load(Ordering::SeqCst);
+        let Shared { target, actual, poison, .. } = &*self.shared;
+        DeviceState::Balloon(BalloonState {
+            target: load(target),
+            actual: load(actual),
+            poison: load(poison),
+        })
+    }
+
+    fn check(&self, state: &DeviceState, kind: &'static str) -> Result<(), RestoreError> {
+        match state {
+            DeviceState::Balloon(_) => Ok(()),
+            _ => Err(RestoreError { kind, reason: "it is of another type of device" }),
+        }
+    }
+
+    fn restore(&self, state: &DeviceState) {
+        if let DeviceState::Balloon(state) = state {
+            self.shared.target.store(state.target, Ordering::SeqCst);
+            self.shared.actual.store(state.actual, Ordering::SeqCst);
+            self.shared.poison.store(state.poison, Ordering::SeqCst);
+        }
     }
 }
 

@@ -100,6 +100,11 @@ impl VirtioDevice for Fs {
     fn reset(&self) {
         self.share.reset();
     }
+
+    /// Nodes and open files are the host's, and this process's.
+    fn can_be_kept(&self) -> bool {
+        !self.share.is_used()
+    }
 }
 
 #[cfg(test)]

@@ -11,9 +11,10 @@ use std::io;
 use std::sync::Arc;
 
 use ::net::{Mac, NetBackend};
+use device::RestoreError;
 
 use crate::device::read_image;
-use crate::{Session, Throttle, VirtioDevice};
+use crate::{DeviceState, Session, Throttle, VirtioDevice};
 use port::Port;
 
 /// Feature bits (5.1.3).
@@ -138,6 +139,23 @@ impl VirtioDevice for Net {
     fn reset(&self) {
         self.port.reset();
         self.backend.reset();
+    }
+
+    fn save(&self) -> DeviceState {
+        DeviceState::Net(self.port.pairs())
+    }
+
+    fn check(&self, state: &DeviceState, kind: &'static str) -> Result<(), RestoreError> {
+        match state {
+            DeviceState::Net(pairs) if (1..=self.pairs()).contains(pairs) => Ok(()),
+            _ => Err(RestoreError { kind, reason: "it is of another type of device, or has other queues" }),
+        }
+    }
+
+    fn restore(&self, state: &DeviceState) {
+        if let DeviceState::Net(pairs) = state {
+            self.port.use_pairs(*pairs);
+        }
     }
 }
 

@@ -87,7 +87,12 @@ impl Port {
         self.up.load(Ordering::SeqCst)
     }
 
-    fn pairs(&self) -> u16 {
+    /// The driver uses so many pairs.
+    pub fn use_pairs(&self, pairs: u16) {
+        self.active.store(pairs, Ordering::SeqCst);
+    }
+
+    pub fn pairs(&self) -> u16 {
         self.active.load(Ordering::SeqCst).clamp(1, self.most)
     }
 }

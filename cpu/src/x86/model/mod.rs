@@ -68,6 +68,33 @@ impl CpuModel {
         Ok(Self::new(model, features))
     }
 
+    /// The model of that name as a machine had it that was made elsewhere: with these features, by
+    /// [`feature_names`](Self::feature_names).
+    ///
+    /// # Errors
+    /// A name is unknown, or the host CPU lacks features.
+    pub fn restored(name: &str, features: &[String]) -> Result<Self, ModelError> {
+        let known = Self::names().into_iter().find(|known| *known == name);
+        let model = known.ok_or_else(|| ModelError::Unknown(name.to_owned(), Self::names().join(", ")))?;
+        let host = Feature::of_host();
+        let (mut wanted, mut missing) = (Feature::empty(), Vec::new());
+        for name in features {
+            match Feature::from_name(&name.to_uppercase()) {
+                Some(feature) if host.contains(feature) => wanted |= feature,
+                _ => missing.push(name.clone()),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(ModelError::HostLacks { model, missing: missing.join(", ") });
+        }
+        Ok(Self::new(model, wanted))
+    }
+
+    /// The optional features it has, by name.
+    pub fn feature_names(&self) -> Vec<String> {
+        self.features.iter_names().map(|(name, _)| name.to_lowercase()).collect()
+    }
+
     /// All names, smallest model first.
     pub fn names() -> Vec<&'static str> {
         NAMED.iter().rev().map(|m| m.0).chain([HOST]).collect()

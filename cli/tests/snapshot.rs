@@ -1,0 +1,170 @@
+//! `guesthouse snapshot` and `restore`, as a user has them.
+#![allow(clippy::unwrap_used)] // how a test fails
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use common::guesthouse;
+
+/// Machines of a test, which end with it.
+struct World(tempfile::TempDir);
+
+impl World {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = guesthouse(arguments);
+        command.env("XDG_RUNTIME_DIR", self.0.path()).current_dir(self.0.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().unwrap()
+    }
+
+    /// What it prints, which works.
+    fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let [out, error] = [output.stdout, output.stderr].map(|b| String::from_utf8_lossy(&b).into_owned());
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {out}{error}");
+        out
+    }
+
+    /// What it complains of, in a line.
+    fn refused(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{arguments:?}: {error}");
+        error
+    }
+
+    fn exec(&self, name: &str, script: &str) -> String {
+        self.ok(&["exec", "--wait", "60", name, "--", "sh", "-ec", script])
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Nothing but these is there.
+    fn holds(&self, names: &[&str]) {
+        let mut found: Vec<_> = fs::read_dir(self.0.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "guesthouse")
+            .collect();
+        found.sort();
+        assert_eq!(found, names);
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        for id in self.ok(&["ps", "-aq"]).lines() {
+            let _ = self.run(&["rm", "-f", id]);
+        }
+    }
+}
+
+/// A sum over a long pipeline, by two processes at once, written when all is done.
+const WORK: &str = r#"
+work() { seq $1 3 9000 | awk '{ x = (x * 69069 + $1) % 65536; print x, $1 }' | sort -n | gzip -c | gunzip -c | sha256sum; }
+(work 1 >/tmp/a & work 2 >/tmp/b; wait; cat /tmp/a /tmp/b | sha256sum >/tmp/sum.new; mv /tmp/sum.new /tmp/sum) >/dev/null 2>&1 </dev/null &
+"#;
+const SUM: &str = "while ! test -e /tmp/sum; do sleep 0.05; done; cat /tmp/sum";
+
+fn disk(path: &Path) -> String {
+    fs::File::create(path).unwrap().set_len(32 << 20).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_guest_at_work_goes_on_elsewhere_and_where_it_was() {
+    let world = World::new();
+    let (kept, own) = (disk(&world.path("kept.raw")), disk(&world.path("own.raw")));
+    let (kept, own) = (format!("{kept},snapshot,format=raw"), format!("{own},format=raw"));
+    let run = ["run", "-d", "--name", "a", "--cpus", "2", "--memory", "128M", "--net", "user,loopback=yes"];
+    world.ok(&[&run[..], &["--disk", &kept, "--disk", &own]].concat());
+    world.exec("a", "echo one | dd of=/dev/vda conv=fsync 2>/dev/null");
+    world.exec("a", WORK);
+    world.ok(&["snapshot", "a", "first"]);
+    let mode = |name: &str| fs::metadata(world.path(name)).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        ["first", "first/state", "first/memory", "first/disk0.qcow2"].map(mode),
+        [0o700, 0o400, 0o400, 0o400]
+    );
+    assert!(world.refused(&["snapshot", "a", "first"]).contains("not there yet"));
+    // The other disk is in use by the first machine.
+    let error = world.refused(&["restore", "-d", "first"]);
+    assert!(error.contains("own.raw is in use"), "{error}");
+    world.exec("a", "echo two | dd of=/dev/vda conv=fsync 2>/dev/null");
+    let sum = world.exec("a", SUM);
+    world.ok(&["snapshot", "--stop", "a", "last"]);
+    let start = Instant::now();
+    while !world.ok(&["ps", "-q"]).is_empty() {
+        assert!(start.elapsed() < Duration::from_secs(30));
+    }
+    assert!(world.ok(&["ps", "-a"]).contains("exited (0)"));
+    for (name, engine) in [("b", "interp"), ("c", "dbt")] {
+        world.ok(&["restore", "-d", "--rm", "--check", "--name", name, "--engine", engine, "first"]);
+        assert_eq!(world.exec(name, SUM), sum, "{engine}");
+        assert_eq!(world.exec(name, "head -c 3 /dev/vda"), "one");
+        world.exec(name, "ping -c 1 -W 10 10.0.2.2 && test $(nproc) = 2");
+        world.ok(&["kill", name]);
+    }
+    // What was written to the other disk is not what the first snapshot's guest knows.
+    world.ok(&["restore", "-d", "--name", "d", "last"]);
+    world.exec("d", "test $(head -c 3 /dev/vda) = two; echo three | dd of=/dev/vdb conv=fsync 2>/dev/null");
+    world.ok(&["kill", "d"]);
+    let error = world.refused(&["restore", "-d", "last"]);
+    assert!(error.contains("own.raw was written after the snapshot"), "{error}");
+    world.holds(&["first", "kept.raw", "last", "own.raw"]);
+}
+
+#[test]
+fn a_snapshot_that_cannot_be_leaves_nothing_and_the_machine_goes_on() {
+    let world = World::new();
+    fs::create_dir(world.path("shared")).unwrap();
+    world.ok(&["run", "-d", "--name", "a", "--memory", "128M", "--share", "shared:s"]);
+    fs::write(world.path("shared/file"), "text").unwrap();
+    world.exec("a", "cat /mnt/s/file");
+    assert!(world.refused(&["snapshot", "a", "snap"]).contains("uses a shared folder"));
+    world.exec("a", "umount /mnt/s");
+    assert!(world.refused(&["snapshot", "a", "nowhere/snap"]).contains("nowhere/snap cannot be made"));
+    world.holds(&["shared"]);
+    assert_eq!(world.exec("a", "echo here"), "here\n");
+}
+
+#[test]
+fn who_dies_in_the_midst_of_a_snapshot_leaves_none() {
+    let world = World::new();
+    world.ok(&["run", "-d", "--name", "a", "--memory", "256M"]);
+    world.exec("a", "head -c 100000000 /dev/urandom >/tmp/data");
+    for delay in [0, 2, 10, 30, 70] {
+        // The one who asks: the machine goes on.
+        let mut asks = world.command(&["snapshot", "a", "snap"]).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(delay));
+        asks.kill().unwrap();
+        asks.wait().unwrap();
+        if !world.path("snap").exists() {
+            assert_eq!(world.exec("a", "echo here"), "here\n");
+        }
+        let _ = fs::remove_dir_all(world.path("snap"));
+    }
+    let asks = world.command(&["snapshot", "a", "snap"]).stderr(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(20));
+    world.ok(&["kill", "a"]);
+    let output = asks.wait_with_output().unwrap();
+    let whole = output.status.success();
+    assert_eq!(whole, world.path("snap").exists(), "{}", String::from_utf8_lossy(&output.stderr));
+    if whole {
+        world.ok(&["restore", "-d", "--check", "snap"]);
+    }
+}

@@ -1,0 +1,37 @@
+//! Machines at rest: a folder from which a machine goes on where it was, on any engine and maybe another host.
+//!
+//! docs/snapshots.md says what is in the folder, and what each device keeps of what it was doing.
+
+mod crc;
+mod disks;
+mod error;
+pub(crate) mod format;
+mod header;
+mod part;
+mod ram;
+mod restore;
+mod save;
+
+pub use disks::DiskMark;
+pub use error::SnapshotError;
+pub use format::{Section, VERSION};
+pub use header::Header;
+pub use part::SavedPart;
+pub use restore::Snapshot;
+pub use save::{Files, Summary};
+
+/// Files of the folder.
+pub mod file {
+    /// Header and sections.
+    pub const STATE: &str = "state";
+    /// RAM, range behind range, with holes for what is zero.
+    pub const MEMORY: &str = "memory";
+    /// The initrd, if the machine had one of its own.
+    pub const INITRD: &str = "initrd";
+
+    /// What a disk whose changes were to be gone with the machine has of them, by its place in the definition.
+    #[must_use]
+    pub fn disk(index: usize) -> String {
+        format!("disk{index}.qcow2")
+    }
+}

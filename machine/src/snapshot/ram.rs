@@ -1,0 +1,128 @@
+//! RAM as a file with holes, and the checksums that say whether it still is what was written.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
+use memory::{GuestRam, PAGE_SIZE};
+
+use super::crc::four;
+use super::{Section, SnapshotError};
+
+/// The section with the checksums, of blocks of 64 KiB; zero where all is zero.
+pub const KIND: &str = "ram";
+pub const SECTION_VERSION: u32 = 1;
+const BLOCK: usize = 64 << 10;
+/// What is copied and looked at together.
+const PIECE: usize = 4 * BLOCK;
+const PAGE: usize = PAGE_SIZE as usize;
+
+/// Writes all RAM into an empty file; the section, and bytes that were written.
+pub fn write(ram: &GuestRam, file: &File) -> io::Result<(Section, u64)> {
+    file.set_len(ram.size())?;
+    let mut crcs = Vec::with_capacity(ram.size() as usize / BLOCK);
+    let (mut piece, mut pages) = (vec![0; PIECE], [false; PIECE / PAGE]);
+    let (mut start, mut written) = (0, 0);
+    for range in ram.ranges() {
+        for at in (0..range.len).step_by(PIECE) {
+            let len = (range.len - at).min(PIECE as u64) as usize;
+            let pages = &mut pages[..len.div_ceil(PAGE)];
+            ram.look(range.start + at, pages).map_err(io::Error::other)?;
+            if !pages.contains(&true) {
+                crcs.extend(std::iter::repeat_n(0, len.div_ceil(BLOCK)));
+                continue;
+            }
+            let piece = &mut piece[..len];
+            fill(ram, range.start + at, pages, piece)?;
+            written += write_runs(file, start + at, pages, piece)?;
+            crcs.extend(checksums(piece));
+        }
+        start += range.len;
+    }
+    let data = crcs.into_iter().flat_map(u32::to_le_bytes).collect();
+    Ok((Section { kind: KIND.to_owned(), instance: 0, version: SECTION_VERSION, data }, written))
+}
+
+/// Gets the content of pages that may hold something, and finds out whether they do.
+fn fill(ram: &GuestRam, at: u64, pages: &mut [bool], piece: &mut [u8]) -> io::Result<()> {
+    for (index, (page, bytes)) in pages.iter_mut().zip(piece.chunks_mut(PAGE)).enumerate() {
+        if *page {
+            ram.read(at + (index * PAGE) as u64, bytes).map_err(io::Error::other)?;
+            *page = !is_zero(bytes);
+        } else {
+            bytes.fill(0);
+        }
+    }
+    Ok(())
+}
+
+fn write_runs(file: &File, start: u64, pages: &[bool], piece: &[u8]) -> io::Result<u64> {
+    let mut written = 0;
+    let mut at = 0;
+    for run in pages.chunk_by(|a, b| a == b) {
+        let end = (at + run.len() * PAGE).min(piece.len());
+        if let (Some(true), Some(bytes)) = (run.first(), piece.get(at..end)) {
+            file.write_all_at(bytes, start + at as u64)?;
+            written += bytes.len() as u64;
+        }
+        at = end;
+    }
+    Ok(written)
+}
+
+/// The checksums of a piece's blocks, the last of which may be short.
+fn checksums(piece: &[u8]) -> impl Iterator<Item = u32> {
+    let block = |index: usize| {
+        let start = (index * BLOCK).min(piece.len());
+        &piece[start..(start + BLOCK).min(piece.len())]
+    };
+    let blocks = [0, 1, 2, 3].map(block);
+    let crcs = four(blocks);
+    let of = |(block, crc): (&[u8], u32)| if is_zero(block) { 0 } else { crc };
+    let crcs: [u32; 4] = std::array::from_fn(|i| of((blocks[i], crcs[i])));
+    crcs.into_iter().take(piece.len().div_ceil(BLOCK))
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    let (words, rest) = bytes.as_chunks::<64>();
+    words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0)
+        && rest.iter().all(|&byte| byte == 0)
+}
+
+/// Checksums that a file may be held against.
+#[derive(Debug, Clone)]
+pub struct Checksums(Vec<u32>);
+
+impl Checksums {
+    /// Those of a section for so many bytes of RAM.
+    pub fn new(section: &Section, memory: u64) -> Result<Self, SnapshotError> {
+        let (words, rest) = section.data.as_chunks();
+        if section.version != SECTION_VERSION
+            || !rest.is_empty()
+            || words.len() as u64 != memory.div_ceil(BLOCK as u64)
+        {
+            return Err(SnapshotError::Damaged("its checksums of RAM are others".to_owned()));
+        }
+        Ok(Self(words.iter().map(|word| u32::from_le_bytes(*word)).collect()))
+    }
+
+    /// Reads the whole file, as long as `go_on` says so.
+    pub fn check(&self, file: &File, memory: u64, go_on: impl Fn() -> bool) -> Result<(), SnapshotError> {
+        let damaged = |at: u64, what: &str| SnapshotError::Damaged(format!("its RAM at {at:#x} {what}"));
+        let mut piece = vec![0; PIECE];
+        for (index, crcs) in self.0.chunks(PIECE / BLOCK).enumerate() {
+            if !go_on() {
+                return Ok(());
+            }
+            let at = (index * PIECE) as u64;
+            let len = memory.saturating_sub(at).min(PIECE as u64) as usize;
+            let piece = &mut piece[..len];
+            file.read_exact_at(piece, at).map_err(|e| damaged(at, &format!("cannot be read: {e}")))?;
+            let wrong = checksums(piece).zip(crcs).position(|(now, then)| now != *then);
+            if let Some(block) = wrong {
+                return Err(damaged(at + (block * BLOCK) as u64, "is not what was written"));
+            }
+        }
+        Ok(())
+    }
+}

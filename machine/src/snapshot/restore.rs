@@ -1,0 +1,192 @@
+//! From files to a machine.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::Builder;
+
+use cpu::x86::CpuModel;
+use cpu::{Clock, CpuState, Engine};
+use memory::GuestRam;
+
+use super::ram::Checksums;
+use super::{Header, Section, SnapshotError, file, format, part, ram};
+use crate::{Backends, Format, Machine, MachineError, MachineSpec, Outcome};
+
+/// The section of a CPU.
+pub const CPU: &str = "cpu";
+pub const CPU_VERSION: u32 = 1;
+
+/// A snapshot that was read, RAM aside.
+#[derive(Debug)]
+pub struct Snapshot {
+    folder: PathBuf,
+    header: Header,
+    sections: Vec<Section>,
+    checksums: Checksums,
+}
+
+impl Snapshot {
+    /// Reads and checks what is in a folder.
+    ///
+    /// # Errors
+    /// It is no snapshot, a newer one, or not what was written.
+    pub fn open(folder: &Path) -> Result<Self, SnapshotError> {
+        let path = folder.join(file::STATE);
+        let refused = |source| SnapshotError::Read { path: path.clone(), source };
+        let mut bytes = Vec::new();
+        let opened = File::open(&path).map_err(refused)?;
+        opened.take(format::MAX_FILE + 1).read_to_end(&mut bytes).map_err(refused)?;
+        let folder = std::path::absolute(folder).map_err(refused)?;
+        Self::parse(&folder, &bytes)
+    }
+
+    /// The same with the content of the file `state`.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn parse(folder: &Path, bytes: &[u8]) -> Result<Self, SnapshotError> {
+        if bytes.len() as u64 > format::MAX_FILE {
+            return Err(SnapshotError::Foreign);
+        }
+        let damaged = |what: String| SnapshotError::Damaged(what);
+        let (header, mut sections) = format::decode(bytes)?;
+        let header: Header = serde_json::from_slice(&header)
+            .map_err(|e| damaged(format!("its header has another content: {e}")))?;
+        if sections.len() as u64 != u64::from(header.sections) {
+            return Err(damaged("it has another number of sections".to_owned()));
+        }
+        if header.memory != header.spec.memory.get() || header.board != header.spec.board {
+            return Err(damaged("its header contradicts itself".to_owned()));
+        }
+        let position = sections.iter().position(|section| section.kind == ram::KIND);
+        let position = position.ok_or_else(|| damaged("it has no checksums of RAM".to_owned()))?;
+        let checksums = Checksums::new(&sections.swap_remove(position), header.memory)?;
+        Ok(Self { folder: folder.to_owned(), header, sections, checksums })
+    }
+
+    /// What has to be known before there is a machine.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The definition of a machine that goes on from here: disks whose changes are in the folder are based on those.
+    pub fn spec(&self) -> MachineSpec {
+        let mut spec = self.header.spec.clone();
+        for ((disk, mark), index) in spec.disks.iter_mut().zip(&self.header.disks).zip(0..) {
+            if mark.kept {
+                disk.path = self.folder.join(file::disk(index));
+                (disk.format, disk.backing) = (Some(Format::Qcow2), true);
+            }
+        }
+        let initrd = self.folder.join(file::INITRD);
+        if spec.initrd.is_some() && initrd.exists() {
+            spec.initrd = Some(initrd);
+        }
+        spec
+    }
+
+    /// Reads RAM and compares it with its checksums.
+    ///
+    /// # Errors
+    /// It is not what was written.
+    pub fn check_memory(&self) -> Result<(), SnapshotError> {
+        self.checksums.check(&self.memory()?, self.header.memory, || true)
+    }
+
+    fn memory(&self) -> Result<File, SnapshotError> {
+        let path = self.folder.join(file::MEMORY);
+        let file = File::open(&path).map_err(|source| SnapshotError::Read { path: path.clone(), source })?;
+        let len = file.metadata().map_err(|source| SnapshotError::Read { path, source })?.len();
+        if len != self.header.memory {
+            return Err(SnapshotError::Damaged(format!(
+                "its RAM has {len} bytes and not {}",
+                self.header.memory
+            )));
+        }
+        Ok(file)
+    }
+
+    fn section(&self, kind: &str, instance: u16) -> Result<&Section, SnapshotError> {
+        let found = self.sections.iter().find(|section| section.kind == kind && section.instance == instance);
+        found.ok_or_else(|| part::wrong(kind, instance, "missing".to_owned()))
+    }
+}
+
+impl Machine {
+    /// Makes a machine that goes on where that of the snapshot was. `spec` is [`Snapshot::spec`], maybe with other names,
+    /// paths and addresses. Its RAM is mapped and not read: it is compared with its checksums while the machine runs, which
+    /// ends if there is a difference.
+    ///
+    /// # Errors
+    /// The host or the engine lacks what the guest was given, the disks are not what they were, or the snapshot is damaged.
+    pub fn restore(
+        snapshot: &Snapshot,
+        spec: MachineSpec,
+        engine: &dyn Engine,
+        backends: Backends,
+    ) -> Result<Self, MachineError> {
+        let Header { cpu_model, cpu_features, tsc, tsc_hz, memory, disks, .. } = &snapshot.header;
+        spec.validate()?;
+        for (disk, mark) in spec.disks.iter().zip(disks) {
+            mark.check(disk)?;
+        }
+        let model = CpuModel::restored(cpu_model, cpu_features).map_err(SnapshotError::Cpu)?;
+        let clock = Clock::resumed(*tsc, *tsc_hz);
+        let clock = clock.map_err(|ours| SnapshotError::Clock { ours, theirs: *tsc_hz })?;
+        let file = snapshot.memory()?;
+        let checked = file
+            .try_clone()
+            .map_err(|source| SnapshotError::Read { path: snapshot.folder.join(file::MEMORY), source })?;
+        let ram = GuestRam::from_file(*memory, file)?;
+        let machine =
+            Self::assemble(spec, engine, backends, Arc::new(model), Arc::new(ram), Arc::new(clock))?;
+        machine.take_over(snapshot)?;
+        machine.await_start(*tsc);
+        machine.check_in_background(snapshot, checked)?;
+        Ok(machine)
+    }
+
+    fn take_over(&self, snapshot: &Snapshot) -> Result<(), MachineError> {
+        let pc = self.pc();
+        pc.reset();
+        pc.hold(true);
+        let cpus = 0..self.spec().cpus as u16;
+        let states: Vec<CpuState> = cpus
+            .map(|index| part::decode(snapshot.section(CPU, index)?, CPU_VERSION))
+            .collect::<Result<_, SnapshotError>>()?;
+        self.set_cpu_states(&states)?;
+        let saved = pc.saved();
+        for (part, instance) in &saved {
+            part.put_section(snapshot.section(part.section_kind(), *instance)?)?;
+        }
+        pc.restored();
+        // A machine has nothing that its parts do not know of.
+        let known = |section: &&Section| {
+            section.kind == CPU && usize::from(section.instance) < states.len()
+                || saved.iter().any(|(part, i)| part.section_kind() == section.kind && *i == section.instance)
+        };
+        match snapshot.sections.iter().find(|section| !known(section)) {
+            None => Ok(()),
+            Some(section) => {
+                let what = "which the machine has not".to_owned();
+                Err(part::wrong(&section.kind, section.instance, what).into())
+            }
+        }
+    }
+
+    fn check_in_background(&self, snapshot: &Snapshot, file: File) -> Result<(), MachineError> {
+        let machine = Arc::downgrade(self.shared());
+        let (checksums, memory) = (snapshot.checksums.clone(), snapshot.header.memory);
+        let check = move || {
+            if let (Err(error), Some(machine)) =
+                (checksums.check(&file, memory, || machine.strong_count() > 0), machine.upgrade())
+            {
+                machine.end(Outcome::Failed(error.to_string()));
+            }
+        };
+        let thread = Builder::new().name("snapshot-check".to_owned()).spawn(check);
+        thread.map(drop).map_err(MachineError::Thread)
+    }
+}

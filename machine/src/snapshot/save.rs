@@ -1,0 +1,121 @@
+//! From a machine to files.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant, SystemTime};
+
+use block::{BlockBackend, Operation, Request};
+
+use super::{DiskMark, Header, SnapshotError, disks, format, part, ram};
+use crate::{Machine, MachineError, Outcome};
+
+/// Where a snapshot goes: files that were opened for it and are empty.
+#[derive(Debug)]
+pub struct Files {
+    /// See [`file::STATE`](super::file::STATE).
+    pub state: File,
+    /// See [`file::MEMORY`](super::file::MEMORY).
+    pub memory: File,
+    /// Changes of the disks of [`Machine::kept_disks`], in that order.
+    pub disks: Vec<File>,
+}
+
+/// What a snapshot took.
+#[derive(Debug, Clone, Copy)]
+pub struct Summary {
+    /// How long the guest stood still.
+    pub pause: Duration,
+    /// Bytes of RAM that were written: the rest was zero.
+    pub memory: u64,
+}
+
+impl Machine {
+    /// Disks whose changes a snapshot has to keep, by their places in the definition.
+    pub fn kept_disks(&self) -> Vec<usize> {
+        let kept = |disk: &crate::DiskSpec| DiskMark::of(disk).kept;
+        self.spec().disks.iter().enumerate().filter(|(_, disk)| kept(disk)).map(|(index, _)| index).collect()
+    }
+
+    /// Writes the machine as it is now. The guest stands still meanwhile and goes on afterwards, unless `stop` has the
+    /// machine end when all is written.
+    ///
+    /// # Errors
+    /// The machine has something that cannot be kept, or the host refuses the files: the machine is as it was.
+    pub fn snapshot(&self, files: &Files, stop: bool) -> Result<Summary, MachineError> {
+        let began = Instant::now();
+        let still = self.stand_still()?;
+        let memory = self.write(files)?;
+        if stop {
+            self.shared().end(Outcome::Saved);
+            // What the guest has asked of its devices is for those who go on from here.
+            std::mem::forget(still);
+        }
+        Ok(Summary { pause: began.elapsed(), memory })
+    }
+
+    fn write(&self, files: &Files) -> Result<u64, MachineError> {
+        let failed = |what: &str| {
+            let what = what.to_owned();
+            |source| SnapshotError::Write { what, source }
+        };
+        if !self.pc().can_be_kept() {
+            return Err(SnapshotError::Share.into());
+        }
+        let (section, memory) = ram::write(&self.pc().ram, &files.memory).map_err(failed("memory"))?;
+        let mut sections = vec![section];
+        for (state, index) in self.cpu_states()?.iter().zip(0..) {
+            sections.push(part::encode(super::restore::CPU, index, super::restore::CPU_VERSION, state)?);
+        }
+        for (saved, instance) in self.pc().saved() {
+            sections.push(saved.to_section(instance)?);
+        }
+        for (disk, index) in self.disks().iter().zip(0usize..) {
+            flush(disk.as_ref()).map_err(failed(&format!("disk {index}")))?;
+        }
+        for (index, to) in self.kept_disks().into_iter().zip(&files.disks) {
+            let what = super::file::disk(index);
+            let from = self.overlay(index).ok_or(io::ErrorKind::NotFound).map_err(io::Error::from);
+            from.and_then(|from| disks::copy(from, to)).map_err(failed(&what))?;
+        }
+        let header = self.header(sections.len() as u32);
+        let header = serde_json::to_vec(&header).map_err(|e| failed("header")(e.into()))?;
+        let bytes = format::encode(&header, &sections);
+        files.state.write_all_at(&bytes, 0).map_err(failed("state"))?;
+        Ok(memory)
+    }
+
+    fn header(&self, sections: u32) -> Header {
+        let (pc, model, spec) = (self.pc(), self.model(), self.spec());
+        let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Header {
+            program: env!("CARGO_PKG_VERSION").to_owned(),
+            created: created.as_secs(),
+            board: spec.board,
+            engine: self.engine().to_owned(),
+            cpu_model: model.name().to_owned(),
+            cpu_features: model.feature_names(),
+            tsc: self.stopped_at().unwrap_or_else(|| pc.clock.tsc()),
+            tsc_hz: pc.clock.tsc_hz(),
+            memory: pc.ram.size(),
+            sections,
+            spec: spec.clone(),
+            disks: spec.disks.iter().map(DiskMark::of).collect(),
+        }
+    }
+}
+
+/// What was answered reaches the files.
+fn flush(disk: &dyn BlockBackend) -> io::Result<()> {
+    if disk.is_read_only() {
+        return Ok(());
+    }
+    let (sender, answer) = channel();
+    let done = Box::new(move |result| {
+        let _ = sender.send(result);
+    });
+    disk.submit(Request { operation: Operation::Flush, done });
+    disk.commit();
+    answer.recv().map_err(io::Error::other)?
+}

@@ -1,0 +1,222 @@
+//! Machines at rest, and what is no machine at rest.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use iced_x86::code_asm::*;
+
+use super::*;
+use crate::snapshot::format::{self, Section};
+use crate::snapshot::{Files, Header, SnapshotError, file};
+use crate::{BoardKind, MachineError, Outcome, Snapshot};
+
+/// Computes for a while in registers and memory, says that it has begun, and ends with a sum that nobody can guess.
+fn summing() -> Kernel {
+    Kernel::new(|a| {
+        let mut next = a.create_label();
+        out(a, 0x3f8, b'!'.into())?;
+        a.mov(ecx, 2_000_000)?;
+        a.mov(eax, 12345)?;
+        a.set_label(&mut next)?;
+        a.imul_3(eax, eax, 69069)?;
+        a.add(eax, ecx)?;
+        a.mov(ebx, ecx)?;
+        a.and(ebx, 0xffff)?;
+        a.xor(dword_ptr(ebx * 4 + SCRATCH), eax)?;
+        a.add(eax, dword_ptr(ebx * 4 + SCRATCH))?;
+        a.dec(ecx)?;
+        a.jne(next)?;
+        a.mov(ebx, eax)?;
+        a.shr(ebx, 16)?;
+        a.xor(eax, ebx)?;
+        exit_al(a)
+    })
+}
+
+fn backends() -> Backends {
+    Backends { console: Arc::new(NullBackend), terminal: Arc::new(NullBackend), debug: Arc::new(NullBackend) }
+}
+
+/// Starts it, waits for its first word.
+fn begun(spec: MachineSpec) -> Machine {
+    let screen = Arc::new(Screen::default());
+    let machine = machine(spec, screen.clone());
+    machine.start().unwrap();
+    screen.wait_for("!");
+    machine
+}
+
+fn files(folder: &Path) -> Files {
+    let make = |name: &str| File::create(folder.join(name)).unwrap();
+    Files { state: make(file::STATE), memory: make(file::MEMORY), disks: Vec::new() }
+}
+
+fn restored(folder: &Path, engine: EngineKind) -> Result<Machine, MachineError> {
+    let snapshot = Snapshot::open(folder)?;
+    snapshot.check_memory()?;
+    let engine = engine::choose(engine).unwrap().engine;
+    Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends())
+}
+
+fn ends(machine: &Machine) -> u8 {
+    match machine.wait() {
+        Outcome::DebugExit(value) => value,
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn what_was_written_goes_on_on_any_engine_and_so_does_the_machine() {
+    let kernel = summing();
+    for board in [BoardKind::Pc, BoardKind::Microvm] {
+        let machine = begun(MachineSpec { board, cpus: 2, ..kernel.spec() });
+        let folder = tempfile::tempdir().unwrap();
+        machine.snapshot(&files(folder.path()), false).unwrap();
+        for engine in [EngineKind::Dbt, EngineKind::Interp] {
+            let copy = restored(folder.path(), engine).unwrap();
+            copy.start().unwrap();
+            // A copy of the copy, from another engine.
+            let second = tempfile::tempdir().unwrap();
+            let taken = copy.snapshot(&files(second.path()), true);
+            let sum = match (taken, copy.wait()) {
+                (Ok(_), Outcome::Saved) => {
+                    let last = restored(second.path(), EngineKind::Interp).unwrap();
+                    last.start().unwrap();
+                    ends(&last)
+                }
+                (_, Outcome::DebugExit(sum)) => sum,
+                (taken, outcome) => panic!("{taken:?} {outcome}"),
+            };
+            assert_eq!(sum, sum_on_a_host(), "{board} {engine}");
+        }
+        assert_eq!(ends(&machine), sum_on_a_host());
+    }
+}
+
+fn sum_on_a_host() -> u8 {
+    let (mut table, mut sum) = (vec![0u32; 0x10000], 12345u32);
+    for count in (1..=2_000_000u32).rev() {
+        sum = sum.wrapping_mul(69069).wrapping_add(count);
+        let cell = &mut table[(count & 0xffff) as usize];
+        *cell ^= sum;
+        sum = sum.wrapping_add(*cell);
+    }
+    (sum ^ sum >> 16) as u8
+}
+
+/// A snapshot of a machine that has ended.
+fn taken() -> tempfile::TempDir {
+    let machine = begun(summing().spec());
+    let folder = tempfile::tempdir().unwrap();
+    machine.snapshot(&files(folder.path()), true).unwrap();
+    assert!(matches!(machine.wait(), Outcome::Saved));
+    folder
+}
+
+#[test]
+fn no_bit_can_be_another() {
+    let folder = taken();
+    let path = folder.path();
+    let state = fs::read(path.join(file::STATE)).unwrap();
+    Snapshot::parse(path, &state).unwrap();
+    let header = 20 + u32::from_le_bytes(state[12..16].try_into().unwrap()) as usize;
+    let places = (0..header).chain((header..state.len()).step_by(61));
+    for (place, bit) in places.zip((0..8).cycle()) {
+        let mut wrong = state.clone();
+        wrong[place] ^= 1 << bit;
+        let error = Snapshot::parse(path, &wrong).unwrap_err();
+        let expected = match place {
+            0..8 => matches!(error, SnapshotError::Foreign),
+            8..12 => matches!(error, SnapshotError::Newer(_) | SnapshotError::Damaged(_)),
+            _ => matches!(error, SnapshotError::Damaged(_)),
+        };
+        assert!(expected && !error.to_string().contains('\n'), "byte {place}: {error}");
+    }
+    for len in (0..state.len()).filter(|len| *len < header + 64 || len % 61 == 0) {
+        let error = Snapshot::parse(path, &state[..len]).unwrap_err();
+        assert!(matches!(error, SnapshotError::Foreign | SnapshotError::Damaged(_)), "{len}: {error}");
+    }
+    let more = [&state[..], &[0]].concat();
+    assert!(matches!(Snapshot::parse(path, &more), Err(SnapshotError::Damaged(_))));
+}
+
+#[test]
+fn ram_that_is_another_is_found_while_the_machine_runs_or_before() {
+    let folder = taken();
+    let path = folder.path().join(file::MEMORY);
+    let memory = fs::read(&path).unwrap();
+    let snapshot = Snapshot::open(folder.path()).unwrap();
+    snapshot.check_memory().unwrap();
+    for place in (0..memory.len()).step_by(999_983) {
+        let mut wrong = memory.clone();
+        wrong[place] ^= 0x10;
+        fs::write(&path, &wrong).unwrap();
+        let error = snapshot.check_memory().unwrap_err().to_string();
+        assert!(error.contains("its RAM at"), "{place:#x}: {error}");
+    }
+    let engine = engine::choose(EngineKind::Interp).unwrap().engine;
+    let machine = Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends()).unwrap();
+    machine.start().unwrap();
+    let outcome = machine.wait();
+    assert!(matches!(&outcome, Outcome::Failed(why) if why.contains("its RAM at")), "{outcome}");
+    fs::write(&path, &memory[1..]).unwrap();
+    let error = restored(folder.path(), EngineKind::Interp).err().unwrap().to_string();
+    assert!(error.contains("8388607 bytes"), "{error}");
+}
+
+/// Changes the header, as a program does that has checksums as well.
+fn edit(folder: &Path, change: impl FnOnce(&mut Header, &mut Vec<Section>)) -> MachineError {
+    let state = fs::read(folder.join(file::STATE)).unwrap();
+    let (header, mut sections) = format::decode(&state).unwrap();
+    let mut header: Header = serde_json::from_slice(&header).unwrap();
+    change(&mut header, &mut sections);
+    header.sections = sections.len() as u32;
+    let state = format::encode(&serde_json::to_vec(&header).unwrap(), &sections);
+    fs::write(folder.join(file::STATE), state).unwrap();
+    restored(folder, EngineKind::Interp).err().unwrap()
+}
+
+#[test]
+fn what_does_not_fit_the_host_or_the_machine_is_refused() {
+    let say = |change: &dyn Fn(&mut Header, &mut Vec<Section>)| edit(taken().path(), change).to_string();
+    let error = say(&|header, _| header.cpu_features.push("avx1024".to_owned()));
+    assert!(error.contains("needs avx1024 of the host cpu"), "{error}");
+    let error = say(&|header, _| header.tsc_hz *= 2);
+    assert!(error.contains("its clock runs at"), "{error}");
+    let error = say(&|header, _| {
+        header.board = BoardKind::Microvm;
+        header.spec.board = BoardKind::Microvm;
+    });
+    assert!(error.contains("it is of another machine"), "{error}");
+    let error = say(&|header, _| header.board = BoardKind::Microvm);
+    assert!(error.contains("contradicts itself"), "{error}");
+    let error = say(&|header, _| header.spec.cpus = 2);
+    assert!(error.contains("cpu 1 missing"), "{error}");
+    let error = say(&|_, sections| sections.retain(|section| section.kind != "uart16550"));
+    assert!(error.contains("uart16550 0 missing"), "{error}");
+    let error = say(&|_, sections| {
+        let mut twice = sections[1].clone();
+        twice.instance = 9;
+        sections.push(twice);
+    });
+    assert!(error.contains("cpu 9 which the machine has not"), "{error}");
+    let error = say(&|_, sections| sections[1].version = 77);
+    assert!(error.contains("of version 77"), "{error}");
+    let error = say(&|_, sections| sections[1].data = b"{}".to_vec());
+    assert!(error.contains("with another content"), "{error}");
+}
+
+#[test]
+fn a_full_disk_leaves_the_machine_as_it_is() {
+    let machine = begun(summing().spec());
+    let folder = tempfile::tempdir().unwrap();
+    let full = || File::options().write(true).open("/dev/full").unwrap();
+    let state = Files { state: full(), ..files(folder.path()) };
+    let memory = Files { memory: full(), ..files(folder.path()) };
+    for files in [state, memory] {
+        let error = machine.snapshot(&files, true).unwrap_err();
+        assert!(matches!(error, MachineError::Snapshot(SnapshotError::Write { .. })), "{error}");
+    }
+    assert_eq!(ends(&machine), sum_on_a_host());
+    assert!(machine.snapshot(&files(folder.path()), false).is_err(), "it has ended");
+}

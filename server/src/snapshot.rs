@@ -1,0 +1,198 @@
+//! Snapshots: whoever wants one opens the files and hands them to the machine, which writes them. So nothing is written where
+//! the caller may not write, and a machine in a jail need not see the folder.
+//!
+//! After the upgrade the machine says in a line which disks' changes it has to keep ([`Wanted`]), the caller sends a byte with
+//! the files, and the machine answers with a line when all is written ([`Done`]).
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use machine::Machine;
+use machine::snapshot::{Files, file};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, recvmsg, sendmsg,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{Entry, ServerError};
+
+/// The protocol after the upgrade.
+pub(crate) const PROTOCOL: &str = "guesthouse-snapshot";
+/// How long the caller has to send its files.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most files, and the longest line.
+const MAX_FILES: usize = 64;
+const MAX_LINE: u64 = 64 << 10;
+
+/// What the machine needs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Wanted {
+    /// Disks whose changes are gone with the machine.
+    disks: Vec<usize>,
+}
+
+/// What has become of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+enum Done {
+    /// It is there.
+    Written(Taken),
+    /// Why it is not.
+    Refused(String),
+}
+
+/// What a snapshot took.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Taken {
+    /// Microseconds for which the guest stood still.
+    pub pause: u64,
+    /// Bytes of RAM that were not zero.
+    pub memory: u64,
+}
+
+/// The machine's side, on a thread that may wait.
+pub(crate) fn serve(machine: &Machine, stream: &UnixStream, stop: bool) -> io::Result<()> {
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let disks = machine.kept_disks();
+    let count = disks.len() + 2;
+    say(stream, &Wanted { disks })?;
+    let mut files = receive(stream, count)?.into_iter().map(File::from);
+    let (Some(state), Some(memory)) = (files.next(), files.next()) else {
+        return Err(io::ErrorKind::InvalidData.into());
+    };
+    let files = Files { state, memory, disks: files.collect() };
+    if files.disks.len() + 2 != count {
+        return say(stream, &Done::Refused("too few files came: try again".to_owned()));
+    }
+    let done = match machine.snapshot(&files, stop) {
+        Ok(summary) => {
+            let pause = summary.pause.as_micros() as u64;
+            Done::Written(Taken { pause, memory: summary.memory })
+        }
+        Err(error) => Done::Refused(error.to_string()),
+    };
+    say(stream, &done)
+}
+
+/// Takes a snapshot of a machine into a new folder, which appears when all is written and on the disk.
+///
+/// # Errors
+/// The machine refuses, the folder is there already, or the host refuses it: nothing is left of it.
+pub fn take(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError> {
+    let refused = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ServerError::Snapshot { path, source }
+    };
+    if folder.symlink_metadata().is_ok() {
+        return Err(refused(folder)(io::ErrorKind::AlreadyExists.into()));
+    }
+    let beside = beside(folder).ok_or_else(|| refused(folder)(io::ErrorKind::InvalidInput.into()))?;
+    DirBuilder::new().mode(0o700).create(&beside).map_err(refused(folder))?;
+    let written = write(entry, &beside, stop);
+    let whole = written.and_then(|taken| {
+        let place = || -> io::Result<()> {
+            File::open(&beside)?.sync_all()?;
+            fs::rename(&beside, folder)?;
+            File::open(folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
+                .sync_all()
+        };
+        place().map_err(refused(folder)).map(|()| taken)
+    });
+    if whole.is_err() {
+        let _ = fs::remove_dir_all(&beside);
+    }
+    whole
+}
+
+/// Where it grows.
+fn beside(folder: &Path) -> Option<PathBuf> {
+    let name = folder.file_name()?.to_str()?;
+    Some(folder.with_file_name(format!(".{name}.{}", std::process::id())))
+}
+
+fn write(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError> {
+    let refused = |source| ServerError::Snapshot { path: folder.to_owned(), source };
+    let silent = |what: String| ServerError::NoAnswer { id: entry.label().to_owned(), what };
+    let stream = entry.connect()?.upgrade(&format!("/v1/snapshot?stop={stop}"), PROTOCOL)?;
+    let mut lines = BufReader::new(io::Cursor::new(stream.early).chain(&stream.stream));
+    let wanted: Wanted = hear(&mut lines).map_err(|e| silent(e.to_string()))?;
+    let create = |name: &str| File::options().write(true).create_new(true).open(folder.join(name));
+    let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
+    let names = names.into_iter().chain(wanted.disks.iter().map(|&index| file::disk(index)));
+    let files = names.map(|name| create(&name)).collect::<io::Result<Vec<_>>>().map_err(refused)?;
+    keep_initrd(entry, folder).map_err(refused)?;
+    send(&stream.stream, &files).map_err(|e| silent(e.to_string()))?;
+    match hear(&mut lines).map_err(|e| silent(e.to_string()))? {
+        Done::Refused(message) => Err(ServerError::Refused { id: entry.label().to_owned(), message }),
+        Done::Written(taken) => {
+            for file in &files {
+                file.set_permissions(Permissions::from_mode(0o400)).map_err(refused)?;
+                file.sync_all().map_err(refused)?;
+            }
+            Ok(taken)
+        }
+    }
+}
+
+/// A machine's own initrd is gone with its folder.
+fn keep_initrd(entry: &Entry, folder: &Path) -> io::Result<()> {
+    let (from, to) = (entry.path().join(file::INITRD), folder.join(file::INITRD));
+    if from.exists() {
+        fs::copy(from, &to)?;
+        File::open(&to)?.sync_all()?;
+    }
+    Ok(())
+}
+
+fn say(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn hear<T: serde::de::DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
+    let mut line = String::new();
+    lines.take(MAX_LINE).read_line(&mut line)?;
+    if line.is_empty() {
+        return Err(io::Error::other("it has ended"));
+    }
+    Ok(serde_json::from_str(&line)?)
+}
+
+fn send(stream: &UnixStream, files: &[File]) -> io::Result<()> {
+    let descriptors: Vec<_> = files.iter().map(File::as_fd).collect();
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+        return Err(io::Error::other("too many disks"));
+    }
+    sendmsg(stream, &[IoSlice::new(b"\n")], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+fn receive(stream: &UnixStream, most: usize) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    let received = recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut ancillary,
+        RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL,
+    )?;
+    if received.bytes == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let rights = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(files) => Some(files),
+        _ => None,
+    });
+    Ok(rights.flatten().take(most).collect())
+}
