@@ -5,14 +5,10 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
 
 use crate::engine::Shared;
-
-/// How long a stretch goes on before it is looked at whether the mode was left.
-const LOOK: Duration = Duration::from_millis(5);
 
 /// Executes single instructions.
 #[derive(Default)]
@@ -113,11 +109,10 @@ impl CpuIo for Once<'_> {
     }
 }
 
-/// The machine, which from time to time asks to come back.
+/// The machine, which whenever timers are looked at asks to come back: has the mode been left?
 struct Watched<'a> {
     io: &'a dyn CpuIo,
     signals: &'a Signals,
-    until: Instant,
 }
 
 impl CpuIo for Watched<'_> {
@@ -129,9 +124,7 @@ impl CpuIo for Watched<'_> {
 
     fn poll(&self) {
         self.io.poll();
-        if Instant::now() >= self.until {
-            self.signals.set(Signals::EXIT);
-        }
+        self.signals.set(Signals::EXIT);
     }
 }
 
@@ -160,7 +153,7 @@ impl Stretch {
 
     /// Runs for a while. A machine whose vCPU comes out because of that finds nothing to do and lets it go on.
     pub fn run(&mut self, io: &dyn CpuIo) -> Result<VcpuExit, CpuFault> {
-        self.vcpu.run(&Watched { io, signals: &self.signals, until: Instant::now() + LOOK })
+        self.vcpu.run(&Watched { io, signals: &self.signals })
     }
 
     /// Where it is.

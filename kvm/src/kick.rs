@@ -141,12 +141,18 @@ impl Drop for Inside {
     }
 }
 
+/// Nanoseconds that an alarm is ahead at least: a guest whose timer is due all the time has to get on in between.
+const SHORTEST: u64 = 50_000;
+/// At most: guests may ask for years, and the host's clock cannot count that far.
+const LONGEST: u64 = 60_000_000_000;
+
 /// A timer that interrupts the vCPU's thread when its local APIC has a deadline.
 pub struct Alarm {
     clock: Arc<Clock>,
     timer: Option<(libc::timer_t, i32)>,
-    /// The deadline that the timer is set to.
-    set: Option<u64>,
+    deadline: Option<u64>,
+    /// The timer is set to the deadline and has not gone off, as far as is known.
+    is_set: bool,
 }
 
 // SAFETY: the timer's handle is a number of the process.
@@ -155,33 +161,33 @@ unsafe impl Send for Alarm {}
 impl Alarm {
     /// A timer that is off.
     pub fn new(clock: Arc<Clock>) -> Self {
-        Self { clock, timer: None, set: None }
+        Self { clock, timer: None, deadline: None, is_set: true }
     }
 
     /// The deadline has passed.
     #[inline]
     pub fn is_due(&self) -> bool {
-        self.set.is_some_and(|deadline| self.clock.tsc() >= deadline)
+        self.deadline.is_some_and(|deadline| self.clock.tsc() >= deadline)
     }
 
     /// Has `thread` interrupted when the machine's clock reads `deadline`, or a little earlier.
     #[inline]
     pub fn set(&mut self, deadline: Option<u64>, thread: i32) {
-        if self.set != deadline || self.timer.is_some_and(|(_, owner)| owner != thread) {
+        if !self.is_set || self.deadline != deadline || self.timer.is_some_and(|(_, owner)| owner != thread) {
             self.set_slow(deadline, thread);
         }
     }
 
     /// It may have gone off: set it anew.
     pub fn forget(&mut self) {
-        self.set = None;
+        self.is_set = false;
     }
 
     fn set_slow(&mut self, deadline: Option<u64>, thread: i32) {
+        (self.deadline, self.is_set) = (deadline, true);
         let Some(timer) = self.timer_of(thread) else { return };
-        let wait = deadline.map_or(0, |d| self.clock.tsc_to_ns(d.saturating_sub(self.clock.tsc())).max(1));
-        // Guests may ask for years; the host's clock cannot count that far.
-        let wait = wait.min(60_000_000_000);
+        let ahead = |deadline: u64| self.clock.tsc_to_ns(deadline.saturating_sub(self.clock.tsc()));
+        let wait = deadline.map_or(0, |deadline| ahead(deadline).clamp(SHORTEST, LONGEST));
         // SAFETY: an all-zero interval is valid; the timer is ours until it is deleted.
         unsafe {
             let mut value: libc::itimerspec = std::mem::zeroed();
@@ -189,7 +195,6 @@ impl Alarm {
             value.it_value.tv_nsec = (wait % 1_000_000_000) as libc::c_long;
             libc::timer_settime(timer, 0, &raw const value, null_mut());
         }
-        self.set = deadline;
     }
 
     fn timer_of(&mut self, thread: i32) -> Option<libc::timer_t> {

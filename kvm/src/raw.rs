@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use kvm_bindings::{
-    KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_IO, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr,
-    kvm_interrupt, kvm_userspace_memory_region,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr,
+    kvm_interrupt, kvm_run__bindgen_ty_1__bindgen_ty_23 as MsrAccess, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use memory::GuestRam;
@@ -56,8 +56,10 @@ pub fn map(vm: &VmFd, ram: &GuestRam) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Calls `access` for each element of the port access, or string of them, that was the last exit.
-pub fn port_elements(fd: &mut VcpuFd, access: impl FnMut(&mut [u8])) {
+/// Calls `access` with the port and the data of each element of the port access, or string of them, that was the last exit;
+/// true if the guest writes.
+#[inline]
+pub fn port_elements(fd: &mut VcpuFd, mut access: impl FnMut(u16, bool, &mut [u8])) {
     let run = fd.get_kvm_run();
     if run.exit_reason != KVM_EXIT_IO {
         return;
@@ -72,15 +74,28 @@ pub fn port_elements(fd: &mut VcpuFd, access: impl FnMut(&mut [u8])) {
         let start = (&raw mut *run).cast::<u8>().add(io.data_offset as usize);
         std::slice::from_raw_parts_mut(start, bytes)
     };
-    data.chunks_exact_mut(size).for_each(access);
+    let write = u32::from(io.direction) == KVM_EXIT_IO_OUT;
+    data.chunks_exact_mut(size).for_each(|element| access(io.port, write, element));
 }
 
-/// Why KVM gave up, if it did.
-pub fn internal_error(fd: &mut VcpuFd) -> Option<u32> {
-    let run = fd.get_kvm_run();
-    // SAFETY: plain numbers, which mean something if the reason is this one.
-    let suberror = unsafe { run.__bindgen_anon_1.internal.suberror };
-    (run.exit_reason == KVM_EXIT_INTERNAL_ERROR).then_some(suberror)
+/// Address and data of the access to no RAM that was the last exit; true if the guest writes.
+pub fn mmio(fd: &mut VcpuFd) -> (u64, &mut [u8], bool) {
+    // SAFETY: the part of the union that goes with KVM_EXIT_MMIO; plain numbers, whatever the reason was.
+    let access = unsafe { &mut fd.get_kvm_run().__bindgen_anon_1.mmio };
+    let len = access.data.len().min(access.len as usize);
+    (access.phys_addr, &mut access.data[..len], access.is_write != 0)
+}
+
+/// RDMSR or WRMSR, which was the last exit.
+pub fn msr(fd: &mut VcpuFd) -> &mut MsrAccess {
+    // SAFETY: the part of the union that goes with KVM_EXIT_X86_RDMSR and WRMSR; plain numbers, whatever the reason was.
+    unsafe { &mut fd.get_kvm_run().__bindgen_anon_1.msr }
+}
+
+/// Why KVM gave up: KVM_INTERNAL_ERROR_*.
+pub fn internal_error(fd: &mut VcpuFd) -> u32 {
+    // SAFETY: the part of the union that goes with KVM_EXIT_INTERNAL_ERROR; plain numbers, whatever the reason was.
+    unsafe { fd.get_kvm_run().__bindgen_anon_1.internal.suberror }
 }
 
 fn last(call: &'static str) -> Failure {

@@ -1,35 +1,17 @@
 //! Why the guest was left, and what is done about it.
 
 use cpu::x86::msr;
-use cpu::{CpuIo, VcpuExit};
-use kvm_bindings::KVM_INTERNAL_ERROR_EMULATION;
-use kvm_ioctls::VcpuExit as Exit;
+use cpu::{CpuFault, CpuIo, VcpuExit};
+use kvm_bindings::{
+    KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IRQ_WINDOW_OPEN,
+    KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR,
+    KVM_INTERNAL_ERROR_EMULATION,
+};
 
 use super::{KvmVcpu, Next, Outcome};
 use crate::helper::Stretch;
 use crate::kick::Inside;
 use crate::{modes, raw};
-
-/// What to do that needs more of the vCPU than the exit borrows.
-enum Then {
-    Nothing,
-    /// The local APIC may have been written to.
-    LookAtApic,
-    /// The last port access, or a string of them.
-    Ports {
-        port: u16,
-        write: bool,
-    },
-    /// The guest set IA32_TSC_ADJUST.
-    Adjust(u64),
-    Halt,
-    Shutdown,
-    /// KVM could not go on, for this reason of its own.
-    InternalError,
-    /// The task priority is in the shared page.
-    Priority,
-    Unknown(String),
-}
 
 impl KvmVcpu {
     /// Enters the guest and looks at why it was left.
@@ -37,105 +19,105 @@ impl KvmVcpu {
     pub(super) fn enter(&mut self, io: &dyn CpuIo, inside: &Inside) -> Outcome {
         let priority = self.fd.get_kvm_run().cr8;
         self.incomplete = false;
-        let counters = &mut self.counters;
-        let then = match self.fd.run() {
-            Ok(Exit::IoOut(port, _)) => Then::Ports { port, write: true },
-            Ok(Exit::IoIn(port, _)) => Then::Ports { port, write: false },
-            Ok(Exit::MmioRead(addr, data)) => {
-                counters.mmio += 1;
-                in_parts(addr, data.len(), |addr, part| {
-                    if let Some(data) = data.get_mut(part) {
-                        io.mmio_read(addr, data);
-                    }
-                });
-                self.incomplete = true;
-                Then::Nothing
-            }
-            Ok(Exit::MmioWrite(addr, data)) => {
-                counters.mmio += 1;
-                in_parts(addr, data.len(), |addr, part| {
-                    if let Some(data) = data.get(part) {
-                        io.mmio_write(addr, data);
-                    }
-                });
-                self.incomplete = true;
-                Then::LookAtApic
-            }
-            Ok(Exit::X86Rdmsr(exit)) => {
-                counters.msrs += 1;
-                let value = io.apic_msr_read(exit.index);
-                *exit.error = u8::from(value.is_none());
-                *exit.data = value.unwrap_or(0);
-                self.incomplete = true;
-                Then::Nothing
-            }
-            Ok(Exit::X86Wrmsr(exit)) => {
-                counters.msrs += 1;
-                self.incomplete = true;
-                let clock = &self.shared.config.clock;
-                match exit.index {
-                    msr::TSC => Then::Adjust(exit.data.wrapping_sub(clock.tsc())),
-                    msr::TSC_ADJUST => Then::Adjust(exit.data),
-                    number => {
-                        *exit.error = u8::from(!io.apic_msr_write(number, exit.data));
-                        Then::LookAtApic
-                    }
-                }
-            }
-            Ok(Exit::Hlt) => Then::Halt,
-            Ok(Exit::IrqWindowOpen) => {
-                counters.windows += 1;
-                Then::Nothing
-            }
-            Ok(Exit::Intr) => Then::Nothing,
-            Ok(Exit::SetTpr) => Then::Priority,
-            Ok(Exit::Shutdown) => Then::Shutdown,
-            Ok(Exit::InternalError) => Then::InternalError,
-            Ok(other) => Then::Unknown(format!("{other:x?}")),
-            Err(errno) if errno.errno() == libc::EINTR || errno.errno() == libc::EAGAIN => {
-                counters.kicks += 1;
-                // It may have been the alarm, a little early.
-                self.alarm.forget();
-                Then::LookAtApic
-            }
-            Err(errno) => Then::Unknown(errno.to_string()),
-        };
+        let failed = self.fd.run().err();
         let run = self.fd.get_kvm_run();
         self.ready = run.ready_for_interrupt_injection != 0;
-        if run.cr8 != priority {
-            let now = run.cr8 as u8;
-            io.set_task_priority(now);
+        let (reason, cr8) = (run.exit_reason, run.cr8);
+        // The machine knows what the guest did until here before it learns of the exit.
+        if cr8 != priority {
+            io.set_task_priority(cr8 as u8);
         }
-        match then {
-            Then::Nothing | Then::Priority => {}
-            Then::LookAtApic => self.look_at_apic(io, inside),
-            Then::Ports { port, write } => self.ports(io, port, write),
-            Then::Adjust(adjust) => {
-                self.kept.msrs.tsc_adjust = adjust;
-                io.set_tsc_adjust(adjust);
-                let done = self.store_tsc_adjust().and_then(|()| self.follow_clock());
-                done.map_err(|e| self.fault(e.to_string()))?;
+        if self.alarm.is_due() {
+            io.poll();
+            self.look_at_apic(io, inside);
+        }
+        match failed.map(|errno| errno.errno()) {
+            None => self.exit(io, inside, reason),
+            Some(libc::EINTR | libc::EAGAIN) => {
+                self.counters.kicks += 1;
+                // It may have been the alarm, a little early.
+                self.alarm.forget();
                 self.look_at_apic(io, inside);
+                Ok(Next::Enter)
             }
-            Then::Halt => {
+            Some(errno) => {
+                let error = std::io::Error::from_raw_os_error(errno);
+                Err(self.fault(format!("kvm does not run the guest: {error}")))
+            }
+        }
+    }
+
+    #[inline]
+    fn exit(&mut self, io: &dyn CpuIo, inside: &Inside, reason: u32) -> Outcome {
+        match reason {
+            KVM_EXIT_IO => self.ports(io),
+            KVM_EXIT_MMIO => self.mmio(io, inside),
+            KVM_EXIT_X86_RDMSR => {
+                self.counters.msrs += 1;
+                self.incomplete = true;
+                let access = raw::msr(&mut self.fd);
+                let value = io.apic_msr_read(access.index);
+                access.error = u8::from(value.is_none());
+                access.data = value.unwrap_or(0);
+            }
+            KVM_EXIT_X86_WRMSR => self.write_msr(io, inside)?,
+            KVM_EXIT_HLT => {
                 self.counters.halts += 1;
                 self.kept.events.halted = true;
             }
-            Then::Shutdown => return self.shut_down(),
-            Then::InternalError => return self.internal_error(io, inside),
-            Then::Unknown(what) => {
-                return Err(self.fault(format!("kvm left the guest for an unknown reason: {what}")));
-            }
+            KVM_EXIT_IRQ_WINDOW_OPEN => self.counters.windows += 1,
+            KVM_EXIT_INTR | KVM_EXIT_SET_TPR => {}
+            KVM_EXIT_SHUTDOWN => return self.shut_down(),
+            KVM_EXIT_INTERNAL_ERROR => return self.internal_error(io, inside),
+            other => return Err(self.fault(format!("kvm left the guest for a reason unknown here, {other}"))),
         }
         Ok(Next::Enter)
     }
 
+    #[inline]
+    fn mmio(&mut self, io: &dyn CpuIo, inside: &Inside) {
+        self.counters.mmio += 1;
+        self.incomplete = true;
+        let (addr, data, write) = raw::mmio(&mut self.fd);
+        in_parts(addr, data.len(), |addr, part| match data.get_mut(part) {
+            Some(data) if write => io.mmio_write(addr, data),
+            Some(data) => io.mmio_read(addr, data),
+            None => {}
+        });
+        if write {
+            self.look_at_apic(io, inside);
+        }
+    }
+
+    fn write_msr(&mut self, io: &dyn CpuIo, inside: &Inside) -> Result<(), CpuFault> {
+        self.counters.msrs += 1;
+        self.incomplete = true;
+        let access = raw::msr(&mut self.fd);
+        let adjust = match access.index {
+            msr::TSC => Some(access.data.wrapping_sub(self.shared.config.clock.tsc())),
+            msr::TSC_ADJUST => Some(access.data),
+            number => {
+                access.error = u8::from(!io.apic_msr_write(number, access.data));
+                None
+            }
+        };
+        if let Some(adjust) = adjust {
+            access.error = 0;
+            self.kept.msrs.tsc_adjust = adjust;
+            io.set_tsc_adjust(adjust);
+            let done = self.store_tsc_adjust().and_then(|()| self.follow_clock());
+            done.map_err(|e| self.fault(e.to_string()))?;
+        }
+        self.look_at_apic(io, inside);
+        Ok(())
+    }
+
     /// IN or OUT, or several of a string.
     #[inline]
-    fn ports(&mut self, io: &dyn CpuIo, port: u16, write: bool) {
+    fn ports(&mut self, io: &dyn CpuIo) {
         self.counters.ports += 1;
         self.incomplete = true;
-        raw::port_elements(&mut self.fd, |data| {
+        raw::port_elements(&mut self.fd, |port, write, data| {
             if write {
                 io.port_write(port, data);
             } else {
@@ -160,8 +142,8 @@ impl KvmVcpu {
     /// KVM has no way to execute the instruction: the stepper has.
     fn internal_error(&mut self, io: &dyn CpuIo, inside: &Inside) -> Outcome {
         let reason = raw::internal_error(&mut self.fd);
-        if reason != Some(KVM_INTERNAL_ERROR_EMULATION) {
-            return Err(self.fault(format!("kvm gave up (internal error {reason:?}): take --engine dbt")));
+        if reason != KVM_INTERNAL_ERROR_EMULATION {
+            return Err(self.fault(format!("kvm gave up (internal error {reason}): take --engine dbt")));
         }
         self.counters.emulated += 1;
         let next = self.step(io, None)?;

@@ -41,5 +41,5 @@ fn trial(case: Case, kind: &str, engine: Kvm, known: Option<&'static str>) -> Tr
     };
     Trial::test(format!("{} (not on this KVM: {why})", case.name), run)
         .with_kind(kind)
-        .with_ignored_flag(why == emulator::SPINS)
+        .with_ignored_flag([emulator::SPINS, emulator::POINTERS].contains(&why))
 }
