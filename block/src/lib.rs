@@ -24,6 +24,6 @@ pub use format::Format;
 pub use open::{ImageOptions, open, open_with_overlay};
 pub use patient::{Patient, Watcher};
 pub use pool::{Image, Pool};
-pub use qcow2::LayeredImage;
+pub use qcow2::{LayeredImage, temporary_folder};
 pub use raw::RawImage;
 pub use uring::Uring;

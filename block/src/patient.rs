@@ -4,9 +4,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{BlockBackend, Completion, Operation, Request};
@@ -53,7 +54,7 @@ impl Patient {
         let mut patient = Self { shared: shared.clone(), threads: Vec::new() };
         for body in [Shared::retry, Shared::watch] {
             let shared = shared.clone();
-            patient.threads.push(Builder::new().name("disk-wait".to_owned()).spawn(move || body(&shared))?);
+            patient.threads.push(jail::spawn(Kind::Disk, "disk-wait", move || body(&shared))?);
         }
         Ok(patient)
     }

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
+use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 
 use crate::{BlockBackend, Operation, Request};
@@ -62,7 +63,7 @@ impl Pool {
 
     fn grow(&self, threads: &mut Vec<JoinHandle<()>>) -> io::Result<()> {
         let shared = self.shared.clone();
-        threads.push(Builder::new().name(format!("disk{}", threads.len())).spawn(move || shared.work())?);
+        threads.push(jail::spawn(Kind::Disk, format!("disk{}", threads.len()), move || shared.work())?);
         Ok(())
     }
 }

@@ -43,7 +43,8 @@ Exit status:
   3      the guest's CPU stopped: triple fault, or an instruction that is not implemented
   n      with `-- COMMAND`: the command's own (126 cannot be executed, 127 not found, 128+n by
          signal n); otherwise the byte a guest writes to the debug-exit port 0xf4
-  128+n  guesthouse itself was ended by signal n (130 interrupt, 141 no reader, 143 termination)";
+  128+n  guesthouse itself was ended by signal n (130 interrupt, 141 no reader, 143 termination,
+         159 a system call that the jail of its process refuses)";
 
 const RUN_HELP: &str = "\
 Keys, while the terminal belongs to the guest:

@@ -6,9 +6,10 @@ mod input;
 mod output;
 
 use std::sync::Arc;
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use device::CharBackend;
+use jail::Kind;
 use machine::{ConsoleKind, NullBackend, PortBackend};
 use server::Hub;
 
@@ -89,7 +90,7 @@ impl Console {
         self.outputs.push(output.clone());
         let hub = self.hub.clone();
         let drain = move || output.drain(style, &hub, &grant, broken);
-        self.threads.push(Builder::new().name("console-out".into()).spawn(drain)?);
+        self.threads.push(jail::spawn(Kind::Console, "console-out", drain)?);
         Ok(())
     }
 
@@ -144,7 +145,7 @@ impl Console {
         let (input, output) = (self.input.clone(), self.outputs.first().cloned());
         let help = move |text: &str| output.iter().for_each(|output| output.push(text.as_bytes()));
         let push = self.push(serial);
-        Builder::new().name("console-in".into()).spawn(move || input.pump(&push, &quit, &help))?;
+        jail::spawn(Kind::Console, "console-in", move || input.pump(&push, &quit, &help))?;
         Ok(())
     }
 

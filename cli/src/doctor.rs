@@ -53,6 +53,7 @@ struct Report {
     kvm: Kvm,
     engines: Vec<Engine>,
     auto: Auto,
+    jail: jail::Host,
     guests: Guests,
 }
 
@@ -137,6 +138,7 @@ impl Report {
             kvm: Kvm::probe(Path::new("/dev/kvm")),
             engines,
             auto,
+            jail: jail::Host::probe(),
             guests: Guests::of_this_user(),
         }
     }
@@ -169,6 +171,7 @@ impl Report {
             }
         }
         writeln!(out, "auto      {}: {}", self.auto.engine.unwrap_or("none"), self.auto.why)?;
+        writeln!(out, "jail      {}", self.jail)?;
         let packages = self.guests.apt.is_some() && self.guests.dpkg_deb.is_some();
         writeln!(
             out,

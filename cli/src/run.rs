@@ -1,6 +1,7 @@
 //! `guesthouse run`.
 
 mod definition;
+mod jail;
 mod plan;
 mod restore;
 mod status;
@@ -70,6 +71,11 @@ fn live(
         Ok(spec)
     });
     let spec = described.inspect_err(|_| forget(&folder))?;
+    if life.no_jail {
+        eprintln!("{}", jail::NONE);
+    } else {
+        jail::enter(&spec, snapshot, &folder, signals);
+    }
     let vm = Arc::new(Vm::new(folder, status, definition));
     let result = Run { life, background, signals, engine, plan, spec, vm: &vm, snapshot }.run();
     if result.is_err() || !keep {

@@ -5,10 +5,12 @@
 
 use std::mem::MaybeUninit;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::time::Duration;
 
+use jail::Kind;
 use parking_lot::Mutex;
+use rustix::process::{Signal, getpid, kill_process};
 
 use crate::terminal;
 
@@ -23,6 +25,7 @@ pub struct Signals {
     caught: Arc<AtomicI32>,
     action: Arc<Mutex<Option<Action>>>,
     resized: Arc<Mutex<Option<Action>>>,
+    narrow: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -59,12 +62,22 @@ impl Signals {
         Some(self.caught.load(Ordering::SeqCst)).filter(|&s| s != 0)
     }
 
+    /// The thread that watches was there before the process entered its jail: now it keeps what it needs.
+    pub fn narrow(&self) {
+        self.narrow.store(true, Ordering::SeqCst);
+        // Nobody's size has changed; it wakes up.
+        let _ = kill_process(getpid(), Signal::WINCH);
+    }
+
     fn serve(&self, set: &libc::sigset_t) {
         loop {
             let mut number = 0;
             // SAFETY: both point to initialised memory; the signals of `set` are blocked in every thread.
             if unsafe { libc::sigwait(set, &mut number) } != 0 {
                 continue;
+            }
+            if self.narrow.swap(false, Ordering::SeqCst) {
+                jail::narrow(Kind::Signals);
             }
             if number == libc::SIGTSTP {
                 terminal::restore();
@@ -111,7 +124,9 @@ fn signal_set() -> libc::sigset_t {
             // What the parent had us ignore (nohup, background jobs) stays ignored.
             let mut action = MaybeUninit::<libc::sigaction>::zeroed();
             let asked = libc::sigaction(number, std::ptr::null(), action.as_mut_ptr());
-            if asked != 0 || action.assume_init().sa_sigaction != libc::SIG_IGN {
+            // A terminal's size is no signal to ignore; it wakes the thread.
+            let wanted = asked != 0 || number == libc::SIGWINCH;
+            if wanted || action.assume_init().sa_sigaction != libc::SIG_IGN {
                 libc::sigaddset(set.as_mut_ptr(), number);
             }
         }

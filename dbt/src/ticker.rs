@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use cpu::Signals;
+use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 
 /// How late a timer may be.
@@ -42,7 +43,7 @@ impl Ticker {
     pub fn new() -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
-        std::thread::Builder::new().name("dbt-ticker".into()).spawn(move || theirs.run())?;
+        jail::spawn(Kind::Timer, "dbt-ticker", move || theirs.run())?;
         Ok(Self { shared })
     }
 

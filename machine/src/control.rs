@@ -1,8 +1,8 @@
 //! Where the threads of a machine meet: pause, reset, end.
 //!
 //! Every vCPU thread and the timer thread are participants. A request sets what is wanted and kicks all of
-//! them; each comes to [`Control::meet`] at its next boundary and waits there until it may go on. The last to
-//! arrive does what needs everybody to stand still.
+//! them; each comes to [`Control::meet`] at its next boundary and waits there until it may go on. One of them
+//! resets the machine when everybody is there.
 
 use std::fmt;
 use std::sync::Arc;
@@ -114,21 +114,22 @@ impl Control {
         first
     }
 
-    /// A participant is at a boundary. If there is a reset to do, the last to arrive calls `reset`; the
-    /// machine ends if that fails.
-    pub fn meet(&self, reset: impl Fn() -> Result<(), Outcome>) -> Go {
+    /// A participant is at a boundary. The one that brings `reset` calls it when all are there, if there is a reset to
+    /// do; the machine ends if that fails.
+    pub fn meet(&self, reset: Option<&dyn Fn() -> Result<(), Outcome>>) -> Go {
         let mut state = self.state.lock();
         if state.calls_a_meeting() {
             state.waiting += 1;
             self.changed.notify_all();
             while state.outcome.is_none() && (state.paused || state.reset) {
-                // It may also be asked for when all wait already.
-                if state.reset && state.everybody_waits() {
-                    state.reset = false;
-                    state.outcome = reset().err();
-                    self.changed.notify_all();
-                } else {
-                    self.changed.wait(&mut state);
+                match reset {
+                    // It may also be asked for when all wait already.
+                    Some(reset) if state.reset && state.everybody_waits() => {
+                        state.reset = false;
+                        state.outcome = reset().err();
+                        self.changed.notify_all();
+                    }
+                    _ => self.changed.wait(&mut state),
                 }
             }
             state.waiting -= 1;
@@ -206,12 +207,8 @@ mod tests {
 
     use super::*;
 
-    fn no_reset() -> Result<(), Outcome> {
-        Ok(())
-    }
-
     #[test]
-    fn the_last_to_arrive_resets_and_all_go_on() {
+    fn one_resets_when_all_are_there_and_all_go_on() {
         let control = Arc::new(Control::new(3));
         let resets = Arc::new(Mutex::new(0));
         control.act(Action::Reset, false);
@@ -224,7 +221,8 @@ mod tests {
                         *resets.lock() += 1;
                         Ok(())
                     };
-                    control.meet(reset)
+                    // The first to come.
+                    control.meet((i == 0).then_some(&reset))
                 })
             })
             .collect();
@@ -239,7 +237,7 @@ mod tests {
         assert!(!control.stands_still());
         let participant = thread::spawn({
             let control = control.clone();
-            move || control.meet(no_reset)
+            move || control.meet(None)
         });
         assert!(control.wait_paused());
         assert!(control.stands_still() && !participant.is_finished());
@@ -255,10 +253,10 @@ mod tests {
         let participant = thread::spawn({
             let (control, resets) = (control.clone(), resets.clone());
             move || {
-                control.meet(|| {
+                control.meet(Some(&|| {
                     *resets.lock() += 1;
                     Ok(())
-                })
+                }))
             }
         });
         assert!(control.wait_paused());
@@ -274,7 +272,7 @@ mod tests {
         let control = Control::new(1);
         assert!(control.act(Action::DebugExit(7), false));
         assert!(!control.end(Outcome::Stopped));
-        assert_eq!(control.meet(no_reset), Go::End);
+        assert_eq!(control.meet(None), Go::End);
         assert!(matches!(control.wait(), Outcome::DebugExit(7)));
         assert!(!control.wait_paused());
     }
@@ -284,7 +282,7 @@ mod tests {
         let control = Control::new(1);
         control.act(Action::Reset, false);
         let failed = || Err(Outcome::Failed("gone".to_owned()));
-        assert_eq!(control.meet(failed), Go::End);
+        assert_eq!(control.meet(Some(&failed)), Go::End);
         assert!(matches!(control.wait(), Outcome::Failed(_)));
         let control = Control::new(1);
         assert!(control.act(Action::Reset, true));

@@ -3,10 +3,11 @@
 //! on. Weights are the host scheduler's nice values.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use cpu::Signals;
+use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, getpid, getpriority_process, setpriority_process};
 use rustix::thread::gettid;
@@ -167,8 +168,7 @@ impl Machine {
         }
         let shared = self.shared().clone();
         let body = move || shared.governor.run(&shared);
-        state.thread =
-            Some(Builder::new().name("governor".to_owned()).spawn(body).map_err(MachineError::Thread)?);
+        state.thread = Some(jail::spawn(Kind::Timer, "governor", body).map_err(MachineError::Thread)?);
         Ok(())
     }
 }

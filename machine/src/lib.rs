@@ -13,6 +13,7 @@ mod error;
 mod files;
 mod governor;
 mod host;
+mod jail;
 mod limits;
 mod listener;
 mod machine;

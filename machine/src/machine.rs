@@ -11,6 +11,7 @@ use block::{BlockBackend, Patient};
 use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine, Signals, VmConfig};
 use device::Action;
+use jail::Kind;
 use memory::GuestRam;
 use parking_lot::Mutex;
 use virtio::Balloon;
@@ -74,7 +75,12 @@ struct Paused {
 impl Shared {
     /// A participant is at a boundary.
     pub fn meet(&self) -> Go {
-        self.control.meet(|| self.reset().map_err(|e| Outcome::Failed(e.to_string())))
+        self.control.meet(None)
+    }
+
+    /// The same for the one who resets the machine: it reads files, which vCPUs may not.
+    fn meet_for_reset(&self) -> Go {
+        self.control.meet(Some(&|| self.reset().map_err(|e| Outcome::Failed(e.to_string()))))
     }
 
     /// Somebody calls a meeting.
@@ -184,7 +190,8 @@ impl Shared {
     }
 
     fn timer_thread(&self) {
-        while self.meet() != Go::End {
+        jail::narrow(Kind::Board);
+        while self.meet_for_reset() != Go::End {
             self.pc.timers.run();
         }
     }

@@ -8,6 +8,7 @@ use cpu::x86::{cr0, rflags};
 use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
 use device::Action;
 use device::interrupt::LocalApic;
+use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 
 use crate::control::Go;
@@ -101,6 +102,8 @@ impl Slot {
 pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     let runner = Runner { shared, index, slot, io: Io { shared, lapic: &slot.lapic, exits: &slot.exits } };
     shared.governor.enter();
+    let is_kvm = shared.engine.lock().name == "kvm";
+    jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
     while shared.meet() != Go::End {
         if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
             shared.end(outcome);

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use jail::Kind;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl, opcode};
@@ -197,6 +198,7 @@ fn open(name: &str) -> io::Result<OwnedFd> {
 
 impl Network for Tap {
     const NAME: &'static str = "net-tap";
+    const KIND: Kind = Kind::Link;
 
     fn bell(&self) -> Arc<Bell> {
         self.bell.clone()

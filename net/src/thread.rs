@@ -3,8 +3,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
+use jail::Kind;
 use parking_lot::Mutex;
 
 use crate::bell::Bell;
@@ -14,6 +15,8 @@ use crate::{GuestPort, NetBackend};
 pub trait Network: Send + 'static {
     /// The thread's name.
     const NAME: &'static str;
+    /// What it may do.
+    const KIND: Kind;
 
     /// What wakes it.
     fn bell(&self) -> Arc<Bell>;
@@ -67,7 +70,7 @@ impl<N: Network> NetBackend for Threaded<N> {
             }
             network.clear();
         };
-        *self.thread.lock() = Some(Builder::new().name(N::NAME.to_owned()).spawn(body)?);
+        *self.thread.lock() = Some(jail::spawn(N::KIND, N::NAME, body)?);
         Ok(())
     }
 

@@ -7,13 +7,14 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use jail::Kind;
 use rustix::fs::{Mode, OFlags};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf, duplex};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -69,7 +70,7 @@ impl Server {
             }
             runtime.shutdown_background();
         };
-        Ok(Self { vm: vm.clone(), thread: Some(Builder::new().name("api".to_owned()).spawn(body)?) })
+        Ok(Self { vm: vm.clone(), thread: Some(jail::spawn(Kind::Api, "api", body)?) })
     }
 }
 

@@ -2,10 +2,10 @@
 //! may be replaced by another one when it is started again after a failure.
 
 use std::sync::Arc;
-use std::thread::Builder;
 use std::time::Duration;
 
 use agent::protocol::Request;
+use jail::Kind;
 use machine::{EngineKind, Machine, MachineError, MachineSpec};
 use parking_lot::{Condvar, Mutex};
 use tokio::sync::{broadcast, watch};
@@ -173,7 +173,7 @@ impl Vm {
             }
         };
         // It may keep us waiting.
-        if let Err(e) = Builder::new().name("shutdown".to_owned()).spawn(ask) {
+        if let Err(e) = jail::spawn(Kind::Device, "shutdown", ask) {
             tracing::warn!("the host refuses a thread: {e}");
         }
         self.emit(EventKind::PowerButton);

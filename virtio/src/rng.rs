@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use jail::Kind;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::device::read_image;
@@ -24,7 +25,7 @@ impl Rng {
     /// # Errors
     /// The host gives no thread.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { worker: Worker::new("virtio-rng", serve)? })
+        Ok(Self { worker: Worker::new(Kind::Device, "virtio-rng", serve)? })
     }
 }
 

@@ -4,9 +4,10 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 
 /// Without a burst, a bucket holds what comes in this time.
@@ -103,7 +104,7 @@ impl Throttle {
         let mut thread = self.thread.lock();
         if rate.is_limit() && thread.is_none() {
             let alarm = self.alarm.clone();
-            *thread = Some(Builder::new().name("virtio-limit".to_owned()).spawn(move || alarm.run())?);
+            *thread = Some(jail::spawn(Kind::Timer, "virtio-limit", move || alarm.run())?);
         }
         let mut state = self.state.lock();
         state.operations = rate.operations.map(|operations| Bucket::new(operations, None));

@@ -3,9 +3,10 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 
 use device::Spin;
+use jail::Kind;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::{Chain, Queue, Session};
@@ -28,11 +29,12 @@ struct Shared {
 }
 
 impl Worker {
-    /// A thread called `name`.
+    /// A thread called `name`, of this kind.
     ///
     /// # Errors
     /// The host gives none.
     pub fn new(
+        kind: Kind,
         name: &str,
         serve: impl Fn(&Arc<Session>, u16, &InFlight) -> bool + Send + Sync + 'static,
     ) -> io::Result<Self> {
@@ -43,7 +45,7 @@ impl Worker {
             serve: Box::new(serve),
         });
         let theirs = shared.clone();
-        let thread = Builder::new().name(name.to_owned()).spawn(move || theirs.run())?;
+        let thread = jail::spawn(kind, name, move || theirs.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -35,8 +35,7 @@ pub fn serve(host: &Arc<Host>, client: UnixStream, early: &[u8], wait: Duration)
         Err(error) => return say(&client, &Event::Exit(Exit::Failed(STATUS, error.to_string()))),
     };
     let (theirs, writer) = (session.clone(), client.try_clone()?);
-    let thread =
-        std::thread::Builder::new().name("exec".to_owned()).spawn(move || answer(&theirs, &writer))?;
+    let thread = jail::spawn(jail::Kind::Client, "exec", move || answer(&theirs, &writer))?;
     listen(&session, &client, &mut decoder);
     session.close();
     // It ends: its session is over, and a client that takes nothing is sent away.

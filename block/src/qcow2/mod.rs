@@ -253,13 +253,18 @@ pub fn create(
     builder.create_open(DenyImplicitOpenGate::default(), |file| Ok(Qcow2::builder(file).backing(None)))
 }
 
+/// Where disks whose writes are not kept have their files.
+pub fn temporary_folder() -> PathBuf {
+    std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from)
+}
+
 /// A disk like `base`, an image at `path` in this format, that takes writes, until it is dropped: they go into a file without
 /// a name, which says what it is based on, in case somebody copies it.
 ///
 /// # Errors
 /// There is no room for a temporary file.
 pub fn overlay(base: Layers, path: &Path, format: Format) -> Result<(LayeredImage, File), BlockError> {
-    let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let folder = temporary_folder();
     let make = || {
         let file = tempfile::tempfile_in(&folder)?;
         let copy = file.try_clone()?;

@@ -63,6 +63,10 @@ pub struct LifeArguments {
     /// Start the machine again after a failure (any exit status but 0): `on-failure`, with `:N` at most N times.
     #[arg(long, value_name = "WHEN", default_value = "no")]
     pub restart: RestartPolicy,
+    /// Keep all rights: the machine's process is not limited to the files, system calls and capabilities that the machine
+    /// needs. For who looks for a fault of the jail's.
+    #[arg(long)]
+    pub no_jail: bool,
 }
 
 /// Subcommands for machines, each of which is called by its name, its id or the beginning of its id.

@@ -115,16 +115,24 @@ pub(super) fn form(insn: &Instruction) -> Option<&'static Form> {
     made
 }
 
+/// Gets the memory for stubs.
+pub(super) fn prepare() -> Result<(), ArenaError> {
+    FORMS.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).arena().map(|_| ())
+}
+
 impl Forms {
+    fn arena(&mut self) -> Result<&mut Arena, ArenaError> {
+        match &mut self.arena {
+            Some(arena) => Ok(arena),
+            none => Ok(none.insert(Arena::new()?)),
+        }
+    }
+
     fn make(&mut self, insn: &Instruction) -> Result<Option<&'static Form>, ArenaError> {
         let shape = shape(insn);
         let code = if shape.gate == Gate::X87 { emit::x87(insn, &shape) } else { emit::vector(insn, &shape) };
         let Some(code) = code else { return Ok(None) };
-        let arena = match &mut self.arena {
-            Some(arena) => arena,
-            none => none.insert(Arena::new()?),
-        };
-        let entry = arena.add(&code)?;
+        let entry = self.arena()?.add(&code)?;
         // SAFETY: `emit` writes a function of this type, and the arena keeps it for the life of the process.
         let stub = unsafe { std::mem::transmute::<*const std::ffi::c_void, Stub>(entry) };
         Ok(Some(Box::leak(Box::new(Form { stub, ..shape.form() }))))

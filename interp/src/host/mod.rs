@@ -37,8 +37,9 @@ use crate::op::{Done, Op};
 use crate::system;
 
 /// What the host says against executable memory, if anything; no engine that runs guest code on the host CPU can do without.
+/// It is there from then on: threads of guests may be forbidden to ask for some.
 pub fn refusal() -> Option<String> {
-    arena::Arena::new().err().map(|why| why.to_string())
+    form::prepare().err().map(|why| why.to_string())
 }
 
 /// Lowers an instruction for the host CPU. One that the guest's CPU model lacks becomes #UD; false if this

@@ -6,9 +6,10 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
-use std::thread::{Builder, JoinHandle, sleep};
+use std::thread::{JoinHandle, sleep};
 use std::time::Duration;
 
+use jail::Kind;
 use parking_lot::Mutex;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
@@ -78,7 +79,7 @@ impl SocketPort {
         };
         let shared = Arc::new(made().map_err(refused)?);
         let port = Self { shared: shared.clone(), thread: Mutex::default(), file };
-        let thread = Builder::new().name("console-port".to_owned()).spawn(move || shared.run());
+        let thread = jail::spawn(Kind::Socket, "console-port", move || shared.run());
         *port.thread.lock() = Some(thread.map_err(MachineError::Thread)?);
         Ok(port)
     }

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::thread::Builder;
 
 use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine};
+use jail::Kind;
 use memory::GuestRam;
 
 use super::ram::Checksums;
@@ -64,6 +64,11 @@ impl Snapshot {
         let position = position.ok_or_else(|| damaged("it has no checksums of RAM".to_owned()))?;
         let checksums = Checksums::new(&sections.swap_remove(position), header.memory)?;
         Ok(Self { folder: folder.to_owned(), header, sections, checksums })
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What has to be known before there is a machine.
@@ -186,7 +191,7 @@ impl Machine {
                 machine.end(Outcome::Failed(error.to_string()));
             }
         };
-        let thread = Builder::new().name("snapshot-check".to_owned()).spawn(check);
+        let thread = jail::spawn(Kind::Disk, "snapshot-check", check);
         thread.map(drop).map_err(MachineError::Thread)
     }
 }

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jail::Kind;
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
@@ -311,6 +312,7 @@ impl Client {
 
 impl Network for Client {
     const NAME: &'static str = "net-switch";
+    const KIND: Kind = Kind::Link;
 
     fn bell(&self) -> Arc<Bell> {
         self.bell.clone()

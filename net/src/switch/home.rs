@@ -41,6 +41,11 @@ impl Home {
         Self { path: base.join("nets") }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The folder of a switch; it need not be there.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use jail::Kind;
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 
 use super::context::Context;
@@ -61,6 +62,7 @@ impl UserNet {
 
 impl Network for Nat {
     const NAME: &'static str = "net-user";
+    const KIND: Kind = Kind::Net;
 
     fn bell(&self) -> Arc<Bell> {
         self.bell.clone()

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
+use jail::{Access, Jail};
 use machine::MachineSpec;
 use rustix::fs::{FlockOperation, flock};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -126,6 +127,12 @@ impl Folder {
         };
         let text = toml::to_string(spec).map_err(refused)?;
         self.write(file::SPEC, text.as_bytes()).map(drop)
+    }
+
+    /// What its process needs of it and of the folders around it.
+    pub fn allow(&self, jail: &mut Jail) {
+        jail.allow(&self.path, Access::All).allow(&self.registry.root, Access::List);
+        jail.allow(self.registry.vms(), Access::RemoveFolders).allow(self.registry.names(), Access::Remove);
     }
 
     /// Leaves nothing behind.

@@ -8,6 +8,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
+use jail::Kind;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
@@ -62,7 +63,7 @@ pub async fn exec(
             drop(end);
         };
         // Streams wait for each other, so they are not the server's thread's business.
-        match std::thread::Builder::new().name("exec".to_owned()).spawn(serve) {
+        match jail::spawn(Kind::Client, "exec", serve) {
             Ok(_) => drop(ended.await as Result<(), _>),
             Err(e) => tracing::warn!("the host refuses a thread: {e}"),
         }

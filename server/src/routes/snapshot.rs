@@ -6,6 +6,7 @@ use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
+use jail::Kind;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
@@ -47,7 +48,7 @@ pub async fn take(
             }
             drop((end, machine));
         };
-        match std::thread::Builder::new().name("snapshot".to_owned()).spawn(serve) {
+        match jail::spawn(Kind::Api, "snapshot", serve) {
             Ok(_) => drop(ended.await as Result<(), _>),
             Err(e) => tracing::warn!("the host refuses a thread: {e}"),
         }

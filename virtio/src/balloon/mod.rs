@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use device::RestoreError;
+use jail::Kind;
 use memory::{GuestRam, PAGE_SIZE};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -105,9 +106,11 @@ impl Balloon {
     pub fn new() -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let theirs = shared.clone();
-        let worker = Worker::new("virtio-balloon", move |session: &Arc<Session>, index, _: &InFlight| {
-            theirs.serve(session, index)
-        })?;
+        let worker = Worker::new(
+            Kind::Device,
+            "virtio-balloon",
+            move |session: &Arc<Session>, index, _: &InFlight| theirs.serve(session, index),
+        )?;
         Ok(Self { shared, worker })
     }
 

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use ::block::{BlockBackend, SECTOR};
+use jail::Kind;
 
 use crate::device::read_image;
 use crate::queue::total;
@@ -83,7 +84,7 @@ impl Blk {
         let disk = Arc::new(Disk { backend, serial, warned: Arc::default() });
         let throttle = Arc::new(Throttle::default());
         let theirs = throttle.clone();
-        let worker = Worker::new("virtio-blk", move |session, index, in_flight| {
+        let worker = Worker::new(Kind::Disk, "virtio-blk", move |session, index, in_flight| {
             serve(&disk, &theirs, session, index, in_flight)
         })?;
         let (bell, bits) = (worker.bell(), (0..queues.len() as u16).fold(0, |all, q| all | Worker::bit(q)));

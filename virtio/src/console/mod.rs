@@ -16,6 +16,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use device::{NullBackend, RestoreError};
+use jail::Kind;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -171,9 +172,11 @@ impl Console {
             queues.resize(2 + 2 * ports.0.len(), QUEUE_SIZE);
         }
         let theirs = ports.clone();
-        let worker = Worker::new("virtio-console", move |session: &Arc<Session>, queue, _: &InFlight| {
-            theirs.serve(session, queue)
-        })?;
+        let worker = Worker::new(
+            Kind::Device,
+            "virtio-console",
+            move |session: &Arc<Session>, queue, _: &InFlight| theirs.serve(session, queue),
+        )?;
         for (id, port) in ports.existing() {
             let input = Role::input_of(id);
             let bits = [input, input + 1, 2].map(Worker::bit).iter().fold(0, |all, bit| all | bit);

@@ -7,6 +7,7 @@ mod request;
 use std::io;
 use std::sync::Arc;
 
+use jail::Kind;
 use share::Share;
 
 use crate::device::read_image;
@@ -43,7 +44,8 @@ impl Fs {
             *byte = value;
         }
         let theirs = share.clone();
-        let worker = Worker::new("virtio-fs", move |session, index, _| serve(&theirs, session, index))?;
+        let worker =
+            Worker::new(Kind::Share, "virtio-fs", move |session, index, _| serve(&theirs, session, index))?;
         Ok(Self { share, config, worker })
     }
 }

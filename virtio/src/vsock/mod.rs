@@ -16,9 +16,10 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use jail::Kind;
 use parking_lot::{Mutex, MutexGuard};
 use rustix::io::Errno;
 
@@ -80,7 +81,7 @@ impl Vsock {
         let shared =
             Arc::new(Shared { poller, host, session: Mutex::default(), hub, end: AtomicBool::new(false) });
         let theirs = shared.clone();
-        let thread = Builder::new().name("virtio-vsock".to_owned()).spawn(move || theirs.run())?;
+        let thread = jail::spawn(Kind::Socket, "virtio-vsock", move || theirs.run())?;
         Ok(Self { cid, shared, thread: Some(thread) })
     }
 }

@@ -1,0 +1,187 @@
+//! The jail of a machine's process, seen from outside: what the kernel says of each of its threads while everything that a
+//! machine can do is being done. All other tests run in it as well; what it forbids is tried in crate `jail`.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use common::{SLEEP, guesthouse, multiboot_kernel, print};
+
+/// What the kernel says of a thread: its name, and some numbers by their names.
+struct Thread {
+    name: String,
+    status: String,
+}
+
+impl Thread {
+    fn all(pid: u32) -> Vec<Self> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let read = |file: &Path| fs::read_to_string(file).unwrap_or_default();
+        let thread = |task: fs::DirEntry| Self {
+            name: read(&task.path().join("comm")).trim().to_owned(),
+            status: read(&task.path().join("status")),
+        };
+        // One may end meanwhile.
+        tasks.flatten().map(thread).filter(|thread| !thread.status.is_empty()).collect()
+    }
+
+    fn field(&self, key: &str) -> &str {
+        let line = self.status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {key} in {}", self.status)).trim()
+    }
+
+    fn number(&self, key: &str) -> u32 {
+        self.field(key).parse().unwrap()
+    }
+}
+
+/// Programs of the process that wait for its list and its answer to clone3, and at least one more for a kind of thread.
+const OF_PROCESS: u32 = 2;
+
+#[test]
+fn every_thread_is_limited_while_a_machine_does_all_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let user = |arguments: &[&str]| {
+        let mut command = guesthouse(arguments);
+        command.env("XDG_RUNTIME_DIR", folder.path()).stdin(Stdio::null());
+        command
+    };
+    let ok = |arguments: &[&str]| {
+        let output = user(arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), error.as_str()), (Some(0), ""), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, size) in [("a.qcow2", "64M"), ("b.raw", "16M"), ("c.raw", "16M")] {
+        ok(&["image", "create", &path(name), size]);
+    }
+    fs::create_dir(path("share")).unwrap();
+    ok(&["net", "create", "lan"]);
+    let (share, port) = (format!("{}:s", path("share")), format!("p={}", path("p.sock")));
+    let capture = format!("user,capture={}", path("frames"));
+    let (qcow2, snapshot) = (path("a.qcow2"), format!("{},snapshot", path("c.raw")));
+    let devices =
+        ["--disk", &qcow2, "--disk", &path("b.raw"), "--disk", &snapshot, "--share", &share, "--port", &port];
+    let more = [
+        "--net",
+        &capture,
+        "--net",
+        "lan,name=m",
+        "--vsock",
+        &path("v.sock"),
+        "--cpus",
+        "2",
+        "--cpu-cap",
+        "1.5",
+    ];
+    let run = ["run", "-d", "--name", "m", "--memory", "256M", "--cpu-weight", "90"];
+    ok(&[&run[..], &devices, &more].concat());
+    // Everybody has something to do.
+    let script = "for i in $(seq 100); do test -e /dev/virtio-ports/p && test -d /mnt/s && ip route | grep -q default && break; \
+                  sleep 0.1; done; cd /mnt/s && echo x >a && ln a b && rm a; \
+                  for d in a b c; do dd if=/dev/urandom of=/dev/vd$d bs=64k count=8 2>/dev/null; done; sync; \
+                  ping -c1 10.0.2.2 >/dev/null; nslookup example.com >/dev/null 2>&1; echo p >/dev/virtio-ports/p; echo done";
+    // Who writes to a port waits for somebody who reads it.
+    let mut client = UnixStream::connect(path("p.sock")).unwrap();
+    assert_eq!(ok(&["exec", "m", "--", "sh", "-c", script]), "done\n");
+    let mut said = [0; 2];
+    client.read_exact(&mut said).unwrap();
+    assert_eq!(&said, b"p\n");
+    ok(&["limit", "m", "disk0,iops=5000", "--cpu-weight", "80"]);
+    for command in ["pause", "resume", "stats", "inspect"] {
+        let arguments: &[&str] =
+            if command == "stats" { &["stats", "--no-stream", "m"] } else { &[command, "m"] };
+        ok(arguments);
+    }
+
+    let status = fs::read_to_string(folder.path().join("guesthouse/names/m/status.json")).unwrap();
+    let pid = status.split("\"pid\": ").nth(1).unwrap().split(',').next().unwrap().parse().unwrap();
+    let threads = Thread::all(pid);
+    let names: Vec<_> = threads.iter().map(|thread| thread.name.as_str()).collect();
+    let machine =
+        ["signals", "vcpu0", "vcpu1", "timers", "governor", "api", "console-out", "virtio-blk", "virtio-fs"];
+    let devices = [
+        "net-user",
+        "net-switch",
+        "virtio-vsock",
+        "console-port",
+        "virtio-console",
+        "virtio-rng",
+        "virtio-limit",
+    ];
+    for name in machine.into_iter().chain(devices) {
+        assert!(names.contains(&name), "no {name} in {names:?}");
+    }
+    for thread in &threads {
+        let (name, filters) = (&thread.name, thread.number("Seccomp_filters"));
+        assert_eq!((thread.number("Seccomp"), thread.number("NoNewPrivs")), (2, 1), "{name}");
+        let is_main = thread.field("Pid") == thread.field("Tgid");
+        assert_eq!(filters > OF_PROCESS, !is_main, "{name}: {filters} programs");
+    }
+    ok(&["rm", "--force", "m"]);
+    ok(&["net", "rm", "lan"]);
+    assert!(!folder.path().join("guesthouse/names/m").exists());
+}
+
+#[test]
+fn who_wants_no_jail_is_told_what_that_means() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = multiboot_kernel(folder.path(), &[&print("up")[..], &SLEEP].concat());
+    let arguments = ["run", "--memory", "16M", "--no-jail", "--kernel", kernel.to_str().unwrap()];
+    let mut child = guesthouse(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut up = [0; 2];
+    child.stdout.as_mut().unwrap().read_exact(&mut up).unwrap();
+    for thread in Thread::all(child.id()) {
+        assert_eq!((thread.number("Seccomp"), thread.number("NoNewPrivs")), (0, 0), "{}", thread.name);
+    }
+    child.kill().unwrap();
+    let error = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
+    assert!(error.contains("--no-jail: ") && error.lines().count() == 1, "{error}");
+}
+
+/// The guest resets itself after a key. Meanwhile its kernel's name has become a link to another file.
+#[test]
+fn a_path_that_leads_elsewhere_by_now_leads_nowhere() {
+    // mov dx, 0x3fd; wait: in al, dx; test al, 1; jz wait; mov dl, 0xf8; in al, dx; mov al, 0xfe; out 0x64, al
+    let key =
+        [0x66, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xfb, 0xb2, 0xf8, 0xec, 0xb0, 0xfe, 0xe6, 0x64];
+    for jail in [true, false] {
+        let [first, second] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let kernel = multiboot_kernel(first.path(), &[&print("1")[..], &key, &SLEEP].concat());
+        // It ends by the debug-exit port: mov al, 9; out 0xf4, al.
+        let other = multiboot_kernel(second.path(), &[&print("2")[..], &[0xb0, 9, 0xe6, 0xf4]].concat());
+        let mut arguments = vec!["run", "--memory", "16M", "--kernel", kernel.to_str().unwrap()];
+        arguments.extend((!jail).then_some("--no-jail"));
+        let mut child = piped(&arguments).spawn().unwrap();
+        let mut said = [0];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        fs::remove_file(&kernel).unwrap();
+        std::os::unix::fs::symlink(other, &kernel).unwrap();
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        let output = child.wait_with_output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        if !jail || !has_landlock() {
+            assert_eq!((output.status.code(), &output.stdout[..]), (Some(9), &b"2"[..]), "{error}");
+        } else {
+            assert_eq!((output.status.code(), &output.stdout[..]), (Some(1), &b""[..]), "{error}");
+            assert!(error.contains("cannot be read (Permission denied"), "{error}");
+        }
+    }
+}
+
+fn piped(arguments: &[&str]) -> Command {
+    let mut command = guesthouse(arguments);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn has_landlock() -> bool {
+    let output = guesthouse(&["doctor", "--json"]).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().contains("\"landlock_missing\": null")
+}
