@@ -2,6 +2,7 @@
 //!
 //! Knows no machine. Requests name memory by [`Buffers`] and answer by a callback, from any thread.
 
+pub mod archive;
 mod backend;
 mod buffers;
 mod error;

@@ -30,8 +30,9 @@ pub enum ImageAction {
         /// That image's format, which goes into the new one's header.
         #[arg(long, short = 'F', value_name = "FORMAT", value_parser = one_of::<Format>(Format::NAMES))]
         backing_format: Option<Format>,
-        /// Folder, or tar archive where mke2fs takes one, whose content is to be on the disk, in one ext4 file system.
-        #[arg(long, value_name = "FOLDER", conflicts_with_all = ["backing", "format"])]
+        /// Folder or tar archive (also packed by gzip, xz or zstd) whose content is to be on the disk, in one ext4 file system.
+        /// Owners, modes and devices are those that the archive tells, also for an ordinary user.
+        #[arg(long, value_name = "SOURCE", conflicts_with_all = ["backing", "format"])]
         from: Option<PathBuf>,
         /// The image.
         file: PathBuf,
@@ -134,8 +135,8 @@ fn new_size(text: &str) -> Result<NewSize, String> {
 /// Does it; the exit status.
 pub fn run(action: &ImageAction, signals: &Signals) -> anyhow::Result<u8> {
     match action {
-        ImageAction::Create { target, from: Some(folder), file, size, .. } => {
-            tools::create_ext4(folder, file, *size, target.force)?;
+        ImageAction::Create { target, from: Some(source), file, size, .. } => {
+            tools::create_ext4(source, file, *size, target.force)?;
         }
         ImageAction::Create { target, backing, backing_format, file, size, .. } => {
             let mut options = target.options(file);

@@ -2,6 +2,7 @@
 
 mod acpi;
 mod agent;
+mod archive;
 mod balloon;
 mod console;
 mod control;
@@ -57,6 +58,7 @@ pub const TARGETS: &[Target] = &[
     net::CARD,
     switch::SWITCH,
     image::QCOW2,
+    archive::ARCHIVE,
     disk::SYSTEM,
     control::API,
     share::SHARE,
