@@ -13,10 +13,11 @@ use sha2::{Digest, Sha256};
 use crate::apt::run;
 use crate::cache::{WorkFolder, lock, sync_folder, write_durably};
 use crate::catalogue::hex;
-use crate::{Cache, Cancel, DiskEntry, GuestError, Step};
+use crate::{Cache, Cancel, DiskEntry, GuestError, Step, rootless};
 
 const IMAGE: &str = "root.img";
 const MANIFEST: &str = "disk.json";
+const MMDEBSTRAP: &str = "mmdebstrap";
 /// What is done to the installed system.
 const SCRIPT: &str = include_str!("../root.sh");
 
@@ -114,7 +115,7 @@ fn install(entry: &DiskEntry, work: &Path, cancel: &Cancel) -> Result<(), GuestE
     fs::write(&agent, agent::PROGRAM)
         .and_then(|()| fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)))
         .map_err(GuestError::io("write", &agent))?;
-    let mut command = tool("mmdebstrap");
+    let mut command = tool(MMDEBSTRAP);
     command.args(["--variant=minbase", "--aptopt=APT::Install-Recommends \"false\""]);
     command.arg(format!("--include={}", entry.packages.join(",")));
     let path = agent.display().to_string();
@@ -123,7 +124,7 @@ fn install(entry: &DiskEntry, work: &Path, cancel: &Cancel) -> Result<(), GuestE
     command
         .arg(format!("--customize-hook=copy-out /image /packages {}", quoted(&work.display().to_string())));
     command.args([&entry.suite, "/dev/null"]);
-    finish(command, "mmdebstrap", entry, cancel)
+    finish(command, MMDEBSTRAP, entry, cancel)
 }
 
 /// Gives the image its size, and brings it to the disk.
@@ -162,6 +163,10 @@ fn finish(
     })?;
     if run.status.success() {
         return Ok(());
+    }
+    // mmdebstrap knows other ways, but those who have no way at all are to be told of this one.
+    if let (MMDEBSTRAP, Some(fact)) = (program, rootless::missing()) {
+        return Err(GuestError::Rootless { guest: entry.name.clone(), fact });
     }
     let fact = run.fact.unwrap_or_else(|| format!("{program} ended with {}", run.status));
     Err(GuestError::Install { guest: entry.name.clone(), fact })

@@ -52,6 +52,16 @@ pub enum GuestError {
         /// What went wrong, on one line.
         fact: String,
     },
+    /// The host does not let an ordinary user install a whole system.
+    #[error(
+        "guest '{guest}' cannot be built by an ordinary user: {fact} (as root, once), or boot an image of yours with --disk FILE"
+    )]
+    Rootless {
+        /// The guest that was to be built.
+        guest: String,
+        /// What is missing, and what adds it.
+        fact: String,
+    },
     /// The package manager failed.
     #[error(
         "package {package}: {fact}; check the network, the free disk space and the host's package sources, or {REMEDY}"

@@ -14,6 +14,7 @@ mod error;
 mod initramfs;
 mod line;
 mod programs;
+mod rootless;
 mod session;
 
 pub use cache::{Built, Cache, Cancel, FileRecord, Manifest, PackageRecord, Step};
