@@ -1,6 +1,7 @@
 //! Machines that run or did: listed, looked at, told what to do. Each is a folder and a socket (`server`).
 
 mod args;
+mod clone;
 mod console;
 mod cp;
 pub mod detach;
@@ -37,6 +38,7 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         LifeAction::Snapshot { machine, folder, stop, json } => {
             snapshot::run(&registry, machine, folder, *stop, *json).map(|()| 0)
         }
+        LifeAction::Clone(arguments) => clone::run(&registry, arguments).map(|()| 0),
         LifeAction::Stop { machines, timeout } => {
             power::each(machines, |name| power::stop(&registry, name, *timeout))
         }

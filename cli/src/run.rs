@@ -1,6 +1,7 @@
 //! `guesthouse run`.
 
 mod definition;
+mod identity;
 mod jail;
 mod plan;
 mod restore;
@@ -140,8 +141,8 @@ impl Run<'_> {
         connected.context(NO_THREAD)?;
         console.open_to_clients(plan.style, typist(vm));
         let server = Server::start(vm)?;
-        if self.background {
-            detach::report(&vm.status().id)?;
+        if self.snapshot.is_some() {
+            identity::renew(&machine, &vm.status());
         }
         let (status, outcome) = self.live(machine, &backends, &reasons, &console);
         // Clients get everything the guest has said, then the news.
@@ -150,6 +151,14 @@ impl Run<'_> {
         drop(server);
         drop(raw);
         Ok(status)
+    }
+
+    /// Whoever waits for a machine in the background may ask it for something from now on.
+    fn report(&self, reported: &mut bool) -> Result<(), String> {
+        if std::mem::replace(reported, true) {
+            return Ok(());
+        }
+        detach::report(&self.vm.status().id).map_err(|e| e.to_string())
     }
 
     fn make(&self, backends: &Backends) -> Result<Arc<Machine>, MachineError> {
@@ -167,14 +176,16 @@ impl Run<'_> {
         let command = !self.spec.command.is_empty();
         let mut restarts = Restarts::default();
         let mut machine = Ok(machine);
+        let mut reported = !self.background;
         loop {
             let began = Instant::now();
             let outcome = match &machine {
                 Ok(machine) if self.vm.attach(machine) => {
                     console.has_room();
-                    match machine.start() {
+                    let started = machine.start().map_err(|e| e.to_string());
+                    match started.and_then(|()| self.report(&mut reported)) {
                         Ok(()) => machine.wait(),
-                        Err(e) => Outcome::Failed(e.to_string()),
+                        Err(e) => Outcome::Failed(e),
                     }
                 }
                 Ok(_) => Outcome::Stopped,

@@ -168,3 +168,36 @@ fn who_dies_in_the_midst_of_a_snapshot_leaves_none() {
         world.ok(&["restore", "-d", "--check", "snap"]);
     }
 }
+
+#[test]
+fn copies_of_a_guest_at_work_are_others_and_it_is_unharmed() {
+    let world = World::new();
+    let kept = format!("{},snapshot,format=raw", disk(&world.path("kept.raw")));
+    let run = ["run", "-d", "--name", "a", "--cpus", "2", "--memory", "128M"];
+    world.ok(&[&run[..], &["--disk", &kept, "--net", "user"]].concat());
+    world.exec("a", "echo one | dd of=/dev/vda conv=fsync 2>/dev/null; hostname first");
+    world.exec("a", WORK);
+    let ids = world.ok(&["clone", "a", "--count", "2", "--name", "copy", "--rm"]);
+    assert_eq!(ids.lines().count(), 2, "{ids}");
+    world.exec("a", "echo two | dd of=/dev/vda conv=fsync 2>/dev/null");
+    let sum = world.exec("a", SUM);
+    for name in ["copy-1", "copy-2"] {
+        assert_eq!(world.exec(name, SUM), sum);
+        assert_eq!(world.exec(name, "head -c 3 /dev/vda"), "one");
+        world.exec(name, &format!("echo {name} | dd of=/dev/vda conv=fsync 2>/dev/null"));
+        // The agent is told while the guest works.
+        world.exec(
+            name,
+            &format!("for i in $(seq 100); do test $(hostname) = {name} && exit; sleep 0.1; done; exit 1"),
+        );
+    }
+    assert_eq!(world.exec("a", "head -c 3 /dev/vda; hostname"), "twofirst\n");
+    // What cannot be copied.
+    for command in [&["snapshot", "copy-1", "snap"][..], &["clone", "copy-1"]] {
+        assert!(world.refused(command).contains("the machine is a copy"));
+    }
+    let own = format!("{},format=raw", disk(&world.path("own.raw")));
+    world.ok(&["run", "-d", "--name", "b", "--memory", "96M", "--disk", &own]);
+    assert!(world.refused(&["clone", "b"]).contains("own.raw, which a copy cannot share"));
+    world.holds(&["kept.raw", "own.raw"]);
+}

@@ -7,6 +7,7 @@ use block::tools::info;
 use jail::{Access, Jail, Kind};
 use net::switch::Home;
 
+use crate::snapshot::file::INHERITED;
 use crate::{DiskSpec, MachineSpec, NetSpec};
 
 /// Threads that every machine has.
@@ -57,7 +58,10 @@ impl MachineSpec {
 
 fn allow_disk(jail: &mut Jail, disk: &DiskSpec) {
     let writable = !disk.readonly && !disk.snapshot;
-    jail.allow(&disk.path, if writable { Access::Write } else { Access::Read });
+    // A file without a name is this process's anyway, and no rule can be about it.
+    if !disk.path.starts_with(INHERITED) {
+        jail.allow(&disk.path, if writable { Access::Write } else { Access::Read });
+    }
     if disk.snapshot {
         jail.allow(block::temporary_folder(), Access::Files);
     }

@@ -5,11 +5,11 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use crate::PAGE_SIZE;
 
@@ -18,14 +18,31 @@ const THERE: u64 = 0b11 << 62;
 
 /// Behind the private mappings of guest RAM.
 pub struct Content {
-    file: Option<Arc<File>>,
+    /// The file, if there is one.
+    file: RwLock<Option<Arc<File>>>,
     /// Which pages were written or read. Opened early, since a jail may have no /proc; without it, all may have been.
     pagemap: Option<File>,
 }
 
 impl Content {
     pub fn new(file: Option<Arc<File>>) -> Self {
-        Self { file, pagemap: File::open("/proc/self/pagemap").ok() }
+        Self { file: RwLock::new(file), pagemap: File::open("/proc/self/pagemap").ok() }
+    }
+
+    fn file(&self) -> Option<Arc<File>> {
+        self.file.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// From now on the file's content is in pages that nobody writes: that of `len` bytes from `offset` on at `host`.
+    ///
+    /// # Safety
+    /// They are a whole mapping of guest RAM, in which only atomics are referred to.
+    pub unsafe fn map(&self, file: &Arc<File>, host: *mut u8, len: usize, offset: u64) -> io::Result<()> {
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        // SAFETY: the caller's word; what is replaced is a mapping of the same kind.
+        unsafe { mmap(host.cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags, file, offset) }?;
+        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
+        Ok(())
     }
 
     /// The pages hold zeros and take no memory.
@@ -33,7 +50,7 @@ impl Content {
     /// # Safety
     /// They are whole pages of a mapping of guest RAM, in which only atomics are referred to.
     pub unsafe fn forget(&self, host: *mut u8, len: usize) -> io::Result<()> {
-        if self.file.is_none() {
+        if self.file().is_none() {
             // SAFETY: the caller's word; the mapping is private and anonymous.
             return Ok(unsafe { madvise(host.cast(), len, Advice::LinuxDontNeed) }?);
         }
@@ -62,8 +79,8 @@ impl Content {
         for (page, entry) in pages.iter_mut().zip(entries.as_chunks().0) {
             *page = u64::from_le_bytes(*entry) & THERE != 0;
         }
-        if let Some(file) = &self.file {
-            add_data(file, offset, pages);
+        if let Some(file) = self.file() {
+            add_data(&file, offset, pages);
         }
     }
 }

@@ -214,6 +214,21 @@ impl GuestRam {
         resident
     }
 
+    /// Pages that are not written from now on are the file's, which holds what is in RAM, one range behind the other: whoever
+    /// else maps it shares them. Nobody uses RAM meanwhile.
+    ///
+    /// # Errors
+    /// The host refuses it. Ranges before the one that was refused are the file's.
+    pub fn share_with(&self, file: File) -> Result<(), MemoryError> {
+        let file = Arc::new(file);
+        for Block { range, host, offset, .. } in &self.blocks {
+            // SAFETY: a whole mapping of `self.mmap`'s, of which nobody has Rust references but to atomics.
+            let mapped = unsafe { self.content.map(&file, host.as_ptr(), range.len as usize, *offset) };
+            mapped.map_err(|source| MemoryError::Map { size: range.len, source })?;
+        }
+        Ok(())
+    }
+
     /// Says of each of the pages from `addr` on, which are RAM throughout, whether it may hold anything but zeros.
     ///
     /// # Errors
@@ -417,6 +432,36 @@ mod tests {
         }
         ram.discard(0x1001, 0x1ffe).unwrap();
         assert_eq!(ram.load_u8(0x2000), Some(7), "no whole page");
+    }
+
+    #[test]
+    fn a_files_content_is_there_until_it_is_written_or_discarded() {
+        const LEN: u64 = 16 << 20;
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(LEN).unwrap();
+        for at in [0x3000, 0x10_0000, 0x10_1000] {
+            std::os::unix::fs::FileExt::write_all_at(&file, &[7; 0x1000], at).unwrap();
+        }
+        let ram = GuestRam::from_file(LEN, file.try_clone().unwrap()).unwrap();
+        let other = GuestRam::new(LEN).unwrap();
+        other.share_with(file.try_clone().unwrap()).unwrap();
+        for ram in [ram, other] {
+            ram.write(0x5000, &[9]).unwrap();
+            ram.write(0x3000, &[9]).unwrap();
+            let mut pages = [false; 16];
+            ram.look(0, &mut pages).unwrap();
+            let there: Vec<usize> = (0..16).filter(|&page| pages[page]).collect();
+            assert_eq!(there, [3, 5]);
+            ram.look(0x10_0000, &mut pages).unwrap();
+            assert_eq!(pages[..3], [true, true, false]);
+            ram.discard(0x10_0000, 0x1000).unwrap();
+            assert_eq!(
+                [0x3000, 0x3001, 0x10_0000, 0x10_1000].map(|at| ram.load_u8(at)),
+                [9, 7, 0, 7].map(Some)
+            );
+            assert!(ram.look(LEN - 0x1000, &mut pages).is_err());
+        }
+        assert!(matches!(GuestRam::from_file(LEN + 0x1000, file), Err(MemoryError::ShortFile { .. })));
     }
 
     #[test]

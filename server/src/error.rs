@@ -75,6 +75,9 @@ pub enum ServerError {
         /// What the host said.
         source: io::Error,
     },
+    /// Files for a machine's state.
+    #[error("there is no place for the machine's state ({0}): see to room and permissions")]
+    Files(io::Error),
     /// The host refuses a socket or a thread.
     #[error("the control socket cannot be served ({0}): raise the host's limits of tasks and files")]
     Host(#[from] io::Error),

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::Machine;
-use machine::snapshot::{Files, file};
+use machine::snapshot::{After, Files, file};
+use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -57,7 +58,7 @@ pub struct Taken {
 }
 
 /// The machine's side, on a thread that may wait.
-pub(crate) fn serve(machine: &Machine, stream: &UnixStream, stop: bool) -> io::Result<()> {
+pub(crate) fn serve(machine: &Machine, stream: &UnixStream, after: After) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let disks = machine.kept_disks();
@@ -71,7 +72,7 @@ pub(crate) fn serve(machine: &Machine, stream: &UnixStream, stop: bool) -> io::R
     if files.disks.len() + 2 != count {
         return say(stream, &Done::Refused("too few files came: try again".to_owned()));
     }
-    let done = match machine.snapshot(&files, stop) {
+    let done = match machine.snapshot(&files, after) {
         Ok(summary) => {
             let pause = summary.pause.as_micros() as u64;
             Done::Written(Taken { pause, memory: summary.memory })
@@ -119,25 +120,71 @@ fn beside(folder: &Path) -> Option<PathBuf> {
 
 fn write(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError> {
     let refused = |source| ServerError::Snapshot { path: folder.to_owned(), source };
-    let silent = |what: String| ServerError::NoAnswer { id: entry.label().to_owned(), what };
-    let stream = entry.connect()?.upgrade(&format!("/v1/snapshot?stop={stop}"), PROTOCOL)?;
-    let mut lines = BufReader::new(io::Cursor::new(stream.early).chain(&stream.stream));
-    let wanted: Wanted = hear(&mut lines).map_err(|e| silent(e.to_string()))?;
     let create = |name: &str| File::options().write(true).create_new(true).open(folder.join(name));
-    let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
-    let names = names.into_iter().chain(wanted.disks.iter().map(|&index| file::disk(index)));
-    let files = names.map(|name| create(&name)).collect::<io::Result<Vec<_>>>().map_err(refused)?;
-    keep_initrd(entry, folder).map_err(refused)?;
-    send(&stream.stream, &files).map_err(|e| silent(e.to_string()))?;
-    match hear(&mut lines).map_err(|e| silent(e.to_string()))? {
+    let (files, taken) = ask(entry, &format!("stop={stop}"), |disks| {
+        keep_initrd(entry, folder)?;
+        let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
+        names
+            .into_iter()
+            .chain(disks.iter().map(|&index| file::disk(index)))
+            .map(|name| create(&name))
+            .collect()
+    })?;
+    for file in &files {
+        file.set_permissions(Permissions::from_mode(0o400)).map_err(refused)?;
+        file.sync_all().map_err(refused)?;
+    }
+    Ok(taken)
+}
+
+/// A machine's state in memory, for copies: files without names, which processes that are started inherit.
+#[derive(Debug)]
+pub struct Copied {
+    /// State, RAM, and changes of disks.
+    pub files: Vec<File>,
+    /// Places of those disks in the definition.
+    pub disks: Vec<usize>,
+    /// The initrd, or nothing.
+    pub initrd: File,
+    /// What it took.
+    pub taken: Taken,
+}
+
+/// Takes a machine's state, with which it shares the RAM that neither it nor its copies write.
+///
+/// # Errors
+/// The machine refuses, or the host has no memory.
+pub fn copy(entry: &Entry) -> Result<Copied, ServerError> {
+    let make = |name: &str| memfd_create(name, MemfdFlags::empty()).map(File::from);
+    let mut initrd = make(file::INITRD).map_err(io::Error::from)?;
+    if let Ok(mut own) = File::open(entry.path().join(file::INITRD)) {
+        io::copy(&mut own, &mut initrd)?;
+    }
+    let mut places = Vec::new();
+    let (files, taken) = ask(entry, "share=true", |disks| {
+        places = disks.to_vec();
+        let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
+        let names = names.into_iter().chain(disks.iter().map(|&index| file::disk(index)));
+        Ok(names.map(|name| make(&name)).collect::<Result<_, _>>()?)
+    })?;
+    Ok(Copied { files, disks: places, initrd, taken })
+}
+
+/// Has the machine write itself into files that are opened when it has said which disks' changes it has to keep.
+fn ask(
+    entry: &Entry,
+    query: &str,
+    open: impl FnOnce(&[usize]) -> io::Result<Vec<File>>,
+) -> Result<(Vec<File>, Taken), ServerError> {
+    let silent = |e: io::Error| ServerError::NoAnswer { id: entry.label().to_owned(), what: e.to_string() };
+    let stream = entry.connect()?.upgrade(&format!("/v1/snapshot?{query}"), PROTOCOL)?;
+    let mut lines = BufReader::new(io::Cursor::new(stream.early).chain(&stream.stream));
+    let wanted: Wanted = hear(&mut lines).map_err(silent)?;
+    let files = open(&wanted.disks).map_err(ServerError::Files)?;
+    send(&stream.stream, &files).map_err(silent)?;
+    match hear(&mut lines).map_err(silent)? {
         Done::Refused(message) => Err(ServerError::Refused { id: entry.label().to_owned(), message }),
-        Done::Written(taken) => {
-            for file in &files {
-                file.set_permissions(Permissions::from_mode(0o400)).map_err(refused)?;
-                file.sync_all().map_err(refused)?;
-            }
-            Ok(taken)
-        }
+        Done::Written(taken) => Ok((files, taken)),
     }
 }
 

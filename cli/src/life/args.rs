@@ -132,6 +132,8 @@ pub enum LifeAction {
         #[arg(long)]
         json: bool,
     },
+    /// Make copies of a machine that runs.
+    Clone(super::clone::CloneArguments),
     /// Ask guests to shut down, and end machines that do not.
     Stop {
         /// The machines.

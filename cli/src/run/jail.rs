@@ -19,8 +19,8 @@ pub fn enter(spec: &MachineSpec, snapshot: Option<&Snapshot>, folder: &Folder, s
         jail.kind(kind);
     }
     folder.allow(&mut jail);
-    if let Some(snapshot) = snapshot {
-        jail.allow(snapshot.folder(), Access::Read);
+    if let Some(folder) = snapshot.and_then(Snapshot::folder) {
+        jail.allow(folder, Access::Read);
     }
     jail.allow("/dev/null", Access::Write);
     let enforced = jail.enter();

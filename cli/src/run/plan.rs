@@ -103,7 +103,9 @@ impl Plan {
     /// One that was written down. Its guest is not told of this terminal.
     pub fn restored(spec: MachineSpec) -> Self {
         let name = spec.guest.clone().unwrap_or_else(|| "snapshot".to_owned());
-        Self::plain(spec, name, terminal::is_interactive().0)
+        // Its initrd goes into its folder: where that is now may be gone at the next boot.
+        let session = Some(Vec::new());
+        Self { session, ..Self::plain(spec, name, terminal::is_interactive().0) }
     }
 
     /// A machine that speaks for itself.

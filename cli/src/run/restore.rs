@@ -1,8 +1,11 @@
 //! `guesthouse restore`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use clap::Args;
+use machine::snapshot::file::INHERITED;
+use machine::snapshot::{Paths, make_distinct};
 use machine::{EngineKind, Snapshot};
 
 use super::plan::Plan;
@@ -25,8 +28,11 @@ Examples:
 #[command(after_help = HELP)]
 pub struct RestoreArguments {
     /// The folder that `guesthouse snapshot` has made.
-    #[arg(value_name = "DIR")]
-    folder: PathBuf,
+    #[arg(value_name = "DIR", required_unless_present = "copy")]
+    folder: Option<PathBuf>,
+    /// This is a copy of a machine, and these are the descriptors of state, memory, initrd and changes of disks (`INDEX=N`).
+    #[arg(long, hide = true, value_delimiter = ',', conflicts_with = "folder")]
+    copy: Vec<String>,
     /// How to run the guest's code [default: auto].
     #[arg(long, value_name = "NAME", value_parser = crate::args::one_of::<EngineKind>(EngineKind::NAMES))]
     engine: Option<EngineKind>,
@@ -40,12 +46,20 @@ pub struct RestoreArguments {
 
 /// Goes on with a machine and stays with it to its end; the exit status.
 pub fn restore(arguments: &RestoreArguments, background: bool, signals: &Signals) -> anyhow::Result<u8> {
-    let snapshot = Snapshot::open(&arguments.folder)?;
+    let paths = match &arguments.folder {
+        Some(folder) => Paths::in_folder(folder),
+        None => inherited(&arguments.copy)?,
+    };
+    let snapshot = Snapshot::open(paths)?;
     if arguments.check {
         snapshot.check_memory()?;
     }
     let mut spec = snapshot.spec();
     spec.engine = arguments.engine.unwrap_or_default();
+    let name = arguments.life.machine_name.clone().filter(|_| arguments.folder.is_none());
+    if arguments.folder.is_none() {
+        make_distinct(&mut spec, name.as_deref().unwrap_or(&std::process::id().to_string()));
+    }
     let choice = machine::engine::choose(spec.engine)?;
     tracing::info!("engine {}: {}; {spec:?}", choice.engine.name(), choice.reason);
     crate::net::check(&spec.nets)?;
@@ -54,4 +68,19 @@ pub fn restore(arguments: &RestoreArguments, background: bool, signals: &Signals
         return exit::after_signal(signals, Ok(0));
     }
     super::live(&arguments.life, background, signals, choice.engine.as_ref(), &plan, spec, Some(&snapshot))
+}
+
+/// The files that this process has inherited, by the names that the host gives them.
+fn inherited(copy: &[String]) -> anyhow::Result<Paths> {
+    let path = |number: &str| -> anyhow::Result<PathBuf> {
+        let number: u32 = number.parse().context("--copy takes descriptors")?;
+        Ok(Path::new(INHERITED).join(number.to_string()))
+    };
+    let [state, memory, initrd, disks @ ..] = copy else { anyhow::bail!("--copy takes three files or more") };
+    let disk = |text: &String| {
+        let (index, number) = text.split_once('=').context("a disk has an index")?;
+        Ok((index.parse().context("a disk has an index")?, path(number)?))
+    };
+    let disks = disks.iter().map(disk).collect::<anyhow::Result<_>>()?;
+    Ok(Paths { state: path(state)?, memory: path(memory)?, initrd: path(initrd)?, disks, foreign: false })
 }

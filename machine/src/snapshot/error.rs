@@ -71,6 +71,12 @@ pub enum SnapshotError {
     /// A disk is not what it was.
     #[error("disk {} was written after the snapshot, which its guest would not know: take the snapshot with --stop, or run the disk with `snapshot`", .0.display())]
     Disk(PathBuf),
+    /// A disk of a copy's.
+    #[error("the machine is a copy, and its disk {} is based on memory of its own: copy or save the original", .0.display())]
+    Nameless(PathBuf),
+    /// A disk that two machines would write.
+    #[error("the guest writes to disk {}, which a copy cannot share: run it with `snapshot`, or use snapshot --stop and restore", .0.display())]
+    Written(PathBuf),
     /// A disk waits for the host.
     #[error("a disk of the machine waits for room on the host: make some first")]
     Stuck,

@@ -7,6 +7,7 @@ mod disks;
 mod error;
 pub(crate) mod format;
 mod header;
+mod identity;
 mod part;
 mod ram;
 mod restore;
@@ -14,11 +15,12 @@ mod save;
 
 pub use disks::DiskMark;
 pub use error::SnapshotError;
-pub use format::{Section, VERSION};
+pub use format::{Section, VERSION, encode};
 pub use header::Header;
+pub use identity::make_distinct;
 pub use part::SavedPart;
-pub use restore::Snapshot;
-pub use save::{Files, Summary};
+pub use restore::{Paths, Snapshot};
+pub use save::{After, Files, Summary};
 
 /// Files of the folder.
 pub mod file {
@@ -28,6 +30,9 @@ pub mod file {
     pub const MEMORY: &str = "memory";
     /// The initrd, if the machine had one of its own.
     pub const INITRD: &str = "initrd";
+
+    /// Where the host has files that a process has inherited, by their descriptors.
+    pub const INHERITED: &str = "/proc/self/fd";
 
     /// What a disk whose changes were to be gone with the machine has of them, by its place in the definition.
     #[must_use]

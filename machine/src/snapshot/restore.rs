@@ -17,36 +17,63 @@ use crate::{Backends, Format, Machine, MachineError, MachineSpec, Outcome};
 /// The section of a CPU.
 pub const CPU: &str = "cpu";
 pub const CPU_VERSION: u32 = 1;
+/// Disks that are looked for.
+const MAX_DISKS: usize = 64;
+
+/// Where a snapshot is.
+#[derive(Debug, Clone)]
+pub struct Paths {
+    /// See [`file::STATE`].
+    pub state: PathBuf,
+    /// See [`file::MEMORY`].
+    pub memory: PathBuf,
+    /// See [`file::INITRD`]; the file need not be there.
+    pub initrd: PathBuf,
+    /// Changes of disks, by their places in the definition.
+    pub disks: Vec<(usize, PathBuf)>,
+    /// Somebody else may have had them: RAM is compared with its checksums.
+    pub foreign: bool,
+}
+
+impl Paths {
+    /// A folder's.
+    #[must_use]
+    pub fn in_folder(folder: &Path) -> Self {
+        // A machine has its files open longer than its process has its folder.
+        let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+        let disks = (0..MAX_DISKS).map(|index| (index, folder.join(file::disk(index)))).collect();
+        let [state, memory, initrd] = [file::STATE, file::MEMORY, file::INITRD].map(|name| folder.join(name));
+        Self { state, memory, initrd, disks, foreign: true }
+    }
+}
 
 /// A snapshot that was read, RAM aside.
 #[derive(Debug)]
 pub struct Snapshot {
-    folder: PathBuf,
+    paths: Paths,
     header: Header,
     sections: Vec<Section>,
     checksums: Checksums,
 }
 
 impl Snapshot {
-    /// Reads and checks what is in a folder.
+    /// Reads and checks it.
     ///
     /// # Errors
     /// It is no snapshot, a newer one, or not what was written.
-    pub fn open(folder: &Path) -> Result<Self, SnapshotError> {
-        let path = folder.join(file::STATE);
-        let refused = |source| SnapshotError::Read { path: path.clone(), source };
+    pub fn open(paths: Paths) -> Result<Self, SnapshotError> {
+        let refused = |source| SnapshotError::Read { path: paths.state.clone(), source };
         let mut bytes = Vec::new();
-        let opened = File::open(&path).map_err(refused)?;
+        let opened = File::open(&paths.state).map_err(refused)?;
         opened.take(format::MAX_FILE + 1).read_to_end(&mut bytes).map_err(refused)?;
-        let folder = std::path::absolute(folder).map_err(refused)?;
-        Self::parse(&folder, &bytes)
+        Self::parse(paths, &bytes)
     }
 
     /// The same with the content of the file `state`.
     ///
     /// # Errors
     /// As [`open`](Self::open).
-    pub fn parse(folder: &Path, bytes: &[u8]) -> Result<Self, SnapshotError> {
+    pub fn parse(paths: Paths, bytes: &[u8]) -> Result<Self, SnapshotError> {
         if bytes.len() as u64 > format::MAX_FILE {
             return Err(SnapshotError::Foreign);
         }
@@ -63,12 +90,12 @@ impl Snapshot {
         let position = sections.iter().position(|section| section.kind == ram::KIND);
         let position = position.ok_or_else(|| damaged("it has no checksums of RAM".to_owned()))?;
         let checksums = Checksums::new(&sections.swap_remove(position), header.memory)?;
-        Ok(Self { folder: folder.to_owned(), header, sections, checksums })
+        Ok(Self { paths, header, sections, checksums })
     }
 
-    /// Where it is.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// Where it is, if its files have names.
+    pub fn folder(&self) -> Option<&Path> {
+        self.paths.state.parent().filter(|_| self.paths.foreign)
     }
 
     /// What has to be known before there is a machine.
@@ -80,14 +107,13 @@ impl Snapshot {
     pub fn spec(&self) -> MachineSpec {
         let mut spec = self.header.spec.clone();
         for ((disk, mark), index) in spec.disks.iter_mut().zip(&self.header.disks).zip(0..) {
-            if mark.kept {
-                disk.path = self.folder.join(file::disk(index));
+            if let Some((_, path)) = self.paths.disks.iter().find(|(i, _)| mark.kept && *i == index) {
+                disk.path.clone_from(path);
                 (disk.format, disk.backing) = (Some(Format::Qcow2), true);
             }
         }
-        let initrd = self.folder.join(file::INITRD);
-        if spec.initrd.is_some() && initrd.exists() {
-            spec.initrd = Some(initrd);
+        if spec.initrd.is_some() && self.paths.initrd.exists() {
+            spec.initrd = Some(self.paths.initrd.clone());
         }
         spec
     }
@@ -101,7 +127,7 @@ impl Snapshot {
     }
 
     fn memory(&self) -> Result<File, SnapshotError> {
-        let path = self.folder.join(file::MEMORY);
+        let path = self.paths.memory.clone();
         let file = File::open(&path).map_err(|source| SnapshotError::Read { path: path.clone(), source })?;
         let len = file.metadata().map_err(|source| SnapshotError::Read { path, source })?.len();
         if len != self.header.memory {
@@ -143,13 +169,15 @@ impl Machine {
         let file = snapshot.memory()?;
         let checked = file
             .try_clone()
-            .map_err(|source| SnapshotError::Read { path: snapshot.folder.join(file::MEMORY), source })?;
+            .map_err(|source| SnapshotError::Read { path: snapshot.paths.memory.clone(), source })?;
         let ram = GuestRam::from_file(*memory, file)?;
         let machine =
             Self::assemble(spec, engine, backends, Arc::new(model), Arc::new(ram), Arc::new(clock))?;
         machine.take_over(snapshot)?;
         machine.await_start(*tsc);
-        machine.check_in_background(snapshot, checked)?;
+        if snapshot.paths.foreign {
+            machine.check_in_background(snapshot, checked)?;
+        }
         Ok(machine)
     }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use block::{BlockBackend, Operation, Request};
 
 use super::{DiskMark, Header, SnapshotError, disks, format, part, ram};
-use crate::{Machine, MachineError, Outcome};
+use crate::{DiskSpec, Machine, MachineError, Outcome};
 
 /// Where a snapshot goes: files that were opened for it and are empty.
 #[derive(Debug)]
@@ -20,6 +20,17 @@ pub struct Files {
     pub memory: File,
     /// Changes of the disks of [`Machine::kept_disks`], in that order.
     pub disks: Vec<File>,
+}
+
+/// What becomes of the machine when all is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// It goes on.
+    GoOn,
+    /// It goes on, and shares the RAM that it does not write with whoever else maps the file.
+    Share,
+    /// It ends.
+    Stop,
 }
 
 /// What a snapshot took.
@@ -38,19 +49,35 @@ impl Machine {
         self.spec().disks.iter().enumerate().filter(|(_, disk)| kept(disk)).map(|(index, _)| index).collect()
     }
 
-    /// Writes the machine as it is now. The guest stands still meanwhile and goes on afterwards, unless `stop` has the
-    /// machine end when all is written.
+    /// Writes the machine as it is now. The guest stands still meanwhile.
     ///
     /// # Errors
     /// The machine has something that cannot be kept, or the host refuses the files: the machine is as it was.
-    pub fn snapshot(&self, files: &Files, stop: bool) -> Result<Summary, MachineError> {
+    pub fn snapshot(&self, files: &Files, after: After) -> Result<Summary, MachineError> {
         let began = Instant::now();
+        let written = |disk: &&DiskSpec| !disk.readonly && !disk.snapshot;
+        if let (After::Share, Some(disk)) = (after, self.spec().disks.iter().find(written)) {
+            return Err(SnapshotError::Written(disk.path.clone()).into());
+        }
         let still = self.stand_still()?;
         let memory = self.write(files)?;
-        if stop {
-            self.shared().end(Outcome::Saved);
-            // What the guest has asked of its devices is for those who go on from here.
-            std::mem::forget(still);
+        match after {
+            After::GoOn => drop(still),
+            After::Share => {
+                let shared = files
+                    .memory
+                    .try_clone()
+                    .map_err(|e| e.to_string())
+                    .and_then(|file| self.pc().ram.share_with(file).map_err(|e| e.to_string()));
+                // It has what it had, alone.
+                shared.unwrap_or_else(|error| tracing::warn!("RAM is not shared with copies: {error}"));
+                drop(still);
+            }
+            After::Stop => {
+                self.shared().end(Outcome::Saved);
+                // What the guest has asked of its devices is for those who go on from here.
+                std::mem::forget(still);
+            }
         }
         Ok(Summary { pause: began.elapsed(), memory })
     }
@@ -60,6 +87,10 @@ impl Machine {
             let what = what.to_owned();
             |source| SnapshotError::Write { what, source }
         };
+        let nameless = |disk: &&DiskSpec| disk.path.starts_with(super::file::INHERITED);
+        if let Some(disk) = self.spec().disks.iter().find(nameless) {
+            return Err(SnapshotError::Nameless(disk.path.clone()).into());
+        }
         if !self.pc().can_be_kept() {
             return Err(SnapshotError::Share.into());
         }

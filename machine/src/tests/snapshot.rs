@@ -7,7 +7,7 @@ use iced_x86::code_asm::*;
 
 use super::*;
 use crate::snapshot::format::{self, Section};
-use crate::snapshot::{Files, Header, SnapshotError, file};
+use crate::snapshot::{After, Files, Header, Paths, SnapshotError, file};
 use crate::{BoardKind, MachineError, Outcome, Snapshot};
 
 /// Computes for a while in registers and memory, says that it has begun, and ends with a sum that nobody can guess.
@@ -52,7 +52,7 @@ fn files(folder: &Path) -> Files {
 }
 
 fn restored(folder: &Path, engine: EngineKind) -> Result<Machine, MachineError> {
-    let snapshot = Snapshot::open(folder)?;
+    let snapshot = Snapshot::open(Paths::in_folder(folder))?;
     snapshot.check_memory()?;
     let engine = engine::choose(engine).unwrap().engine;
     Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends())
@@ -71,13 +71,13 @@ fn what_was_written_goes_on_on_any_engine_and_so_does_the_machine() {
     for board in [BoardKind::Pc, BoardKind::Microvm] {
         let machine = begun(MachineSpec { board, cpus: 2, ..kernel.spec() });
         let folder = tempfile::tempdir().unwrap();
-        machine.snapshot(&files(folder.path()), false).unwrap();
+        machine.snapshot(&files(folder.path()), After::GoOn).unwrap();
         for engine in [EngineKind::Dbt, EngineKind::Interp] {
             let copy = restored(folder.path(), engine).unwrap();
             copy.start().unwrap();
             // A copy of the copy, from another engine.
             let second = tempfile::tempdir().unwrap();
-            let taken = copy.snapshot(&files(second.path()), true);
+            let taken = copy.snapshot(&files(second.path()), After::Stop);
             let sum = match (taken, copy.wait()) {
                 (Ok(_), Outcome::Saved) => {
                     let last = restored(second.path(), EngineKind::Interp).unwrap();
@@ -104,27 +104,72 @@ fn sum_on_a_host() -> u8 {
     (sum ^ sum >> 16) as u8
 }
 
+/// What was once written is read for ever: a folder for each version of the format, of a machine whose CPU every host has. To
+/// write the newest: `UPDATE_FIXTURE=1 cargo test -p machine fixture`.
+#[test]
+fn the_fixtures_of_all_versions_go_on() {
+    let folder =
+        |version: u32| Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/snapshot-{version}"));
+    if std::env::var_os("UPDATE_FIXTURE").is_some() {
+        let (kernel, path) = (summing(), folder(crate::snapshot::VERSION));
+        fs::create_dir_all(&path).unwrap();
+        let cpu_model = Some("x86-64-v1".to_owned());
+        let machine = begun(MachineSpec { cpu_model, memory: Size::mib(3), ..kernel.spec() });
+        machine.snapshot(&files(&path), After::Stop).unwrap();
+    }
+    for version in 1..=crate::snapshot::VERSION {
+        let copy = tempfile::tempdir().unwrap();
+        for name in [file::STATE, file::MEMORY] {
+            fs::copy(folder(version).join(name), copy.path().join(name)).unwrap();
+        }
+        // Its guest was told how fast that host's clock is.
+        change(copy.path(), |header, _| header.tsc_hz = cpu::Clock::new().tsc_hz());
+        for engine in [EngineKind::Interp, EngineKind::Dbt] {
+            let machine = restored(copy.path(), engine).unwrap();
+            machine.start().unwrap();
+            assert_eq!(ends(&machine), sum_on_a_host(), "{version} {engine}");
+        }
+    }
+}
+
 /// A snapshot of a machine that has ended.
 fn taken() -> tempfile::TempDir {
     let machine = begun(summing().spec());
     let folder = tempfile::tempdir().unwrap();
-    machine.snapshot(&files(folder.path()), true).unwrap();
+    machine.snapshot(&files(folder.path()), After::Stop).unwrap();
     assert!(matches!(machine.wait(), Outcome::Saved));
     folder
+}
+
+#[test]
+fn a_machine_that_shares_its_ram_goes_on_and_so_do_its_copies() {
+    let machine = begun(MachineSpec { engine: EngineKind::Interp, ..summing().spec() });
+    let mut copies = Vec::new();
+    for _ in 0..2 {
+        let folder = tempfile::tempdir().unwrap();
+        machine.snapshot(&files(folder.path()), After::Share).unwrap();
+        // Nobody needs the names.
+        copies.push(restored(folder.path(), EngineKind::Dbt).unwrap());
+    }
+    copies.iter().for_each(|copy| copy.start().unwrap());
+    for machine in copies.iter().chain([&machine]) {
+        assert_eq!(ends(machine), sum_on_a_host());
+    }
 }
 
 #[test]
 fn no_bit_can_be_another() {
     let folder = taken();
     let path = folder.path();
+    let parse = |state: &[u8]| Snapshot::parse(Paths::in_folder(path), state);
     let state = fs::read(path.join(file::STATE)).unwrap();
-    Snapshot::parse(path, &state).unwrap();
+    parse(&state).unwrap();
     let header = 20 + u32::from_le_bytes(state[12..16].try_into().unwrap()) as usize;
     let places = (0..header).chain((header..state.len()).step_by(61));
     for (place, bit) in places.zip((0..8).cycle()) {
         let mut wrong = state.clone();
         wrong[place] ^= 1 << bit;
-        let error = Snapshot::parse(path, &wrong).unwrap_err();
+        let error = parse(&wrong).unwrap_err();
         let expected = match place {
             0..8 => matches!(error, SnapshotError::Foreign),
             8..12 => matches!(error, SnapshotError::Newer(_) | SnapshotError::Damaged(_)),
@@ -133,11 +178,11 @@ fn no_bit_can_be_another() {
         assert!(expected && !error.to_string().contains('\n'), "byte {place}: {error}");
     }
     for len in (0..state.len()).filter(|len| *len < header + 64 || len % 61 == 0) {
-        let error = Snapshot::parse(path, &state[..len]).unwrap_err();
+        let error = parse(&state[..len]).unwrap_err();
         assert!(matches!(error, SnapshotError::Foreign | SnapshotError::Damaged(_)), "{len}: {error}");
     }
     let more = [&state[..], &[0]].concat();
-    assert!(matches!(Snapshot::parse(path, &more), Err(SnapshotError::Damaged(_))));
+    assert!(matches!(parse(&more), Err(SnapshotError::Damaged(_))));
 }
 
 #[test]
@@ -145,7 +190,7 @@ fn ram_that_is_another_is_found_while_the_machine_runs_or_before() {
     let folder = taken();
     let path = folder.path().join(file::MEMORY);
     let memory = fs::read(&path).unwrap();
-    let snapshot = Snapshot::open(folder.path()).unwrap();
+    let snapshot = Snapshot::open(Paths::in_folder(folder.path())).unwrap();
     snapshot.check_memory().unwrap();
     for place in (0..memory.len()).step_by(999_983) {
         let mut wrong = memory.clone();
@@ -165,7 +210,7 @@ fn ram_that_is_another_is_found_while_the_machine_runs_or_before() {
 }
 
 /// Changes the header, as a program does that has checksums as well.
-fn edit(folder: &Path, change: impl FnOnce(&mut Header, &mut Vec<Section>)) -> MachineError {
+fn change(folder: &Path, change: impl FnOnce(&mut Header, &mut Vec<Section>)) {
     let state = fs::read(folder.join(file::STATE)).unwrap();
     let (header, mut sections) = format::decode(&state).unwrap();
     let mut header: Header = serde_json::from_slice(&header).unwrap();
@@ -173,12 +218,15 @@ fn edit(folder: &Path, change: impl FnOnce(&mut Header, &mut Vec<Section>)) -> M
     header.sections = sections.len() as u32;
     let state = format::encode(&serde_json::to_vec(&header).unwrap(), &sections);
     fs::write(folder.join(file::STATE), state).unwrap();
-    restored(folder, EngineKind::Interp).err().unwrap()
 }
 
 #[test]
 fn what_does_not_fit_the_host_or_the_machine_is_refused() {
-    let say = |change: &dyn Fn(&mut Header, &mut Vec<Section>)| edit(taken().path(), change).to_string();
+    let say = |how: &dyn Fn(&mut Header, &mut Vec<Section>)| {
+        let folder = taken();
+        change(folder.path(), how);
+        restored(folder.path(), EngineKind::Interp).err().unwrap().to_string()
+    };
     let error = say(&|header, _| header.cpu_features.push("avx1024".to_owned()));
     assert!(error.contains("needs avx1024 of the host cpu"), "{error}");
     let error = say(&|header, _| header.tsc_hz *= 2);
@@ -214,9 +262,9 @@ fn a_full_disk_leaves_the_machine_as_it_is() {
     let state = Files { state: full(), ..files(folder.path()) };
     let memory = Files { memory: full(), ..files(folder.path()) };
     for files in [state, memory] {
-        let error = machine.snapshot(&files, true).unwrap_err();
+        let error = machine.snapshot(&files, After::Stop).unwrap_err();
         assert!(matches!(error, MachineError::Snapshot(SnapshotError::Write { .. })), "{error}");
     }
     assert_eq!(ends(&machine), sum_on_a_host());
-    assert!(machine.snapshot(&files(folder.path()), false).is_err(), "it has ended");
+    assert!(machine.snapshot(&files(folder.path()), After::GoOn).is_err(), "it has ended");
 }

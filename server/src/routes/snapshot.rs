@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use jail::Kind;
+use machine::snapshot::After;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
@@ -21,6 +22,8 @@ use crate::snapshot::{self, PROTOCOL};
 pub struct Take {
     /// The machine ends when all is written, so that its disks stay as they are.
     stop: bool,
+    /// The machine shares the RAM that it does not write from then on with whoever maps the file.
+    share: bool,
 }
 
 pub fn routes() -> Router<Context> {
@@ -36,14 +39,18 @@ pub async fn take(
     query: Result<Query<Take>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let Query(Take { stop }) = query?;
+    let after = match query?.0 {
+        Take { stop: true, .. } => After::Stop,
+        Take { share: true, .. } => After::Share,
+        Take { .. } => After::GoOn,
+    };
     let machine = context.vm.machine();
     let machine =
         machine.ok_or_else(|| Refusal::new(StatusCode::CONFLICT, "it is not running: try again"))?;
     upgrade_socket(&context, request, PROTOCOL, move |socket, _| async move {
         let (end, ended) = oneshot::channel();
         let serve = move || {
-            if let Err(e) = snapshot::serve(&machine, &socket, stop) {
+            if let Err(e) = snapshot::serve(&machine, &socket, after) {
                 tracing::debug!("a client that wants a snapshot: {e}");
             }
             drop((end, machine));

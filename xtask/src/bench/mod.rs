@@ -15,6 +15,7 @@ pub mod process;
 mod program;
 mod share;
 mod smp;
+mod state;
 mod switch;
 
 use std::fs;
@@ -55,6 +56,7 @@ enum Other {
     Share(share::Arguments),
     Agent(agent::Arguments),
     Switch(switch::Arguments),
+    State(state::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -105,6 +107,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Share(arguments)) => return share::run(arguments),
         Some(Other::Agent(arguments)) => return agent::run(arguments),
         Some(Other::Switch(arguments)) => return switch::run(arguments),
+        Some(Other::State(arguments)) => return state::run(arguments),
         None => {}
     }
     let bench = Bench::new(arguments.runs)?;

@@ -38,6 +38,13 @@ pub fn memory(pid: u32, ram: u64) -> Result<Memory> {
     })
 }
 
+/// What is the process's alone, guest RAM and all, and what it maps of others', in KiB.
+pub fn private_and_shared(pid: u32) -> Result<(u64, u64)> {
+    let all = read(pid, "smaps_rollup")?;
+    let sum = |names: &[&str]| names.iter().filter_map(|name| field(&all, name)).sum::<u64>();
+    Ok((sum(&["Private_Dirty", "Private_Clean"]), sum(&["Shared_Dirty", "Shared_Clean"])))
+}
+
 fn read(pid: u32, file: &str) -> Result<String> {
     let path = format!("/proc/{pid}/{file}");
     fs::read_to_string(&path).with_context(|| format!("{path} cannot be read"))

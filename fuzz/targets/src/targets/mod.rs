@@ -16,6 +16,7 @@ mod machine;
 mod net;
 mod samples;
 mod share;
+mod snapshot;
 mod state;
 mod switch;
 mod virtio;
@@ -38,6 +39,7 @@ pub const TARGETS: &[Target] = &[
     execute::STEP,
     execute::TRANSLATE,
     state::CPU_STATE,
+    snapshot::STATE,
     device::BOARD,
     device::UART16550,
     device::I8042,
