@@ -5,6 +5,7 @@
 //! no SMI command port, so ACPI mode is on from the start.
 
 mod dsdt;
+mod generation;
 mod madt;
 mod pci;
 mod virtio;
@@ -17,7 +18,9 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use memory::{GuestRam, MemoryError};
 
+pub use crate::layout::GENERATION;
 use crate::layout::{ACPI_LEN, ACPI_START};
+pub use generation::Generation;
 pub use pci::PciRoot;
 pub use virtio::VirtioMmio;
 
@@ -54,6 +57,8 @@ pub struct Board {
     pub pci: Option<PciRoot>,
     /// Virtio devices that are not on it.
     pub virtio: Option<VirtioMmio>,
+    /// VM Generation ID.
+    pub generation: Option<Generation>,
     /// Timer and interrupt controllers of an AT.
     pub legacy: bool,
 }

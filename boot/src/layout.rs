@@ -22,7 +22,9 @@ pub const EBDA: u64 = 0x9_fc00;
 /// ACPI tables start here.
 pub const ACPI_START: u64 = 0xe_0000;
 /// Bytes for ACPI tables.
-pub const ACPI_LEN: u64 = 0x2_0000;
+pub const ACPI_LEN: u64 = 0x1_f000;
+/// A page for a VM Generation ID, behind the tables and as reserved as they are.
+pub const GENERATION: u64 = ACPI_START + ACPI_LEN;
 /// End of the low memory with its holes.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 /// Least address that loaders hand out: the interrupt table and the BIOS data area stay free.

@@ -1,5 +1,7 @@
 //! What an engine asks of the machine while it runs a vCPU.
 
+use crate::Hypercall;
+
 /// The outside world of one vCPU. An engine calls it from the vCPU's thread in mid-instruction; port and
 /// memory-mapped accesses are 1, 2, 4 or 8 bytes (ports: at most 4) and little-endian. Accesses that no
 /// device claims read as all ones and are dropped when written. A device effect on the machine (reset,
@@ -38,6 +40,12 @@ pub trait CpuIo {
     /// not call `poll` every few microseconds.
     fn deadline(&self) -> Option<u64> {
         None
+    }
+
+    /// A hypercall at CPL 0: the answer for RAX, negative for an error.
+    fn hypercall(&self, call: &Hypercall) -> i64 {
+        let _ = call;
+        Hypercall::UNKNOWN
     }
 
     /// Called every few microseconds of guest execution: local timers that are due fire now.

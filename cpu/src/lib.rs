@@ -5,6 +5,7 @@
 
 mod clock;
 mod engine;
+mod hypercall;
 mod io;
 mod observe;
 mod signals;
@@ -14,6 +15,7 @@ pub mod x86;
 
 pub use clock::Clock;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
+pub use hypercall::Hypercall;
 pub use io::CpuIo;
 pub use observe::{Observe, TraceFile};
 pub use signals::{Bell, Signals};

@@ -56,6 +56,12 @@ pub struct Msrs {
     pub mtrr_def_type: u64,
     pub mtrr_fixed: [u64; 11],
     pub mtrr_var: [u64; 16],
+    /// Where the guest had KVM's wall clock written last.
+    #[serde(default)]
+    pub kvm_wall_clock: u64,
+    /// Where the guest wants KVM's clock for this CPU; bit 0: it does.
+    #[serde(default)]
+    pub kvm_system_time: u64,
 }
 
 /// What the CPU has to do before or after its next instruction.

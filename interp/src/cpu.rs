@@ -59,6 +59,8 @@ pub(crate) struct Cpu {
     pub dr: [u64; 6],
     pub msrs: Msrs,
     pub events: PendingEvents,
+    /// The guest's paravirtual clock is to be written before it runs.
+    pub time_is_stale: bool,
     /// The exception that goes with [`Stop::Fault`].
     pub exception: Exception,
     /// The block that is running.
@@ -124,6 +126,7 @@ impl Cpu {
             dr: reset.dr,
             msrs: reset.msrs.clone(),
             events: PendingEvents::default(),
+            time_is_stale: false,
             exception: Exception::ud(),
             block: 0,
             budget: 0,

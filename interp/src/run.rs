@@ -66,6 +66,9 @@ impl Runner {
     ) -> Result<VcpuExit, CpuFault> {
         let Self { cpu, cache, decoder, retired, countdown, scratch } = self;
         let end = retired.saturating_add(limit);
+        if cpu.time_is_stale {
+            cpu.publish_time();
+        }
         let leave = cpu.attached(io, |cpu| {
             body(&mut Run { cpu, cache, decoder, retired, countdown, scratch, end, single: false })
         });

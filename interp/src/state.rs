@@ -74,6 +74,7 @@ impl Cpu {
         self.msrs = state.msrs.clone();
         self.host.from_xsave(&state.xsave);
         self.events = state.events;
+        self.time_is_stale = true;
         self.cpl = self.cpl_of(state);
         self.set_rflags(state.rflags);
         self.refresh();

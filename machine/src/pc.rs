@@ -18,7 +18,7 @@ use memory::GuestRam;
 use virtio::{PortBackend, Transport, VirtioDevice, VirtioMmio, VirtioPci};
 
 use crate::snapshot::SavedPart;
-use crate::{BoardKind, MachineError};
+use crate::{BoardKind, Hypercalls, MachineError, VmGenId};
 
 /// First port of the power-management block.
 const PM_BASE: u16 = 0x600;
@@ -28,6 +28,8 @@ mod irq {
     pub const KEYBOARD: u32 = 1;
     pub const RTC: u32 = 8;
     pub const SCI: u32 = 9;
+    /// The guest has become another one.
+    pub const GENERATION: u32 = 10;
     /// Interrupt pins of PCI slots, or devices where there is no PCI: number `n` on line `n % VIRTIO_LINES`. They
     /// reach the I/O APIC alone.
     pub const VIRTIO: u32 = 16;
@@ -76,6 +78,10 @@ pub struct Pc {
     pub keyboard: Arc<I8042>,
     /// Power button and timer.
     pub power: Arc<AcpiPower>,
+    /// The guest's identity.
+    pub generation: Arc<VmGenId>,
+    /// Calls of the guest's kernel.
+    pub hypercalls: Arc<Hypercalls>,
     kind: BoardKind,
     /// Virtio devices that are not in PCI slots.
     virtio: u32,
@@ -104,13 +110,20 @@ impl Pc {
         let pit = Arc::new(I8254::new(clock.clone(), fabric.line(irq::PIT), notifier()));
         let rtc = Arc::new(Rtc::new(clock.clone(), fabric.line(irq::RTC), notifier()));
         let power = Arc::new(AcpiPower::new(clock.clone(), fabric.line(irq::SCI), notifier()));
-        let uart = Arc::new(Uart16550::new(fabric.line(COM1.1), backends.console));
+        let uart = Arc::new(Uart16550::new(fabric.line(COM1.1), backends.console.clone()));
         let keyboard = Arc::new(I8042::new(fabric.line(irq::KEYBOARD)));
         for part in [pit.clone() as Arc<dyn Pollable>, rtc.clone(), power.clone()] {
             timers.add(part);
         }
 
+        let generation = Arc::new(VmGenId::new(ram.clone(), acpi::GENERATION, fabric.line(irq::GENERATION)));
+        let hypercalls =
+            Arc::new(Hypercalls::new(ram.clone(), backends.console, fabric.clone(), signals.len()));
+
         let mut parts = Parts::default();
+        parts.parts.push(generation.clone());
+        parts.parts.push(hypercalls.clone());
+        parts.keep(hypercalls.clone());
         parts.add(I8042::PORTS, keyboard.clone())?;
         parts.add(&[window(COM1.0, Uart16550::LEN)], uart.clone())?;
         parts.add(&[window(PM_BASE, AcpiPower::LEN)], power.clone())?;
@@ -154,6 +167,8 @@ impl Pc {
             uart,
             keyboard,
             power,
+            generation,
+            hypercalls,
             kind,
             virtio,
             rtc,
@@ -242,6 +257,7 @@ impl Pc {
             i8042: true,
             pci: legacy.then_some(pci),
             virtio: Some(virtio).filter(|v| v.count > 0),
+            generation: Some(acpi::Generation { address: acpi::GENERATION, gsi: irq::GENERATION as u8 }),
             legacy,
         }
     }

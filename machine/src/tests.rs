@@ -1,6 +1,7 @@
 //! Small guests on whole machines: a flat 32-bit kernel in a file, loaded by multiboot, run by the
 //! interpreter.
 
+mod hypercalls;
 mod life;
 mod moving;
 mod parts;
@@ -64,7 +65,11 @@ impl Drop for Kernel {
 }
 
 fn machine(spec: MachineSpec, console: Arc<dyn CharBackend>) -> Machine {
-    let engine = engine::choose(EngineKind::Interp).unwrap().engine;
+    machine_on(EngineKind::Interp, spec, console)
+}
+
+fn machine_on(engine: EngineKind, spec: MachineSpec, console: Arc<dyn CharBackend>) -> Machine {
+    let engine = engine::choose(engine).unwrap().engine;
     Machine::new(
         spec,
         engine.as_ref(),

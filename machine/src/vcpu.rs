@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cpu::x86::{cr0, rflags};
-use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
+use cpu::{CpuFault, CpuIo, CpuState, EngineError, Hypercall, Signals, Vcpu, VcpuExit};
 use device::Action;
 use device::interrupt::LocalApic;
 use jail::Kind;
@@ -48,14 +48,22 @@ pub struct Exits {
     limits: AtomicU64,
     ports: AtomicU64,
     registers: AtomicU64,
+    hypercalls: AtomicU64,
 }
 
 impl Exits {
     /// How often for which.
-    pub fn counts(&self) -> [(&'static str, u64); 5] {
-        let Self { halts, kicks, limits, ports, registers } = self;
-        [("halt", halts), ("kick", kicks), ("limit", limits), ("port", ports), ("mmio", registers)]
-            .map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
+    pub fn counts(&self) -> [(&'static str, u64); 6] {
+        let Self { halts, kicks, limits, ports, registers, hypercalls } = self;
+        let counters = [
+            ("halt", halts),
+            ("kick", kicks),
+            ("limit", limits),
+            ("port", ports),
+            ("mmio", registers),
+            ("hypercall", hypercalls),
+        ];
+        counters.map(|(name, counter)| (name, counter.load(Ordering::Relaxed)))
     }
 }
 
@@ -100,7 +108,8 @@ impl Slot {
 
 /// The life of a vCPU thread.
 pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
-    let runner = Runner { shared, index, slot, io: Io { shared, lapic: &slot.lapic, exits: &slot.exits } };
+    let runner =
+        Runner { shared, index, slot, io: Io { shared, index, lapic: &slot.lapic, exits: &slot.exits } };
     shared.governor.enter();
     let is_kvm = shared.engine.lock().name == "kvm";
     jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
@@ -261,6 +270,7 @@ fn after_init(state: CpuState, before: &CpuState) -> CpuState {
 /// The world as one vCPU sees it.
 struct Io<'a> {
     shared: &'a Shared,
+    index: u32,
     lapic: &'a LocalApic,
     exits: &'a Exits,
 }
@@ -318,6 +328,13 @@ impl CpuIo for Io<'_> {
 
     fn deadline(&self) -> Option<u64> {
         self.lapic.next_deadline()
+    }
+
+    fn hypercall(&self, call: &Hypercall) -> i64 {
+        count(&self.exits.hypercalls);
+        let (answer, action) = self.shared.pc.hypercalls.call(self.index, call);
+        self.shared.act(action);
+        answer
     }
 
     fn poll(&self) {

@@ -4,7 +4,7 @@ use acpi_tables::Aml;
 use acpi_tables::aml::{Device, EISAName, IO, Name, Package, ResourceTemplate, Scope};
 use acpi_tables::sdt::Sdt;
 
-use super::{Board, OEM, OEM_TABLE, REVISION, bytes, pci, virtio};
+use super::{Board, OEM, OEM_TABLE, REVISION, bytes, generation, pci, virtio};
 
 pub fn build(board: &Board) -> Vec<u8> {
     let mut table = Sdt::new(*b"DSDT", 36, 2, OEM, OEM_TABLE, REVISION);
@@ -25,6 +25,7 @@ pub fn build(board: &Board) -> Vec<u8> {
         devices.push(pci::reservation(root));
     }
     devices.extend(board.virtio.iter().flat_map(virtio::devices));
+    devices.extend(board.generation.iter().map(generation::devices));
     let mut content = bytes(&s5(board.s5_type));
     content.extend(Scope::raw("_SB_".into(), devices.concat()));
     table.append_slice(&content);

@@ -22,6 +22,7 @@ const BOARD: Board = Board {
         lines: 8,
     }),
     virtio: None,
+    generation: Some(Generation { address: GENERATION, gsi: 10 }),
     legacy: true,
 };
 
@@ -151,6 +152,21 @@ fn a_board_without_legacy_parts_has_virtio_devices_by_themselves() {
     let madt = table(&area, b"APIC");
     assert_eq!(u32_at(madt, 40), Some(0), "no 8259");
     assert_eq!(structures(madt).iter().filter(|s| s.0 == 2).count(), 1);
+}
+
+#[test]
+fn the_generation_is_where_the_dsdt_says() {
+    let area = build(&BOARD);
+    let aml = &table(&area, b"DSDT")[36..];
+    let find = |part: &[u8]| aml.windows(part.len()).any(|w| w == part);
+    assert!(find(b"\x08_CID\x0dVM_Gen_Counter\x00"));
+    assert!(find(b"\x08ADDR\x12\x08\x02\x0c\x00\xf0\x0f\x00\x00"), "0xff000 and 0");
+    assert!(find(b"\x89\x06\x00\x03\x01\x0a\x00\x00\x00"), "a rising edge on 10");
+    assert!(find(b"_EVT\x09\x86\x5c\x2e_SB_VGID\x0a\x80"), "Notify (\\_SB.VGID, 0x80)");
+    let map = crate::layout::MemoryMap::new(&memory::GuestRam::new(16 << 20).unwrap());
+    let reserved = |r: &&crate::layout::Region| r.start <= GENERATION && GENERATION + 4096 <= r.start + r.len;
+    let kind = map.regions().iter().find(reserved).map(|r| r.kind);
+    assert_eq!(kind, Some(crate::layout::RamKind::Reserved));
 }
 
 #[test]

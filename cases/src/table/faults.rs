@@ -233,7 +233,7 @@ pub(super) const CASES: &[Case] = &[
         mode: Mode::Long,
         build: |g| {
             g.mark()?;
-            g.asm.db(&[0x0f, 0x01, 0xc1]) // VMCALL
+            g.asm.db(&[0x0f, 0x01, 0xc2]) // VMLAUNCH
         },
         expect: &[Expect::Fault(vector::UD, 0), Expect::FaultAtMark],
     },

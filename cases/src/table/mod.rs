@@ -9,6 +9,7 @@ mod debug;
 mod faults;
 mod frames;
 mod halfway;
+mod hypervisor;
 mod interrupts;
 mod modes;
 mod neighbours;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         code32::CASES,
         interrupts::CASES,
         privilege::CASES,
+        hypervisor::CASES,
         strings::CASES,
         syscall::CASES,
         control::CASES,

@@ -4,6 +4,7 @@ mod bits;
 mod exception;
 mod model;
 pub mod msr;
+pub mod pvclock;
 
 pub use bits::{cr0, cr4, efer, rflags, seg_attr, xcr0};
 pub use exception::{Exception, vector};

@@ -2,6 +2,9 @@
 #![allow(missing_docs)] // the names are the manual's
 
 pub const TSC: u32 = 0x10;
+/// KVM's first numbers of the two below.
+pub const KVM_WALL_CLOCK_OLD: u32 = 0x11;
+pub const KVM_SYSTEM_TIME_OLD: u32 = 0x12;
 pub const APIC_BASE: u32 = 0x1b;
 pub const FEATURE_CONTROL: u32 = 0x3a;
 pub const TSC_ADJUST: u32 = 0x3b;
@@ -29,6 +32,8 @@ pub const MTRR_DEF_TYPE: u32 = 0x2ff;
 pub const TSC_DEADLINE: u32 = 0x6e0;
 pub const X2APIC_FIRST: u32 = 0x800;
 pub const X2APIC_LAST: u32 = 0x8ff;
+pub const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
+pub const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
 pub const EFER: u32 = 0xc000_0080;
 pub const STAR: u32 = 0xc000_0081;
 pub const LSTAR: u32 = 0xc000_0082;

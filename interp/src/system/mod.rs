@@ -9,10 +9,12 @@ mod descriptor;
 mod far;
 mod flags;
 mod halt;
+mod hypercall;
 mod interrupt;
 mod io;
 mod msr;
 mod operand;
+mod pvclock;
 mod segment;
 mod stack;
 mod syscall;
@@ -61,6 +63,7 @@ fn lower_by_name(l: &mut Lowering) -> bool {
         M::Lar | M::Lsl | M::Verr | M::Verw | M::Arpl => tables::lower(l),
         M::Rdmsr | M::Wrmsr => msr::lower(l),
         M::Cpuid => l.run(cpuid::cpuid),
+        M::Vmcall | M::Vmmcall => l.end_with(hypercall::hypercall),
         M::Rdtsc | M::Rdtscp | M::Rdpmc | M::Rdpid => time::lower(l),
         M::In | M::Out => io::lower(l),
         M::Xgetbv | M::Xsetbv => xcr::lower(l),

@@ -104,6 +104,8 @@ impl Cpu {
             msr::MTRR_PHYSBASE0..=msr::MTRR_PHYSMASK7 => {
                 msrs.mtrr_var[(number - msr::MTRR_PHYSBASE0) as usize & 15]
             }
+            msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_OLD => msrs.kvm_wall_clock,
+            msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_OLD => msrs.kvm_system_time,
             PLATFORM_ID | DEBUGCTL | msr::MCG_CAP | msr::MCG_STATUS => 0,
             _ => msrs.mtrr_fixed[fixed_mtrr(number)?],
         })
@@ -150,6 +152,8 @@ impl Cpu {
                 let valid = value & reserved == 0 && (!base || memory_type(value));
                 (&mut msrs.mtrr_var[(number - msr::MTRR_PHYSBASE0) as usize & 15], valid)
             }
+            msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_OLD => return self.set_wall_clock(value),
+            msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_OLD => return self.set_system_time(value),
             // Predictors and caches that the guest cannot observe: the commands do nothing.
             msr::PRED_CMD | msr::FLUSH_CMD => return value & !1 == 0,
             // Debug controls are accepted and not acted upon; so is a query of the microcode revision.
@@ -169,6 +173,7 @@ impl Cpu {
     fn adjust_tsc(&mut self, adjust: u64) -> bool {
         self.msrs.tsc_adjust = adjust;
         self.io().set_tsc_adjust(adjust);
+        self.publish_time();
         true
     }
 

@@ -18,7 +18,8 @@ pub fn reason(case: &str, trusted: bool) -> Option<&'static str> {
 
 /// In 64-bit mode and its compatibility mode.
 const ALWAYS: Known = &[
-    (SPINS, &["instructions that no model has are #UD"]),
+    (SPINS, &["an unknown hypercall is an error by either instruction"]),
+    ("VMCALL in ring 3 is #GP", &["a hypercall of ring 3 is refused without a fault"]),
     (
         POINTERS,
         &[
@@ -101,7 +102,13 @@ const ALWAYS: Known = &[
 
 /// In the modes that are other engines' unless KVM is trusted.
 const TRUSTED: Known = &[
-    (SPINS, &["an exception through a task gate pushes its error code in the new task"]),
+    (
+        SPINS,
+        &[
+            "an exception through a task gate pushes its error code in the new task",
+            "a hypercall's answer has 32 bits outside 64-bit mode",
+        ],
+    ),
     (
         "INT and calls of gates in ring 3 are #UD",
         &[

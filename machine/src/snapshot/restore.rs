@@ -195,6 +195,8 @@ impl Machine {
             part.put_section(snapshot.section(part.section_kind(), *instance)?)?;
         }
         pc.restored();
+        // Others may go on from there, too.
+        pc.generation.renew();
         // A machine has nothing that its parts do not know of.
         let known = |section: &&Section| {
             section.kind == CPU && usize::from(section.instance) < states.len()

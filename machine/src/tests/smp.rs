@@ -9,7 +9,7 @@ const TRAMPOLINE: u32 = 0x8000;
 const ICR: u32 = 0xfee0_0300;
 
 /// Wakes all other CPUs into `code`, which is position-independent 16-bit code.
-fn wake(a: &mut CodeAssembler, code: &[u8]) -> Result<(), IcedError> {
+pub fn wake(a: &mut CodeAssembler, code: &[u8]) -> Result<(), IcedError> {
     for (i, byte) in code.iter().enumerate() {
         a.mov(byte_ptr(TRAMPOLINE + i as u32), u32::from(*byte))?;
     }

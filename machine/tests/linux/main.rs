@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering;
 use cpu::Engine;
 use dbt::{Dbt, Options};
 use guest::{Cache, Cancel, Catalogue, CommandMode, Session, WindowSize};
-use machine::{Backends, CharBackend, Machine, MachineSpec, NullBackend, Outcome};
+use machine::{Backends, BoardKind, CharBackend, Machine, MachineSpec, NullBackend, Outcome};
 use parking_lot::Mutex;
 
 use crate::hopping::Hopping;
 
 mod code32;
+mod generation;
 mod hopping;
 mod moving;
+mod time;
 
 /// Four pipelines at once; no program but busybox. One of 32-bit code follows.
 const WORK: &str = r#"
@@ -43,40 +45,71 @@ impl CharBackend for Screen {
     }
 }
 
+impl Screen {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock()).into_owned()
+    }
+}
+
+/// A Linux guest and what it does.
+struct Linux<'a> {
+    guest: &'a str,
+    work: &'a str,
+    board: BoardKind,
+    /// The kernel says nothing.
+    quiet: bool,
+    cpus: u32,
+}
+
+impl Linux<'_> {
+    /// Something happens to it while it runs: how it ended, and what its console said.
+    fn run_while(&self, engine: &dyn Engine, happens: impl FnOnce(&Machine, &Screen)) -> (Outcome, String) {
+        let catalogue = Catalogue::builtin().unwrap();
+        let entry = catalogue.get(self.guest).unwrap();
+        let built = Cache::of_user().unwrap().get_or_build(entry, &Cancel::default(), &mut |_| ()).unwrap();
+        let terminal = Some((WindowSize { rows: 25, columns: 200 }, "vt100".to_owned()));
+        let argv = ["sh".into(), "-c".into(), self.work.into()].to_vec();
+        let command = Some((CommandMode::Terminal, argv));
+        let session = Session { terminal, command, ..Session::default() };
+        let mut initrd = tempfile::NamedTempFile::new().unwrap();
+        initrd.write_all(&std::fs::read(&built.initrd).unwrap()).unwrap();
+        initrd.write_all(&session.archive()).unwrap();
+        let quiet = if self.quiet { entry.append_quiet.as_str() } else { "" };
+        let spec = MachineSpec {
+            kernel: built.kernel,
+            initrd: Some(initrd.path().to_owned()),
+            cmdline: format!("{} {quiet}", entry.append),
+            cpus: self.cpus,
+            board: self.board,
+            no_reboot: true,
+            ..MachineSpec::default()
+        };
+        let screen = Arc::new(Screen::default());
+        let backends = Backends {
+            console: screen.clone(),
+            terminal: Arc::new(NullBackend),
+            debug: Arc::new(NullBackend),
+        };
+        let machine = Machine::new(spec, engine, backends).unwrap();
+        machine.start().unwrap();
+        happens(&machine, &screen);
+        let outcome = machine.wait();
+        println!("{outcome}; {}", screen.text());
+        (outcome, screen.text())
+    }
+}
+
 fn boots_and_computes(engine: &dyn Engine, cpus: u32) {
     boots_and_computes_while(engine, cpus, |_| ());
 }
 
 /// Something happens to it meanwhile.
 fn boots_and_computes_while(engine: &dyn Engine, cpus: u32, happens: impl FnOnce(&Machine)) {
-    let catalogue = Catalogue::builtin().unwrap();
-    let entry = catalogue.get(&catalogue.default).unwrap();
-    let built = Cache::of_user().unwrap().get_or_build(entry, &Cancel::default(), &mut |_| ()).unwrap();
-    let terminal = Some((WindowSize { rows: 25, columns: 200 }, "vt100".to_owned()));
+    let default = Catalogue::builtin().unwrap().default;
     let program: String = code32::program().iter().map(|byte| format!("{byte:02x}")).collect();
     let work = format!("{WORK}echo {program} | xxd -r -p >/tmp/code32; chmod +x /tmp/code32; /tmp/code32\n");
-    let argv = ["sh".into(), "-c".into(), work.into()].to_vec();
-    let session = Session { terminal, command: Some((CommandMode::Terminal, argv)), ..Session::default() };
-    let mut initrd = tempfile::NamedTempFile::new().unwrap();
-    initrd.write_all(&std::fs::read(&built.initrd).unwrap()).unwrap();
-    initrd.write_all(&session.archive()).unwrap();
-    let spec = MachineSpec {
-        kernel: built.kernel,
-        initrd: Some(initrd.path().to_owned()),
-        cmdline: format!("{} {}", entry.append, entry.append_quiet),
-        cpus,
-        no_reboot: true,
-        ..MachineSpec::default()
-    };
-    let screen = Arc::new(Screen::default());
-    let backends =
-        Backends { console: screen.clone(), terminal: Arc::new(NullBackend), debug: Arc::new(NullBackend) };
-    let machine = Machine::new(spec, engine, backends).unwrap();
-    machine.start().unwrap();
-    happens(&machine);
-    let outcome = machine.wait();
-    let text = String::from_utf8_lossy(&screen.0.lock()).into_owned();
-    println!("{outcome}; {text}");
+    let linux = Linux { guest: &default, work: &work, board: BoardKind::default(), quiet: true, cpus };
+    let (outcome, text) = linux.run_while(engine, |machine, _| happens(machine));
     assert!(matches!(outcome, Outcome::DebugExit(0)), "{outcome}: {text}");
     assert!(text.contains(SUM) && text.contains(&format!("cpus {cpus}")), "{text}");
     assert!(text.contains(&code32::answer()), "{} expected: {text}", code32::answer());

@@ -37,9 +37,16 @@ pub const APIC_TIMER_HZ: u64 = 1_000_000_000;
 /// Leaves 0 to this exist.
 const MAX_BASIC: u32 = 0x16;
 const MAX_EXTENDED: u32 = 0x8000_0008;
-/// The range in which hypervisors introduce themselves.
-const HYPERVISOR: u32 = 0x4000_0000;
-const HYPERVISOR_TIMING: u32 = 0x4000_0010;
+/// Hypervisors introduce themselves, each at the next multiple of 0x100: first as one whose paravirtual interfaces guests know
+/// (Linux, Documentation/virt/kvm/x86/cpuid.rst).
+const KVM: u32 = 0x4000_0000;
+const KVM_FEATURES: u32 = KVM + 1;
+const HYPERVISOR_TIMING: u32 = KVM + 0x10;
+/// Then as ourselves: version of the hypercalls, and how many there are (docs/hypercalls.md).
+const OURS: u32 = 0x4000_0100;
+const OUR_HYPERCALLS: u32 = OURS + 1;
+/// The clock by either pair of MSRs, always the same on all CPUs; no delays by writes to port 0x80.
+const KVM_OFFERS: u32 = bits32(&[0, 1, 3, 24]);
 /// Family 6, model 0x8f, stepping 8: recent enough that kernels know no defect of it which
 /// [`ARCH_CAPABILITIES`] does not deny.
 const SIGNATURE: u32 = 0x0008_06f8;
@@ -69,7 +76,7 @@ fn regs(eax: u32, ebx: u32, ecx: u32, edx: u32) -> CpuidResult {
 
 pub(super) fn cpuid(model: &CpuModel, leaf: u32, subleaf: u32, env: &CpuidEnv) -> CpuidResult {
     let known = leaf <= MAX_BASIC
-        || (HYPERVISOR..HYPERVISOR + 0x100).contains(&leaf)
+        || (KVM..OURS + 0x100).contains(&leaf)
         || (0x8000_0000..=MAX_EXTENDED).contains(&leaf);
     // Beyond the last leaf, as Intel CPUs do, the highest basic leaf is returned.
     match if known { leaf } else { MAX_BASIC } {
@@ -93,7 +100,10 @@ pub(super) fn cpuid(model: &CpuModel, leaf: u32, subleaf: u32, env: &CpuidEnv) -
             let mhz = (env.tsc_hz / 1_000_000) as u32;
             regs(mhz, mhz, 100, 0)
         }
-        HYPERVISOR => name(HYPERVISOR_TIMING, b"GuesthouseVM", [0, 1, 2]),
+        KVM => name(HYPERVISOR_TIMING, b"KVMKVMKVM\0\0\0", [0, 1, 2]),
+        KVM_FEATURES => regs(KVM_OFFERS, 0, 0, 0),
+        OURS => name(OUR_HYPERCALLS, b"GuesthouseVM", [0, 1, 2]),
+        OUR_HYPERCALLS => regs(1, 7, 0, 0),
         HYPERVISOR_TIMING => regs((env.tsc_hz / 1000) as u32, (APIC_TIMER_HZ / 1000) as u32, 0, 0),
         0x8000_0000 => regs(MAX_EXTENDED, 0, 0, 0),
         0x8000_0001 => {

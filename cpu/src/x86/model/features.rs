@@ -131,6 +131,8 @@ pub(super) fn allowed_codes(features: Feature) -> Arc<[u64]> {
 
 fn exists(code: Code, features: Feature) -> bool {
     match code {
+        // Without either extension, as hypervisors have it for their guests.
+        Code::Vmcall | Code::Vmmcall => true,
         // Encodings that older CPUs execute as NOP: a model without the feature does the same.
         Code::Rdsspd_r32 | Code::Rdsspq_r64 | Code::Endbr32 | Code::Endbr64 => true,
         Code::Prefetch_m8 | Code::Prefetchw_m8 | Code::Prefetchwt1_m8 | Code::Cldemote_m8 => true,

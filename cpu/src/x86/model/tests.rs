@@ -19,7 +19,14 @@ fn names_lead_to_models() {
 fn instructions_follow_the_model() {
     let small = CpuModel::named(Some("x86-64-v1")).unwrap();
     let host = CpuModel::named(Some("host")).unwrap();
-    for code in [Code::Add_rm32_r32, Code::Syscall, Code::Addpd_xmm_xmmm128, Code::Rdsspq_r64] {
+    for code in [
+        Code::Add_rm32_r32,
+        Code::Syscall,
+        Code::Vmcall,
+        Code::Vmmcall,
+        Code::Addpd_xmm_xmmm128,
+        Code::Rdsspq_r64,
+    ] {
         assert!(small.allows(code), "{code:?}");
     }
     for code in [Code::Popcnt_r32_rm32, Code::Xgetbv, Code::VEX_Vaddps_xmm_xmm_xmmm128, Code::Movbe_r32_m32] {
@@ -27,7 +34,7 @@ fn instructions_follow_the_model() {
         assert_eq!(host.allows(code), code != Code::Xgetbv || host.has(Feature::XSAVE), "{code:?}");
     }
     for code in
-        [Code::Vmcall, Code::Monitord, Code::Mwait, Code::Rsm, Code::EVEX_Vaddps_zmm_k1z_zmm_zmmm512b32_er]
+        [Code::Vmlaunch, Code::Monitord, Code::Mwait, Code::Rsm, Code::EVEX_Vaddps_zmm_k1z_zmm_zmmm512b32_er]
     {
         assert!(!host.allows(code), "{code:?}");
     }

@@ -1,6 +1,6 @@
 //! ACPI tables of boards as the machine may describe them, and of ones it never would.
 
-use boot::acpi::{Board, PciRoot, VirtioMmio, install};
+use boot::acpi::{Board, Generation, PciRoot, VirtioMmio, install};
 use memory::GuestRam;
 
 use super::one_line;
@@ -68,6 +68,7 @@ fn run(data: &[u8]) {
         i8042: flags & 4 != 0,
         pci: (flags & 8 != 0).then_some(pci),
         virtio: (flags & 16 != 0).then_some(virtio),
+        generation: (flags & 64 != 0).then_some(Generation { address: u64::from(sci) << 40, gsi: s5_type }),
         legacy: flags & 32 != 0,
     };
     let size = if mib == 0 { 0x9_0000 } else { u64::from(mib) << 20 };

@@ -10,6 +10,7 @@ mod device;
 mod disk;
 mod execute;
 mod guest;
+mod hypercall;
 mod image;
 mod kernel;
 mod machine;
@@ -51,6 +52,7 @@ pub const TARGETS: &[Target] = &[
     device::LAPIC,
     device::LEGACY,
     device::SAVED,
+    hypercall::HYPERCALL,
     virtio::PCI,
     virtio::MMIO,
     console::CONSOLE,
