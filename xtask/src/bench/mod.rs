@@ -8,6 +8,7 @@ mod engines;
 mod figure;
 mod integer;
 mod io;
+mod kvm;
 mod life;
 mod memory;
 pub mod peer;
@@ -52,6 +53,7 @@ pub struct Arguments {
 enum Other {
     Engines(engines::Arguments),
     Io(io::Arguments),
+    Kvm(kvm::Arguments),
     Life(life::Arguments),
     Share(share::Arguments),
     Agent(agent::Arguments),
@@ -99,6 +101,9 @@ struct Summary {
 
 /// Measures, prints, and fails if a figure misses its target.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    if let Some(Other::Kvm(arguments)) = &arguments.other {
+        return kvm::run(arguments);
+    }
     cargo(&["build", "--release", "--locked", "--package", "cli"], &[])?;
     match &arguments.other {
         Some(Other::Engines(arguments)) => return engines::run(arguments),
@@ -108,7 +113,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Agent(arguments)) => return agent::run(arguments),
         Some(Other::Switch(arguments)) => return switch::run(arguments),
         Some(Other::State(arguments)) => return state::run(arguments),
-        None => {}
+        Some(Other::Kvm(_)) | None => {}
     }
     let bench = Bench::new(arguments.runs)?;
     let chosen = match arguments.benchmarks.as_slice() {

@@ -1,0 +1,188 @@
+//! `cargo xtask bench kvm`: the engine on KVM beside a minimal loop on the same requests. Both run the same few instructions,
+//! in real mode; what is compared is what the engine adds to an exit, and to the making of a VM, in time of the host's CPUs.
+
+mod raw;
+
+use std::cell::Cell;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use cpu::x86::CpuModel;
+use cpu::{Clock, CpuIo, CpuState, Engine, Signals, Vcpu, VcpuExit, VmConfig};
+use kvm::{Helpers, Kvm};
+use memory::GuestRam;
+
+use super::figure::{self, Figure, Target};
+
+/// Measure the engine on KVM beside a loop on the raw requests.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// How often; medians are shown.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Exits in each run.
+    #[arg(long, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    exits: u32,
+    /// The result as JSON, with every sample.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Bytes of RAM; what is behind is a device.
+const RAM: u64 = 0x8000;
+const START: u64 = 0x1000;
+const STACK: u64 = 0x4000;
+/// The interrupt that ends HLT; its handler is an IRET.
+const VECTOR: u8 = 0x20;
+const HANDLER: u64 = 0x2000;
+/// Name, code: an exit and a jump back.
+const LOOPS: [(&str, &[u8]); 3] = [
+    ("OUT", &[0xe6, 0x10, 0xeb, 0xfc]),        // out 0x10, al
+    ("MMIO", &[0xa2, 0x00, 0xc0, 0xeb, 0xfb]), // mov [0xc000], al
+    ("HLT", &[0xfb, 0xf4, 0xeb, 0xfc]),        // sti; hlt
+];
+
+/// Puts a loop and the handler where they belong.
+fn place(ram: &GuestRam, code: &[u8]) -> Result<()> {
+    ram.write(START, code)?;
+    ram.write(HANDLER, &[0xcf])?;
+    ram.write(u64::from(VECTOR) * 4, &(HANDLER as u32).to_le_bytes())?;
+    Ok(())
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    let engine = engine();
+    if let Some(why) = engine.capabilities().unusable {
+        bail!("kvm cannot be measured here: {why}");
+    }
+    // What is done once per process is not the VM's.
+    exits(&engine, LOOPS[0].1, 1)?;
+    let mut figures = Vec::new();
+    for (name, code) in LOOPS {
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for _ in 0..arguments.runs {
+            theirs.push(
+                1e6 * seconds(raw::Guest::new(code)?.exits(arguments.exits)?) / f64::from(arguments.exits),
+            );
+            ours.push(1e6 * seconds(exits(&engine, code, arguments.exits)?) / f64::from(arguments.exits));
+        }
+        figures.push(figure(format!("an exit by {name}"), "us", ours, theirs, 1.05));
+    }
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.runs {
+        let start = used();
+        raw::Guest::new(LOOPS[0].1)?.exits(1)?;
+        theirs.push(1e3 * seconds(used() - start));
+        let start = used();
+        exits(&engine, LOOPS[0].1, 1)?;
+        ours.push(1e3 * seconds(used() - start));
+    }
+    figures.push(figure("a VM, made, run for one instruction and ended".to_owned(), "ms", ours, theirs, 1.5));
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&figures)?);
+    } else {
+        print!("{}", figure::table(&figures));
+    }
+    let missed = figures.iter().filter(|figure| figure.passed() == Some(false)).count();
+    if missed > 0 {
+        bail!("{missed} of {} figures miss their target", figures.len());
+    }
+    Ok(())
+}
+
+fn figure(name: String, unit: &'static str, guesthouse: Vec<f64>, native: Vec<f64>, most: f64) -> Figure {
+    Figure { name, unit, guesthouse, native, target: Some(Target::TimesNative(most)), ..Figure::default() }
+}
+
+fn seconds(duration: Duration) -> f64 {
+    duration.as_secs_f64()
+}
+
+/// What this thread has used of the host's CPUs: others want them, too.
+fn used() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec as u32)
+}
+
+/// KVM in every mode that is not paged, whatever it is worth: the helpers have nothing to do here.
+fn engine() -> Kvm {
+    let helper: Arc<dyn Engine> = Arc::new(interp::Interp::new());
+    Kvm::trusted(Helpers { step: helper.clone(), stretch: helper })
+}
+
+/// How long the engine takes for so many exits of `code`.
+fn exits(engine: &Kvm, code: &[u8], count: u32) -> Result<Duration> {
+    let ram = Arc::new(GuestRam::new(RAM)?);
+    place(&ram, code)?;
+    let signals = Arc::new(Signals::new());
+    let config =
+        VmConfig { ram, clock: Arc::new(Clock::new()), model: Arc::new(CpuModel::best_for_host()), vcpus: 1 };
+    let mut vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
+    let mut state = CpuState::reset();
+    (state.segments[1].selector, state.segments[1].base, state.rip) = (0, 0, START);
+    state.gpr[4] = STACK;
+    vcpu.set_state(&state)?;
+    let device = Device { left: Cell::new(count), signals };
+    let start = used();
+    until_enough(vcpu.as_mut(), &device)?;
+    Ok(used() - start)
+}
+
+fn until_enough(vcpu: &mut dyn Vcpu, device: &Device) -> Result<()> {
+    while device.left.get() > 0 {
+        match vcpu.run(device).context("the guest of the benchmark")? {
+            VcpuExit::Halt => {
+                device.count();
+                device.signals.set(Signals::INTR);
+            }
+            exit => ensure!(exit == VcpuExit::Kicked, "the guest of the benchmark ended: {exit:?}"),
+        }
+    }
+    Ok(())
+}
+
+/// Counts accesses, and has the guest left when there were enough.
+struct Device {
+    left: Cell<u32>,
+    signals: Arc<Signals>,
+}
+
+impl Device {
+    fn count(&self) {
+        self.left.set(self.left.get().saturating_sub(1));
+        if self.left.get() == 0 {
+            self.signals.set(Signals::EXIT);
+        }
+    }
+}
+
+impl CpuIo for Device {
+    fn port_read(&self, _: u16, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn port_write(&self, _: u16, _: &[u8]) {
+        self.count();
+    }
+    fn mmio_read(&self, _: u64, data: &mut [u8]) {
+        data.fill(0xff);
+    }
+    fn mmio_write(&self, _: u64, _: &[u8]) {
+        self.count();
+    }
+    fn take_interrupt(&self) -> Option<u8> {
+        self.signals.clear(Signals::INTR).then_some(VECTOR)
+    }
+    fn task_priority(&self) -> u8 {
+        0
+    }
+    fn set_task_priority(&self, _: u8) {}
+    fn apic_msr_read(&self, _: u32) -> Option<u64> {
+        None
+    }
+    fn apic_msr_write(&self, _: u32, _: u64) -> bool {
+        false
+    }
+    fn poll(&self) {}
+}
