@@ -26,5 +26,5 @@ pub use host::Host;
 pub use jail::{Enforced, Jail};
 pub use kind::Kind;
 pub use paths::Access;
-pub use refused::{REFUSED_STATUS, before_refusal};
+pub use refused::{REFUSED_STATUS, before_refusal, report_to};
 pub use thread::{narrow, spawn};

@@ -4,13 +4,21 @@
 #![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
+use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::OnceLock;
 
 /// The exit status of a process whose call was refused: that of SIGSYS in a shell.
 pub const REFUSED_STATUS: u8 = 128 + libc::SIGSYS as u8;
 
 static BEFORE: OnceLock<fn()> = OnceLock::new();
+static REPORT: OnceLock<File> = OnceLock::new();
+
+/// The line goes into this file, too: stderr may be nobody's.
+pub fn report_to(file: File) {
+    let _ = REPORT.set(file);
+}
 
 /// What is done before the end. It runs in a signal handler: no allocation, no waiting for locks.
 pub fn before_refusal(call: fn()) {
@@ -41,11 +49,17 @@ extern "C" fn refuse(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
         libc::prctl(libc::PR_GET_NAME, name.as_mut_ptr());
         let len = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
         let mut digits = [0u8; 10];
-        say(b"\rguesthouse: the jail refuses system call ");
-        say(decimal(call.unsigned_abs(), &mut digits));
-        say(b" to thread ");
-        say(name.get(..len).unwrap_or_default());
-        say(b": report it; --no-jail goes without\n");
+        let name = name.get(..len).unwrap_or_default();
+        let words: [&[u8]; 5] = [
+            b"\rguesthouse: the jail refuses system call ",
+            decimal(call.unsigned_abs(), &mut digits),
+            b" to thread ",
+            name,
+            b": report it; --no-jail goes without\n",
+        ];
+        for fd in [Some(libc::STDERR_FILENO), REPORT.get().map(AsRawFd::as_raw_fd)].into_iter().flatten() {
+            words.iter().for_each(|text| say(fd, text));
+        }
     }
     if let Some(before) = BEFORE.get() {
         before();
@@ -54,9 +68,9 @@ extern "C" fn refuse(_: c_int, info: *mut libc::siginfo_t, _: *mut c_void) {
     unsafe { libc::_exit(REFUSED_STATUS.into()) }
 }
 
-fn say(text: &[u8]) {
-    // SAFETY: the kernel reads `text`, which is as long as it is said to be. If nobody reads stderr, so be it.
-    unsafe { libc::write(libc::STDERR_FILENO, text.as_ptr().cast(), text.len()) };
+fn say(fd: i32, text: &[u8]) {
+    // SAFETY: the kernel reads `text`, which is as long as it is said to be. If nobody reads it there, so be it.
+    unsafe { libc::write(fd, text.as_ptr().cast(), text.len()) };
 }
 
 fn decimal(mut number: u32, digits: &mut [u8; 10]) -> &[u8] {

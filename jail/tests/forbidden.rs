@@ -8,8 +8,9 @@ use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::{ExitStatusExt, parent_id};
+use std::path::PathBuf;
+use std::process::{self, Command, Output, Stdio};
 use std::sync::mpsc::channel;
 
 use jail::{Access, Enforced, Host, Jail, Kind, REFUSED_STATUS};
@@ -117,6 +118,7 @@ const SCENES: &[(&str, u8, fn())] = &[
     ("threads-of-threads", REFUSED_STATUS, threads_of_threads),
     ("panic", 0, panic_with_backtrace),
     ("powers", 0, powers),
+    ("report", REFUSED_STATUS, report),
     ("outside", 0, outside),
 ];
 
@@ -141,7 +143,12 @@ fn run(case: &str) -> Output {
 
 fn seen(scene: &str, status: u8) -> Result<(), Failed> {
     let output = run(scene);
-    assert_eq!(output.status.code(), Some(status.into()), "{}", String::from_utf8(output.stderr)?);
+    assert_eq!(output.status.code(), Some(status.into()), "{}", String::from_utf8_lossy(&output.stderr));
+    if scene == "report" {
+        let path = report_file(process::id());
+        assert_eq!(fs::read(&path)?, output.stderr);
+        fs::remove_file(path)?;
+    }
     Ok(())
 }
 
@@ -315,6 +322,17 @@ fn powers() {
         assert_eq!(powers & lost.bits(), 0, "{powers:x}");
     }
     assert!(lines("/proc/self/status", "NoNewPrivs:").ends_with('1'));
+}
+
+/// What is said of a refused call is in a file as well; the parent looks at it.
+fn report() {
+    jail::report_to(File::create(report_file(parent_id())).unwrap());
+    enter(&jail());
+    What::Call(libc::SYS_execve, [0; 4]).happen();
+}
+
+fn report_file(of: u32) -> PathBuf {
+    std::env::temp_dir().join(format!("guesthouse-report-{of}"))
 }
 
 /// Without a jail, threads are ordinary ones.

@@ -1,5 +1,7 @@
 //! The jail of `guesthouse run`: what the machine needs, its folder, and who talks to its user.
 
+use std::time::Instant;
+
 use jail::{Access, Jail, Kind};
 use machine::{MachineSpec, Snapshot};
 use server::Folder;
@@ -23,12 +25,14 @@ pub fn enter(spec: &MachineSpec, snapshot: Option<&Snapshot>, folder: &Folder, s
         jail.allow(folder, Access::Read);
     }
     jail.allow("/dev/null", Access::Write);
-    let enforced = jail.enter();
-    signals.narrow();
-    if enforced.is_whole() {
-        tracing::info!("jail: {enforced}");
-    } else {
-        // `guesthouse doctor` says so, too; a line at each start would not make the host better.
-        tracing::info!("the jail is not whole: {enforced}");
+    match folder.last_words() {
+        Ok(file) => jail::report_to(file),
+        Err(e) => tracing::warn!("the machine could not say why it died: {e}"),
     }
+    let began = Instant::now();
+    let enforced = jail.enter();
+    let took = began.elapsed();
+    signals.narrow();
+    // Where something is missing, a line at each start would not make the host better; `guesthouse doctor` says it.
+    tracing::info!(?took, whole = enforced.is_whole(), "the jail: {enforced}");
 }

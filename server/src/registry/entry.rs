@@ -38,6 +38,9 @@ impl Entry {
         status.id = id.to_owned();
         if !alive && status.state != State::Exited {
             status.state = State::Dead;
+            let words = read_file(&path.join(file::LAST_WORDS)).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words);
+            status.outcome = words.lines().next().map(|line| line.trim().to_owned());
         }
         Some(Self { registry: registry.clone(), path, status, alive })
     }

@@ -129,6 +129,14 @@ impl Folder {
         self.write(file::SPEC, text.as_bytes()).map(drop)
     }
 
+    /// A file for what a process in the background says when it ends in the midst of its work.
+    ///
+    /// # Errors
+    /// The host refuses it.
+    pub fn last_words(&self) -> io::Result<File> {
+        File::create(self.path.join(file::LAST_WORDS))
+    }
+
     /// What its process needs of it and of the folders around it.
     pub fn allow(&self, jail: &mut Jail) {
         jail.allow(&self.path, Access::All).allow(&self.registry.root, Access::List);

@@ -29,6 +29,7 @@ pub(crate) mod file {
     pub const SOCKET: &str = "api.sock";
     pub const LOG: &str = "console.log";
     pub const OLD_LOG: &str = "console.log.1";
+    pub const LAST_WORDS: &str = "last-words";
 }
 
 /// Longest name of a machine.

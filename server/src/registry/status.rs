@@ -53,7 +53,7 @@ pub struct Status {
     pub state: State,
     /// Once it has exited: as `guesthouse run` would have exited.
     pub exit_status: Option<u8>,
-    /// Once it has exited: how, in a line.
+    /// Once it has exited: how, in a line. If it is dead: its last words, if it had any.
     pub outcome: Option<String>,
     /// When it was made, in milliseconds since 1970.
     pub created: u64,

@@ -1,3 +1,4 @@
+use std::io::Write;
 use std::os::unix::fs::symlink;
 
 use super::*;
@@ -34,9 +35,12 @@ fn a_name_is_a_plain_one_and_one_machines() {
     let error = registry.create(Some("A.b_c-1"), true).unwrap_err().to_string();
     assert!(error.contains(&status.id) && error.contains("guesthouse stop"), "{error}");
     // It ends without a word: the name remains its until it is removed.
+    let mut words = first.last_words().unwrap();
     drop(first);
     let entry = registry.find("A.b_c-1").unwrap();
-    assert_eq!((entry.alive, entry.status.state), (false, State::Dead));
+    assert_eq!((entry.alive, entry.status.state, &entry.status.outcome), (false, State::Dead, &None));
+    words.write_all(b"\rrefused\n").unwrap();
+    assert_eq!(registry.find("A.b_c-1").unwrap().status.outcome.as_deref(), Some("refused"));
     assert!(registry.create(Some("A.b_c-1"), true).unwrap_err().to_string().contains("guesthouse rm"));
     entry.remove().unwrap();
     registry.create(Some("A.b_c-1"), true).unwrap();
