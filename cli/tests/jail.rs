@@ -40,8 +40,8 @@ impl Thread {
     }
 }
 
-/// Programs of the process that wait for its list and its answer to clone3, and at least one more for a kind of thread.
-const OF_PROCESS: u32 = 2;
+/// Programs that every thread of the process is under; its kind has one more.
+const OF_PROCESS: u32 = 1;
 
 #[test]
 fn every_thread_is_limited_while_a_machine_does_all_it_can() {

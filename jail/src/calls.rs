@@ -41,6 +41,13 @@ pub enum Call {
     Own(i64),
 }
 
+impl Call {
+    /// It is made so often that it is looked at first.
+    pub fn is_often(&self) -> bool {
+        matches!(self, Bits(number, _, IOCTL_TYPE, KVM) if *number == SYS_ioctl)
+    }
+}
+
 /// `_IOC_TYPE` of an ioctl's number, and what it is for KVM.
 const IOCTL_TYPE: u64 = 0xff00;
 const KVM: u64 = 0xae00;
@@ -94,6 +101,7 @@ pub const EVERY: &[Call] = &[
     Any(SYS_writev),
     Any(SYS_close),
     Any(SYS_fstat),
+    Value(SYS_fcntl, 1, &[libc::F_DUPFD_CLOEXEC as u64, libc::F_GETFD as u64, libc::F_GETFL as u64]),
     Any(SYS_poll),
     Any(SYS_ppoll),
     Value(SYS_ioctl, 1, TERMINAL),
@@ -246,8 +254,9 @@ const RUN: &[Call] = &[
     Any(SYS_timer_settime),
     Any(SYS_timer_delete),
 ];
-/// Executable memory for an engine: a memfd, mapped twice.
-const CODE: &[Call] = &[Any(SYS_memfd_create), Any(SYS_ftruncate), Any(SYS_fcntl), Any(SYS_mmap)];
+/// Executable memory for an engine: a memfd, mapped twice; with names for perf, memory that becomes executable.
+const CODE: &[Call] =
+    &[Any(SYS_memfd_create), Any(SYS_ftruncate), Any(SYS_fcntl), Any(SYS_mmap), Any(SYS_mprotect)];
 /// How the host's scheduler weighs threads.
 const WEIGHTS: &[Call] = &[Any(SYS_getpriority), Any(SYS_setpriority)];
 

@@ -86,7 +86,11 @@ const ATTEMPTS: &[Attempt] = &[
         what: What::Call(libc::SYS_mmap, [0, 4096, libc::PROT_READ as i64 | EXEC, ANONYMOUS]),
         allowed: &[Kind::KvmVcpu, Kind::Api],
     },
-    call("make-code", libc::SYS_mprotect, [0, 4096, EXEC, 0]),
+    Attempt {
+        name: "make-code",
+        what: What::Call(libc::SYS_mprotect, [0, 4096, EXEC, 0]),
+        allowed: &[Kind::KvmVcpu, Kind::Api],
+    },
     Attempt {
         name: "thread",
         what: What::Do(|| std::thread::spawn(|| ()).join().unwrap()),
