@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::Args;
+use machine::engine::Choice;
 use machine::snapshot::file::INHERITED;
 use machine::snapshot::{Paths, make_distinct};
 use machine::{EngineKind, Snapshot};
@@ -33,7 +34,7 @@ pub struct RestoreArguments {
     /// This is a copy of a machine, and these are the descriptors of state, memory, initrd and changes of disks (`INDEX=N`).
     #[arg(long, hide = true, value_delimiter = ',', conflicts_with = "folder")]
     copy: Vec<String>,
-    /// How to run the guest's code [default: auto].
+    /// How to run the guest's code [default: as before, if this host can].
     #[arg(long, value_name = "NAME", value_parser = crate::args::one_of::<EngineKind>(EngineKind::NAMES))]
     engine: Option<EngineKind>,
     /// Compare all memory with its checksums first, instead of while the guest runs.
@@ -55,12 +56,12 @@ pub fn restore(arguments: &RestoreArguments, background: bool, signals: &Signals
         snapshot.check_memory()?;
     }
     let mut spec = snapshot.spec();
-    spec.engine = arguments.engine.unwrap_or_default();
+    let (choice, kind) = engine(arguments.engine, &snapshot.header().engine)?;
+    spec.engine = kind;
     let name = arguments.life.machine_name.clone().filter(|_| arguments.folder.is_none());
     if arguments.folder.is_none() {
         make_distinct(&mut spec, name.as_deref().unwrap_or(&std::process::id().to_string()));
     }
-    let choice = machine::engine::choose(spec.engine)?;
     tracing::info!("engine {}: {}; {spec:?}", choice.engine.name(), choice.reason);
     crate::net::check(&spec.nets)?;
     let plan = Plan::restored(spec.clone());
@@ -68,6 +69,16 @@ pub fn restore(arguments: &RestoreArguments, background: bool, signals: &Signals
         return exit::after_signal(signals, Ok(0));
     }
     super::live(&arguments.life, background, signals, choice.engine.as_ref(), &plan, spec, Some(&snapshot))
+}
+
+/// The engine that is asked for, or the one that the machine was on, or the best one if that cannot be used here.
+fn engine(wanted: Option<EngineKind>, before: &str) -> anyhow::Result<(Choice, EngineKind)> {
+    let before = before.parse().ok().filter(|_| wanted.is_none());
+    if let Some((Ok(choice), kind)) = before.map(|kind| (machine::engine::choose(kind), kind)) {
+        return Ok((choice, kind));
+    }
+    let kind = wanted.unwrap_or_default();
+    Ok((machine::engine::choose(kind)?, kind))
 }
 
 /// The files that this process has inherited, by the names that the host gives them.

@@ -167,8 +167,13 @@ impl Machine {
             mark.check(disk)?;
         }
         let model = CpuModel::restored(cpu_model, cpu_features).map_err(SnapshotError::Cpu)?;
-        let clock = Clock::resumed(*tsc, *tsc_hz);
-        let clock = clock.map_err(|ours| SnapshotError::Clock { ours, theirs: *tsc_hz })?;
+        let clock = if snapshot.paths.foreign {
+            Clock::resumed(*tsc, *tsc_hz).map_err(|ours| SnapshotError::Clock { ours, theirs: *tsc_hz })?
+        } else {
+            // That of this host, which takes its time to be measured.
+            Clock::assuming(*tsc_hz)
+        };
+        clock.set_tsc(*tsc);
         let file = snapshot.memory()?;
         let checked = file
             .try_clone()
