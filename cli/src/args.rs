@@ -158,6 +158,10 @@ pub struct RunArguments {
     /// privileges.
     #[arg(long, value_name = "WEIGHT")]
     pub cpu_weight: Option<u32>,
+    /// Control group of the host's (a folder below /sys/fs/cgroup, version 2, or 1 of the controller cpu) that the machine's
+    /// process joins. Cap and weight are written into it.
+    #[arg(long, value_name = "FOLDER")]
+    pub cgroup: Option<PathBuf>,
     /// How fast a disk or a card is served: `disk0,iops=1000,bps=50M` (the first `--disk`), `net0,bps=10M`, or one direction,
     /// `net0.tx` from the guest, `net0.rx` to it; `pps=N` are frames, `bps` bytes in a second, `burst=SIZE` bytes that may go
     /// at once after a pause. May be repeated; `guesthouse limit` changes it later.

@@ -208,3 +208,111 @@ fn limits_and_balloon_change_while_the_machine_runs() {
     assert!(ask(&["balloon", "busy", "512M"]).1.contains("leaves nothing"));
     assert_eq!(ask(&["balloon", "busy", "0"]), (true, String::new()));
 }
+
+#[test]
+fn a_machine_in_the_background_is_weighed_as_a_session() {
+    let folder = TempDir::new().unwrap();
+    let ask = |arguments: &[&str]| {
+        let output = guesthouse(arguments).env("XDG_RUNTIME_DIR", folder.path()).output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (fine, id) =
+        ask(&[&["run", "-d", "--name", "busy", "--rm", "--cpu-weight", "33"], &LOOP[..]].concat());
+    assert!(fine, "{id}");
+    let _end = Background(&ask);
+    let status: serde_json::Value = serde_json::from_str(&ask(&["inspect", "busy"]).1).unwrap();
+    let pid = status["pid"].as_u64().unwrap();
+    let group = || std::fs::read_to_string(format!("/proc/{pid}/autogroup")).unwrap();
+    if !std::path::Path::new("/proc/self/autogroup").exists() {
+        println!("this host's scheduler has no autogroups: there is nothing to be weighed");
+        return;
+    }
+    let start = Instant::now();
+    while !group().trim_end().ends_with("nice 5") {
+        assert!(start.elapsed() < Duration::from_secs(30), "{}", group());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A control group for a test; a folder that stands in for one where the host lets us make none. It goes with the test.
+struct Group {
+    folder: std::path::PathBuf,
+    _stand_in: Option<TempDir>,
+}
+
+impl Group {
+    fn new(name: &str) -> Self {
+        let name = format!("guesthouse-{name}-{}", std::process::id());
+        for parent in ["/sys/fs/cgroup", "/sys/fs/cgroup/cpu"] {
+            let folder = std::path::Path::new(parent).join(&name);
+            if std::fs::create_dir(&folder).is_ok() {
+                let real = ["cpu.weight", "cpu.shares"].iter().any(|file| folder.join(file).exists());
+                if real && std::fs::OpenOptions::new().write(true).open(folder.join("cgroup.procs")).is_ok() {
+                    return Self { folder, _stand_in: None };
+                }
+                std::fs::remove_dir_all(&folder).unwrap();
+            }
+        }
+        println!(
+            "this host gives no control group: a folder stands in, and only what is written is looked at"
+        );
+        let folder = TempDir::new().unwrap();
+        for file in ["cgroup.procs", "cpu.max", "cpu.weight"] {
+            std::fs::write(folder.path().join(file), "").unwrap();
+        }
+        Self { folder: folder.path().to_owned(), _stand_in: Some(folder) }
+    }
+
+    fn is_real(&self) -> bool {
+        self._stand_in.is_none()
+    }
+
+    fn read(&self, files: [&str; 2]) -> String {
+        let text = files.iter().find_map(|file| std::fs::read_to_string(self.folder.join(file)).ok());
+        text.unwrap().trim().to_owned()
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if self.is_real() {
+            // The last of its processes may be going.
+            let gone = (0..100).any(|_| {
+                std::thread::sleep(Duration::from_millis(20));
+                std::fs::remove_dir(&self.folder).is_ok()
+            });
+            assert!(gone || std::thread::panicking(), "{} stays", self.folder.display());
+        }
+    }
+}
+
+#[test]
+fn a_control_group_has_the_machine_and_its_limits() {
+    let (light, heavy) = (Group::new("light"), Group::new("heavy"));
+    let start = |group: &Group, limits: &[&str]| {
+        let arguments = [&["run", "--cgroup", group.folder.to_str().unwrap()], limits, &LOOP[..]].concat();
+        let program = guesthouse(&[]).get_program().to_owned();
+        let mut pinned = Command::new("taskset");
+        pinned.args(["-c", "0"]).arg(program).args(arguments);
+        Busy::start(&mut pinned)
+    };
+    // More than others have, which a nice value would need privileges for.
+    let (few, many) = (start(&light, &["--cpu-weight", "100"]), start(&heavy, &["--cpu-weight", "300"]));
+    assert!(["300", "3072"].contains(&heavy.read(["cpu.weight", "cpu.shares"]).as_str()));
+    if light.is_real() {
+        let procs = heavy.read(["cgroup.procs"; 2]);
+        assert!(procs.lines().any(|pid| pid == many.0.id().to_string()), "{procs}");
+        let before = [few.cpu_time(), many.cpu_time()];
+        std::thread::sleep(Duration::from_secs(4));
+        let ratio = (many.cpu_time() - before[1]) / (few.cpu_time() - before[0]);
+        println!("groups of weights 100 and 300 on one CPU: 1 to {ratio:.2}");
+        assert!((2.5..3.6).contains(&ratio), "{ratio}");
+    }
+    drop((few, many));
+    let capped = start(&light, &["--cpu-cap", "0.2"]);
+    assert!(["20000 100000", "20000"].contains(&light.read(["cpu.max", "cpu.cfs_quota_us"]).as_str()));
+    drop(capped);
+    let (status, _, stderr) = run(&["run", "--cgroup", "/nowhere", "--", "true"]);
+    assert_eq!((status, stderr.lines().count()), (2, 1), "{stderr}");
+    assert!(stderr.contains("/nowhere") && stderr.contains("mkdir"), "{stderr}");
+}

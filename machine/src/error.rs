@@ -79,6 +79,14 @@ pub enum MachineError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// A control group that the machine cannot be in.
+    #[error("control group {}: {fact}", path.display())]
+    Cgroup {
+        /// Its folder.
+        path: PathBuf,
+        /// Why not, and what to do.
+        fact: String,
+    },
     /// A limit of what is not there.
     #[error("the machine has no {0}: limit what it has")]
     NoDevice(crate::DeviceName),

@@ -13,6 +13,7 @@ use rustix::process::{Pid, getpid, getpriority_process, setpriority_process};
 use rustix::thread::gettid;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::cgroup::Cgroup;
 use crate::machine::Shared;
 use crate::{Limits, Machine, MachineError};
 
@@ -30,6 +31,8 @@ pub struct Governor {
     state: Mutex<State>,
     changed: Condvar,
     holds: AtomicBool,
+    /// The group that the user has given, which has cap and weight too.
+    cgroup: Option<Cgroup>,
     /// The process's nice value when the machine was made.
     nice: i32,
 }
@@ -42,10 +45,16 @@ struct State {
 }
 
 impl Governor {
-    pub fn new(limits: Limits) -> Self {
+    /// Joins the control group, if there is one.
+    ///
+    /// # Errors
+    /// The group cannot be used.
+    pub fn new(limits: Limits) -> Result<Self, MachineError> {
+        let cgroup = limits.cgroup.as_ref().map(|path| Cgroup::join(path, &limits)).transpose()?;
         let state = State { limits, end: false, thread: None, vcpus: Vec::new() };
         let nice = getpriority_process(None).unwrap_or(0);
-        Self { state: Mutex::new(state), changed: Condvar::new(), holds: AtomicBool::new(false), nice }
+        let (state, changed) = (Mutex::new(state), Condvar::new());
+        Ok(Self { state, changed, holds: AtomicBool::new(false), cgroup, nice })
     }
 
     pub fn limits(&self) -> Limits {
@@ -86,7 +95,8 @@ impl Governor {
 
     /// Gives the vCPUs' threads the nice value of the weight.
     fn weigh(&self, state: &State) -> Result<(), MachineError> {
-        let Some(weight) = state.limits.weight else { return Ok(()) };
+        // In a group, it is the group's weight that counts.
+        let Some(weight) = state.limits.weight.filter(|_| self.cgroup.is_none()) else { return Ok(()) };
         let nice = (self.nice - (f64::from(weight) / NORMAL).log(STEP).round() as i32).clamp(-20, 19);
         // With autogroups, sessions are weighed against each other before their threads are. A machine in the background
         // is a session of its own.
@@ -152,8 +162,9 @@ impl Machine {
         let governor = self.governor();
         let weighed = {
             let mut state = governor.state.lock();
+            let written = governor.cgroup.as_ref().map(|group| group.set(&state.limits, &limits));
             state.limits = limits;
-            governor.weigh(&state)
+            written.unwrap_or(Ok(())).and(governor.weigh(&state))
         };
         governor.changed.notify_all();
         self.start_governor()?;

@@ -5,6 +5,7 @@
 
 mod balloon;
 mod board;
+mod cgroup;
 mod console;
 mod control;
 mod disks;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -25,6 +26,9 @@ pub struct Limits {
     /// Its share of CPU time beside others that want the same: 1 to 10000, 100 if nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// A control group of the host's that has these limits too, and that the machine's process is in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup: Option<PathBuf>,
     /// Rates of disks and cards.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub devices: BTreeMap<DeviceName, RateSpec>,

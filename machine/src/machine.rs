@@ -268,7 +268,7 @@ impl Machine {
             ports,
             balloon,
             throttles,
-            governor: Governor::new(spec.limits.clone()),
+            governor: Governor::new(spec.limits.clone())?,
             vsock,
             agent,
             engine: Mutex::new(Running { name: engine.name(), vm }),

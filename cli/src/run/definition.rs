@@ -30,6 +30,7 @@ pub fn read(arguments: &RunArguments) -> anyhow::Result<MachineSpec> {
     set(&mut spec.balloon, arguments.balloon.map(Some));
     set(&mut spec.limits.cpus, arguments.cpu_cap.map(Some));
     set(&mut spec.limits.weight, arguments.cpu_weight.map(Some));
+    set(&mut spec.limits.cgroup, arguments.cgroup.clone().map(Some));
     for limit in &arguments.limit {
         spec.limits.devices.extend(limit.devices.iter().map(|&device| (device, limit.rate)));
     }

@@ -26,6 +26,7 @@ impl MachineSpec {
             .chain(self.shares.iter_mut().map(|share| &mut share.path))
             .chain(self.ports.iter_mut().map(|port| &mut port.path))
             .chain(self.vsock.iter_mut().map(|vsock| &mut vsock.path))
+            .chain(&mut self.limits.cgroup)
             .chain(captures)
     }
 }
@@ -37,10 +38,10 @@ mod tests {
     #[test]
     fn relative_paths_are_relative_to_the_files_folder() {
         let text = "initrd = \"i\"\n[[modules]]\npath = \"m\"\n[[disks]]\npath = \"/d\"\n[[ports]]\nname = \"p\"\n\
-                    path = \"../p\"\n[[shares]]\ntag = \"t\"\npath = \".\"\n[[nets]]\nkind = \"user\"\ncapture = \"c\"\n[vsock]\npath = \"v\"\n";
+                    path = \"../p\"\n[[shares]]\ntag = \"t\"\npath = \".\"\n[[nets]]\nkind = \"user\"\ncapture = \"c\"\n[vsock]\npath = \"v\"\n[limits]\ncgroup = \"g\"\n";
         let mut spec: MachineSpec = toml::from_str(text).unwrap();
         spec.resolve_paths(Path::new("/f"));
         let paths: Vec<_> = spec.paths().map(|path| path.display().to_string()).collect();
-        assert_eq!(paths, ["", "/f/i", "/f/m", "/d", "/f/.", "/f/../p", "/f/v", "/f/c"]);
+        assert_eq!(paths, ["", "/f/i", "/f/m", "/d", "/f/.", "/f/../p", "/f/v", "/f/g", "/f/c"]);
     }
 }
