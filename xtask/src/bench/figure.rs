@@ -32,6 +32,8 @@ pub enum Target {
     FasterThanQemu(f64),
     /// At most so much more than the host's.
     OverNative(f64),
+    /// This, with at most so much between.
+    Near(f64, f64),
 }
 
 impl Figure {
@@ -42,7 +44,7 @@ impl Figure {
             Target::TimesQemu(_) | Target::FasterThanQemu(_) => Some(ours / median(&self.qemu)?),
             Target::TimesNative(_) => Some(ours / median(&self.native)?),
             Target::OverNative(_) => Some(ours - median(&self.native)?),
-            Target::AtMost(_) => Some(ours),
+            Target::AtMost(_) | Target::Near(..) => Some(ours),
         }
     }
 
@@ -55,6 +57,7 @@ impl Figure {
             | Target::AtMost(most)
             | Target::OverNative(most) => judged <= most,
             Target::FasterThanQemu(least) => judged >= least,
+            Target::Near(value, most) => (judged - value).abs() <= most,
         })
     }
 }
@@ -111,6 +114,7 @@ pub fn table(figures: &[Figure]) -> String {
             (judged, Some(Target::FasterThanQemu(least))) => {
                 (ratio(judged, "QEMU"), format!("at least {least}x"))
             }
+            (_, Some(Target::Near(value, most))) => (String::new(), format!("{value} +- {most}")),
             (judged, Some(Target::OverNative(most))) => (
                 judged.map_or_else(String::new, |more| format!("host {more:+.2} {}", figure.unit)),
                 format!("at most {most:+} {}", figure.unit),
@@ -192,6 +196,8 @@ mod tests {
         let beside = Figure { native: vec![6.5], target: Some(Target::OverNative(1.0)), ..figure.clone() };
         assert_eq!((beside.judged(), beside.passed()), (Some(0.5), Some(true)));
         assert_eq!(Figure { native: vec![5.9], ..beside }.passed(), Some(false));
+        let near = |value| Figure { target: Some(Target::Near(value, 0.5)), ..figure.clone() }.passed();
+        assert_eq!([near(6.5), near(7.5), near(7.6)], [Some(true), Some(true), Some(false)]);
         let text = table(&[figure, slow, alone]);
         let rows: Vec<_> = text.lines().collect();
         assert_eq!(rows.len(), 5);

@@ -2,6 +2,7 @@
 //! turns with the same work, because a host is never quiet for long; what counts is CPU time, and medians.
 
 mod agent;
+mod balloon;
 mod boot;
 pub mod console;
 mod engines;
@@ -10,6 +11,8 @@ mod integer;
 mod io;
 mod kvm;
 mod life;
+mod limits;
+mod machines;
 mod memory;
 pub mod peer;
 pub mod process;
@@ -59,6 +62,8 @@ enum Other {
     Agent(agent::Arguments),
     Switch(switch::Arguments),
     State(state::Arguments),
+    Limits(limits::Arguments),
+    Balloon(balloon::Arguments),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -113,6 +118,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Agent(arguments)) => return agent::run(arguments),
         Some(Other::Switch(arguments)) => return switch::run(arguments),
         Some(Other::State(arguments)) => return state::run(arguments),
+        Some(Other::Limits(arguments)) => return limits::run(arguments),
+        Some(Other::Balloon(arguments)) => return balloon::run(arguments),
         Some(Other::Kvm(_)) | None => {}
     }
     let bench = Bench::new(arguments.runs)?;

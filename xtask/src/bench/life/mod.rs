@@ -1,8 +1,6 @@
 //! `cargo xtask bench life`: many machines at once, how long it takes to ask them something, and what they cost when they have
 //! nothing to do.
 
-mod machines;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -11,9 +9,9 @@ use anyhow::{Result, bail, ensure};
 use clap::Args;
 
 use super::figure::{self, Figure, Target};
+use super::machines::Machines;
 use super::process::{self, Memory};
 use crate::process::target_folder;
-use machines::Machines;
 
 /// Measure many machines at once.
 #[derive(Debug, Args)]

@@ -32,9 +32,25 @@ impl Machines {
 
     /// A default guest with so many MiB.
     pub fn start(&mut self, memory: u64) -> Result<()> {
-        let id = self.call(&["run", "-d", "--memory", &format!("{memory}M")])?;
-        self.ids.push(id.trim().to_owned());
-        Ok(())
+        self.start_with(&["--memory", &format!("{memory}M")]).map(drop)
+    }
+
+    /// A default guest with these options; its id.
+    pub fn start_with(&mut self, options: &[&str]) -> Result<String> {
+        let id = self.call(&[&["run", "-d"], options].concat())?.trim().to_owned();
+        self.ids.push(id.clone());
+        Ok(id)
+    }
+
+    /// The process of a machine.
+    pub fn pid(&self, id: &str) -> Result<u32> {
+        let status: Status = serde_json::from_str(&self.call(&["inspect", id])?)?;
+        Ok(status.pid)
+    }
+
+    /// Runs a script in a guest, as soon as that is up; what it prints.
+    pub fn script(&self, id: &str, script: &str) -> Result<String> {
+        self.call(&["exec", "--wait", "120", id, "sh", "-c", script])
     }
 
     /// What a command prints.
