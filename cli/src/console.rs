@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 
 use device::CharBackend;
 use jail::Kind;
-use machine::{ConsoleKind, NullBackend, PortBackend};
+use machine::{ConsoleKind, ConsoleSize, NullBackend, PortBackend};
 use server::Hub;
 
 use hvc::Hvc;
@@ -118,6 +118,10 @@ impl Console {
     pub fn open_to_clients(&self, style: Style, serial: impl Fn(&[u8]) -> usize + Send + Sync + 'static) {
         if matches!(style, Style::Plain { .. }) {
             self.hub.set_input(Some(Arc::new(self.push(serial))));
+            if let Some(hvc) = self.hvc.clone().filter(|hvc| hvc.is_the_clients()) {
+                let told = move |rows, columns| hvc.resize(ConsoleSize { columns, rows });
+                self.hub.set_resize(Some(Arc::new(told)));
+            }
         }
     }
 

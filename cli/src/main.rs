@@ -4,6 +4,7 @@
 mod agent;
 mod allocator;
 mod args;
+mod complete;
 mod console;
 mod doctor;
 mod exit;
@@ -22,7 +23,7 @@ mod terminal;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use args::{Action, Arguments};
@@ -31,6 +32,7 @@ use signals::Signals;
 fn main() -> ExitCode {
     allocator::keep_large_buffers_apart();
     terminal::restore_on_panic();
+    complete::answer();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(e) => return usage(&e),
@@ -92,9 +94,7 @@ fn start(arguments: &Arguments) -> anyhow::Result<u8> {
         Action::Net(action) => net::run(action),
         Action::Agent { file } => agent::run(file).map(|()| 0),
         Action::Completions { shell } => {
-            let mut text = Vec::new();
-            clap_complete::generate(*shell, &mut Arguments::command(), "guesthouse", &mut text);
-            io::stdout().write_all(&text)?;
+            io::stdout().write_all(&complete::script(*shell)?)?;
             Ok(0)
         }
     }

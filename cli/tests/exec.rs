@@ -110,21 +110,97 @@ fn programs_run_in_a_machine_in_the_background() {
 }
 
 #[test]
+fn a_guest_is_told_its_name_and_after_a_pause_the_time() {
+    let world = World::new();
+    world.expect(0, &["run", "-d", "--name", "web"]);
+    let script = "until [ $(hostname) = web ]; do sleep 0.1; done; date +%s";
+    world.expect(0, &["exec", "--wait", "60", "web", "sh", "-c", script]);
+    world.expect(0, &["pause", "web"]);
+    std::thread::sleep(Duration::from_secs(4));
+    world.expect(0, &["resume", "web"]);
+    let guest: u64 = world.expect(0, &["exec", "web", "date", "+%s"]).0.trim().parse().unwrap();
+    let host = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    assert!(host.abs_diff(guest) <= 1, "the guest is {} s behind", host.saturating_sub(guest));
+}
+
+/// What the API of the only machine answers: the head and the body.
+fn ask(world: &World, head: &str, body: &[u8]) -> (String, Vec<u8>) {
+    let vms = world.path("guesthouse/vms");
+    let folder = fs::read_dir(vms).unwrap().next().unwrap().unwrap().path();
+    let mut stream = std::os::unix::net::UnixStream::connect(folder.join("api.sock")).unwrap();
+    // Without chunks.
+    stream
+        .write_all(format!("{head} HTTP/1.0\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes())
+        .unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let body = body.to_vec();
+    let sender = std::thread::spawn(move || writer.write_all(&body));
+    let mut answer = Vec::new();
+    std::io::Read::read_to_end(&mut stream, &mut answer).unwrap();
+    let _ = sender.join().unwrap();
+    let end = answer.windows(4).position(|four| four == b"\r\n\r\n").unwrap() + 4;
+    let rest = answer.split_off(end);
+    (String::from_utf8(answer).unwrap(), rest)
+}
+
+#[test]
+fn trees_go_through_the_api_as_tar_streams() {
+    let world = World::new();
+    world.expect(0, &["run", "-d", "--name", "web"]);
+    world.expect(0, &["exec", "--wait", "60", "web", "mkdir", "-p", "/tmp/there"]);
+    let data = bytes(3_000_000);
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(data.len() as u64);
+    header.set_mode(0o640);
+    tar.append_data(&mut header, "tree/file", &data[..]).unwrap();
+    let tar = tar.into_inner().unwrap();
+    let (head, rest) = ask(&world, "PUT /v1/files?path=/tmp/there", &tar);
+    assert!(head.starts_with("HTTP/1.0 204"), "{head}{}", String::from_utf8_lossy(&rest));
+    let (head, back) = ask(&world, "GET /v1/files?path=%2Ftmp%2Fthere/tree", b"");
+    assert!(head.starts_with("HTTP/1.0 200") && head.contains("application/x-tar"), "{head}");
+    let mut back = tar::Archive::new(&back[..]);
+    let files = back.entries().unwrap().map(Result::unwrap).map(|mut entry| {
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut data).unwrap();
+        (entry.path().unwrap().into_owned(), entry.header().mode().unwrap(), data)
+    });
+    let files: Vec<_> = files.collect();
+    assert!(
+        files
+            .iter()
+            .any(|(path, mode, bytes)| path.ends_with("tree/file") && *mode == 0o640 && *bytes == data)
+    );
+    for (request, body, status, fact) in [
+        ("GET /v1/files?path=/nowhere", &b""[..], "404", "nowhere"),
+        ("PUT /v1/files?path=/nowhere", &tar, "400", "nowhere"),
+        ("PUT /v1/files?path=/tmp", &[b'x'; 2048], "400", "no tar stream"),
+        ("PUT /v1/files?path=/tmp", &tar[..tar.len() / 2], "400", "/tmp"),
+        ("GET /v1/files", b"", "400", "path"),
+        ("GET /v1/files?path=", b"", "400", "path"),
+    ] {
+        let (head, rest) = ask(&world, request, body);
+        let said = String::from_utf8_lossy(&rest).into_owned();
+        assert!(
+            head.starts_with(&format!("HTTP/1.0 {status}")) && said.contains(fact),
+            "{request}: {head}{said}"
+        );
+    }
+    // Nothing is left of sessions.
+    assert_eq!(world.expect(0, &["exec", "web", "sh", "-c", "ps | grep [u]npack || echo none"]).0, "none\n");
+}
+
+#[test]
 fn a_terminal_is_passed_on() {
     let world = World::new();
     world.expect(0, &["run", "-d", "--name", "web"]);
     world.expect(0, &["exec", "--wait", "60", "web", "true"]);
     let mut terminal = Terminal::start_sized(world.command(&["exec", "-it", "web", "sh"]), 33, 111);
     terminal.expect("# ");
-    terminal.type_keys(b"stty size; tty; echo $((6*7))\r");
-    terminal.expect("33 111\r\n/dev/pts/0\r\n42\r\n");
-    terminal.resize(50, 99);
-    terminal.type_keys(b"until [ \"$(stty size)\" = '50 99' ]; do sleep 0.1; done; echo $((6*8))\r");
-    terminal.expect("\r\n48\r\n");
-    terminal.type_keys(b"sleep 1000\r");
-    terminal.expect("sleep 1000\r\n");
-    std::thread::sleep(Duration::from_secs(1));
-    terminal.type_keys(b"\x03exit 5\r");
+    terminal.type_keys(b"tty\r");
+    terminal.expect("/dev/pts/0\r\n");
+    terminal.is_the_guests();
+    terminal.type_keys(b"exit 5\r");
     let (status, screen) = terminal.finish();
     assert_eq!(status.code(), Some(5), "{screen}");
 }

@@ -49,11 +49,27 @@ fn help_teaches_by_examples_and_names_the_exit_statuses() {
 }
 
 #[test]
-fn completions_know_the_options() {
-    for shell in ["bash", "zsh", "fish"] {
+fn completions_ask_the_program() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let (status, script) = guesthouse(&["completions", shell]);
         assert_eq!(status, 0);
-        assert!(script.contains("no-reboot"), "{shell}");
+        assert!(script.contains("GUESTHOUSE_COMPLETE"), "{shell}: {script}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let ask = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_guesthouse"));
+        command.env("GUESTHOUSE_COMPLETE", "bash").env("_CLAP_COMPLETE_INDEX", (words.len() - 1).to_string());
+        command.env("_CLAP_IFS", "\n").env("XDG_RUNTIME_DIR", folder.path()).arg("--").args(words);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert!(ask(&["guesthouse", "run", "--no-re"]).contains("--no-reboot"));
+    let registry = server::Registry::at(folder.path().join("guesthouse")).unwrap();
+    let (_web, _) = registry.create(Some("web"), true).unwrap();
+    let (_other, other) = registry.create(None, true).unwrap();
+    for command in ["stop", "exec", "console"] {
+        let said = ask(&["guesthouse", command, ""]);
+        assert!(said.contains("web") && said.contains(&other.id), "{command}: {said}");
+        assert!(!ask(&["guesthouse", command, "w"]).contains(&other.id), "{command}");
     }
 }
 

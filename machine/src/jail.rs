@@ -36,6 +36,9 @@ impl MachineSpec {
         for file in files.filter(|path| !path.as_os_str().is_empty()) {
             jail.allow(file, Access::Read);
         }
+        if let Some(group) = &self.limits.cgroup {
+            jail.allow(group, Access::Write);
+        }
         for disk in &self.disks {
             allow_disk(&mut jail, disk);
         }

@@ -6,6 +6,7 @@
 
 mod client;
 mod error;
+mod greeting;
 mod hub;
 mod listen;
 mod openapi;

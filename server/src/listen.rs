@@ -23,7 +23,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use crate::registry::file;
 use crate::routes::upgrade::Duplex;
 use crate::routes::{Context, router};
-use crate::{ServerError, Vm};
+use crate::{ServerError, Vm, greeting};
 
 /// Most connections at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -95,6 +95,7 @@ async fn serve(vm: Arc<Vm>, listener: UnixListener) -> io::Result<()> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let context = Context::new(vm.clone());
     let router = router(context.clone());
+    tokio::spawn(greeting::serve(vm.clone()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,

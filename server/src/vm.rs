@@ -2,20 +2,23 @@
 //! may be replaced by another one when it is started again after a failure.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use agent::protocol::Request;
 use jail::Kind;
 use machine::{EngineKind, Machine, MachineError, MachineSpec};
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
+use crate::greeting;
 use crate::registry::now;
 use crate::routes::{Event, EventKind};
 use crate::{Folder, Hub, State, Status};
 
 /// How long an agent may take to do what it is asked for.
 const ANSWER: Duration = Duration::from_secs(3);
+/// Time that guests are not told of.
+const MOMENT: Duration = Duration::from_secs(1);
 /// Events that a client may be behind.
 const EVENTS: usize = 64;
 
@@ -27,12 +30,16 @@ pub struct Vm {
     events: broadcast::Sender<Event>,
     life: Mutex<Life>,
     changed: Condvar,
+    /// A guest's agent has answered.
+    answered: Arc<Notify>,
     over: watch::Sender<bool>,
 }
 
 struct Life {
     status: Status,
     machine: Option<Arc<Machine>>,
+    /// Since when its guest stands still.
+    still: Option<Instant>,
     /// Somebody wants it to end, and not to start again.
     ending: bool,
     /// A client has ended it without asking the guest.
@@ -44,7 +51,7 @@ impl Vm {
     #[must_use]
     pub fn new(folder: Folder, status: Status, spec: MachineSpec) -> Self {
         let hub = Arc::new(Hub::logged(folder.path()));
-        let life = Life { status, machine: None, ending: false, killed: false };
+        let life = Life { status, machine: None, still: None, ending: false, killed: false };
         Self {
             folder,
             spec,
@@ -52,6 +59,7 @@ impl Vm {
             events: broadcast::Sender::new(EVENTS),
             life: Mutex::new(life),
             changed: Condvar::new(),
+            answered: Arc::default(),
             over: watch::Sender::new(false),
         }
     }
@@ -87,6 +95,8 @@ impl Vm {
         if life.ending {
             return false;
         }
+        let answered = self.answered.clone();
+        machine.agent().on_answer(move || answered.notify_one());
         life.machine = Some(machine.clone());
         life.status.started = Some(now());
         life.status.engine = machine.engine().to_owned();
@@ -181,13 +191,19 @@ impl Vm {
 
     /// Has the guest stand still. Waits for that: not for the server's thread.
     pub fn pause(&self) -> Result<(), MachineError> {
-        self.halt_or_go(State::Running, State::Paused, |machine| machine.pause())
+        self.halt_or_go(State::Running, State::Paused, |machine| machine.pause())?;
+        self.life.lock().still.get_or_insert_with(Instant::now);
+        Ok(())
     }
 
-    /// Has it go on.
+    /// Has it go on. After more than a moment its agent sets the guest's clock.
     pub fn resume(&self) -> Result<(), MachineError> {
         self.halt_or_go(State::Paused, State::Running, |machine| {
             machine.resume();
+            let still = self.life.lock().still.take();
+            if still.is_some_and(|since| since.elapsed() >= MOMENT) {
+                greeting::set_time(machine);
+            }
             Ok(())
         })
     }
@@ -233,6 +249,11 @@ impl Vm {
     pub(crate) fn events(&self) -> (Event, broadcast::Receiver<Event>) {
         let life = self.life.lock();
         (self.event(&life, EventKind::State), self.events.subscribe())
+    }
+
+    /// Waits until a guest's agent has answered, which it does anew after each start.
+    pub(crate) async fn answered(&self) {
+        self.answered.notified().await;
     }
 
     /// Waits until nobody will answer any more.

@@ -65,6 +65,7 @@ pub struct Host {
     state: Mutex<State>,
     changed: Condvar,
     bell: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    answered: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 impl Default for Host {
@@ -76,7 +77,8 @@ impl Default for Host {
             sessions: HashMap::new(),
             last: 0,
         };
-        Self { state: Mutex::new(state), changed: Condvar::new(), bell: OnceLock::new() }
+        let (bell, answered) = (OnceLock::new(), OnceLock::new());
+        Self { state: Mutex::new(state), changed: Condvar::new(), bell, answered }
     }
 }
 
@@ -84,6 +86,12 @@ impl Host {
     /// What to call from now on when there are bytes for the guest. Once.
     pub fn set_bell(&self, bell: impl Fn() + Send + Sync + 'static) {
         let _ = self.bell.set(Box::new(bell));
+    }
+
+    /// What to call when an agent has answered the greeting, which it does anew after each start of the guest. It must not
+    /// wait for the agent. Once.
+    pub fn on_answer(&self, hook: impl Fn() + Send + Sync + 'static) {
+        let _ = self.answered.set(Box::new(hook));
     }
 
     fn ring(&self) {
@@ -132,6 +140,9 @@ impl Host {
         drop(state);
         if before.0 != after.0 {
             self.changed.notify_all();
+            if let (Link::Up, Some(hook)) = (after.0, self.answered.get()) {
+                hook();
+            }
         }
         if !after.1 {
             self.ring();

@@ -20,13 +20,16 @@ pub struct Hvc {
     typed: Mutex<Vec<u8>>,
     /// Of the machine that was made last.
     bell: Mutex<Option<PortBell>>,
+    /// Size of the terminal of a client.
+    told: Mutex<Option<ConsoleSize>>,
     /// The terminal on stdin is the guest's, and its size matters.
     raw: bool,
 }
 
 impl Hvc {
     pub(super) fn new(input: Arc<Input>, output: Arc<Output>, raw: bool) -> Arc<Self> {
-        Arc::new(Self { input, output, typed: Mutex::default(), bell: Mutex::default(), raw })
+        let (typed, bell, told) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { input, output, typed, bell, told, raw })
     }
 
     /// Offers bytes to the guest; how many were taken.
@@ -37,6 +40,17 @@ impl Hvc {
         drop(typed);
         self.ring();
         taken
+    }
+
+    /// A client's terminal has this size.
+    pub fn resize(&self, size: ConsoleSize) {
+        *self.told.lock() = Some(size);
+        self.ring();
+    }
+
+    /// True if it is the clients' terminals that count.
+    pub fn is_the_clients(&self) -> bool {
+        !self.raw
     }
 
     /// Something that concerns the guest is not as it was.
@@ -74,7 +88,7 @@ impl PortBackend for Hvc {
     }
 
     fn size(&self) -> Option<ConsoleSize> {
-        terminal::size().filter(|_| self.raw)
+        if self.raw { terminal::size() } else { *self.told.lock() }
     }
 }
 

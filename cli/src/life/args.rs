@@ -1,10 +1,12 @@
 //! The command lines of machines that live on.
 
 use clap::{Args, Subcommand};
+use clap_complete::engine::ArgValueCompleter;
 
 use machine::{EngineKind, Size};
 
 use super::RestartPolicy;
+use crate::complete::machines;
 use crate::limit_args::DeviceLimit;
 
 const CONSOLE_HELP: &str = "\
@@ -88,7 +90,7 @@ pub enum LifeAction {
     /// Say all that is known of a machine, as JSON.
     Inspect {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
         /// Its definition, as `guesthouse run FILE.toml` takes it.
         #[arg(long)]
@@ -97,13 +99,13 @@ pub enum LifeAction {
     /// Have guests and their time stand still.
     Pause {
         /// The machines.
-        #[arg(value_name = "NAME", required = true)]
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
     },
     /// Have paused guests go on.
     Resume {
         /// The machines.
-        #[arg(value_name = "NAME", required = true)]
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
     },
     /// Have another engine run a machine's guest, which goes on where it is.
@@ -137,7 +139,7 @@ pub enum LifeAction {
     /// Ask guests to shut down, and end machines that do not.
     Stop {
         /// The machines.
-        #[arg(value_name = "NAME", required = true)]
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
         /// Seconds that a guest has for it.
         #[arg(long, short, value_name = "SECONDS", default_value_t = 10)]
@@ -146,13 +148,13 @@ pub enum LifeAction {
     /// End machines at once.
     Kill {
         /// The machines.
-        #[arg(value_name = "NAME", required = true)]
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
     },
     /// Forget machines that have ended.
     Rm {
         /// The machines.
-        #[arg(value_name = "NAME", required = true)]
+        #[arg(value_name = "NAME", required = true, add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
         /// End running ones first.
         #[arg(long, short)]
@@ -166,7 +168,7 @@ pub enum LifeAction {
     #[command(after_help = LIMIT_HELP)]
     Limit {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
         /// CPUs' worth of time, such as 0.2, or `none`.
         #[arg(long, value_name = "CPUS")]
@@ -181,7 +183,7 @@ pub enum LifeAction {
     /// Ask the guest of a machine to give so much memory back, or say how its memory is used.
     Balloon {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
         /// What it is asked to do without, in all; 0 for nothing.
         #[arg(value_name = "SIZE", value_parser = balloon_size)]
@@ -194,13 +196,13 @@ pub enum LifeAction {
     #[command(after_help = CONSOLE_HELP)]
     Console {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
     },
     /// Print what the console of a machine said, the newest mebibyte or two.
     Logs {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
         /// Also what it says from now on, until the machine ends.
         #[arg(long, short)]
@@ -212,7 +214,7 @@ pub enum LifeAction {
     /// Show what machines use: all that run, or these.
     Stats {
         /// The machines.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
         /// Once, instead of every second.
         #[arg(long)]
@@ -224,7 +226,7 @@ pub enum LifeAction {
     /// Show what happens to machines, from now on: to all, or to these.
     Events {
         /// The machines.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machines: Vec<String>,
         /// As JSON, an object in a line each.
         #[arg(long)]

@@ -6,13 +6,13 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use server::{Registry, Upgraded};
+use server::{Entry, Registry, Upgraded};
 
 use super::power;
 use crate::exit;
 use crate::keys::{Key, Keys};
 use crate::signals::Signals;
-use crate::terminal::RawMode;
+use crate::terminal::{self, RawMode};
 
 const PROTOCOL: &str = "guesthouse-console";
 const HELP: &[u8] = b"\r\nCtrl-A d leaves the console, Ctrl-A x ends the machine, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this.\r\n";
@@ -24,6 +24,11 @@ pub fn run(registry: &Registry, name: &str) -> anyhow::Result<u8> {
     let signals = Signals::watch()?;
     let keys = io::stdin().is_terminal();
     let raw = if keys { RawMode::enter().ok() } else { None };
+    if keys {
+        tell_size(&entry);
+        let entry = entry.clone();
+        signals.on_resize(move || tell_size(&entry));
+    }
 
     let ended = Arc::new(stream);
     let (typed, wishes) = (ended.clone(), Arc::new(Wishes::default()));
@@ -50,6 +55,15 @@ pub fn run(registry: &Registry, name: &str) -> anyhow::Result<u8> {
         power::kill(registry, &entry.status.id)?;
     }
     exit::after_signal(&signals, Ok(0))
+}
+
+/// A guest on a virtio console learns how large this terminal is; on a serial port it cannot.
+fn tell_size(entry: &Entry) {
+    let Some(size) = terminal::size() else { return };
+    let path = format!("/v1/console/size?rows={}&columns={}", size.rows, size.columns);
+    if let Err(e) = entry.connect().and_then(|mut client| client.post(&path)) {
+        tracing::debug!("{e}");
+    }
 }
 
 /// What the user wants.

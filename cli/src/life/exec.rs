@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStringExt;
 use agent::protocol::{Exit, Start, Window, stream};
 use agent::{Client, Input};
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use server::{Registry, Upgraded};
 
 use crate::exit;
@@ -48,7 +49,7 @@ pub struct ExecArguments {
     #[arg(long, value_name = "SECONDS", default_value_t = 5)]
     wait: u32,
     /// The machine.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(crate::complete::machines))]
     machine: String,
     /// The program and its arguments.
     #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]

@@ -172,6 +172,21 @@ impl Terminal {
         kill_process(self.pid(), Signal::WINCH).unwrap();
     }
 
+    /// The shell's terminal in the guest, of 33 by 111 characters at first, has this one's size, follows it, and its keys end
+    /// programs.
+    pub fn is_the_guests(&mut self) {
+        self.type_keys(b"stty size; echo $((6*7))\r");
+        self.expect("33 111\r\n42\r\n");
+        self.resize(50, 99);
+        // It comes as a signal to whoever has the terminal.
+        self.type_keys(b"until [ \"$(stty size)\" = '50 99' ]; do sleep 0.1; done; echo $((6*8))\r");
+        self.expect("\r\n48\r\n");
+        self.type_keys(b"sleep 1000\r");
+        self.expect("sleep 1000\r\n");
+        std::thread::sleep(Duration::from_secs(1));
+        self.type_keys(b"\x03");
+    }
+
     /// The program's process.
     pub fn pid(&self) -> rustix::process::Pid {
         rustix::process::Pid::from_child(&self.child)

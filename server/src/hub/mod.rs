@@ -19,12 +19,16 @@ const HISTORY: usize = 64 << 10;
 /// Takes bytes for the guest and says how many.
 type Input = Arc<dyn Fn(&[u8]) -> usize + Send + Sync>;
 
+/// Tells the guest that its terminal has so many lines and characters in a line.
+type Resize = Arc<dyn Fn(u16, u16) + Send + Sync>;
+
 /// A machine's console, as clients see it.
 pub struct Hub {
     said: Mutex<Said>,
     /// Where the console's end is; the sender's going tells of the machine's.
     end: watch::Sender<u64>,
     input: Mutex<Option<Input>>,
+    resize: Mutex<Option<Resize>>,
     room: watch::Sender<()>,
 }
 
@@ -49,8 +53,8 @@ pub struct Piece {
 
 impl Default for Hub {
     fn default() -> Self {
-        let said = Mutex::default();
-        Self { said, end: watch::Sender::new(0), input: Mutex::default(), room: watch::Sender::new(()) }
+        let (end, room) = (watch::Sender::new(0), watch::Sender::new(()));
+        Self { said: Mutex::default(), end, input: Mutex::default(), resize: Mutex::default(), room }
     }
 }
 
@@ -81,6 +85,20 @@ impl Hub {
     pub fn set_input(&self, input: Option<Input>) {
         *self.input.lock() = input;
         self.has_room();
+    }
+
+    /// Who tells the guest of a client's size from now on; without, the line cannot.
+    pub fn set_resize(&self, resize: Option<Resize>) {
+        *self.resize.lock() = resize;
+    }
+
+    /// A client's terminal has this size; false if the guest cannot be told.
+    pub(crate) fn resize(&self, rows: u16, columns: u16) -> bool {
+        let resize = self.resize.lock().clone();
+        resize.is_some_and(|resize| {
+            resize(rows, columns);
+            true
+        })
     }
 
     /// The guest has room for input again.

@@ -1,10 +1,14 @@
 //! The console, for any number of clients at once.
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
-use axum::routing::get;
+use axum::routing::{get, post};
+use serde::Deserialize;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use utoipa::IntoParams;
 
 use super::upgrade::{Duplex, Stream, upgrade};
 use super::{Answer, Context, Refusal};
@@ -16,8 +20,18 @@ const PROTOCOL: &str = "guesthouse-console";
 const PIECE: usize = 16 << 10;
 const INPUT: usize = 1024;
 
+/// The size of a client's terminal in characters.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub struct SizeQuery {
+    /// Lines.
+    rows: u16,
+    /// Characters in a line.
+    columns: u16,
+}
+
 pub fn routes() -> Router<Context> {
-    Router::new().route("/v1/console", get(console))
+    Router::new().route("/v1/console", get(console)).route("/v1/console/size", post(size))
 }
 
 /// Becomes a stream, `Upgrade: guesthouse-console`: what the guest says, beginning with the newest 64 KiB of what it has said,
@@ -27,6 +41,21 @@ pub fn routes() -> Router<Context> {
 pub async fn console(State(context): State<Context>, request: Request) -> Result<Response, Refusal> {
     let vm = context.vm.clone();
     upgrade(&context, request, PROTOCOL, move |stream| async move { serve(&vm, stream).await })
+}
+
+/// Tells the guest the size of a client's terminal. Who tells it last is who is right. A serial port cannot tell any.
+#[utoipa::path(post, path = "/v1/console/size", params(SizeQuery), responses((status = 204), (status = 400, body = Answer), (status = 409, body = Answer)))]
+pub async fn size(
+    State(context): State<Context>,
+    query: Result<Query<SizeQuery>, QueryRejection>,
+) -> Result<StatusCode, Refusal> {
+    let Query(SizeQuery { rows, columns }) = query?;
+    if context.vm.hub().resize(rows, columns) {
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let fact =
+        "this console has no size: run the machine with --console virtio, and without a terminal of its own";
+    Err(Refusal::new(StatusCode::CONFLICT, fact))
 }
 
 async fn serve(vm: &Vm, stream: Stream) {

@@ -5,6 +5,7 @@ pub(crate) mod console;
 pub(crate) mod engine;
 pub(crate) mod events;
 pub(crate) mod exec;
+pub(crate) mod files;
 pub(crate) mod limits;
 pub(crate) mod logs;
 pub(crate) mod machine;
@@ -76,6 +77,8 @@ pub(crate) fn router(context: Context) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .layer(middleware::from_fn(in_time))
+        // Without limits that are for questions and short answers.
+        .merge(files::routes())
         .with_state(context)
 }
 

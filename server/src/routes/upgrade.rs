@@ -31,6 +31,11 @@ impl BodySender {
         self.0.send(piece).await.is_ok()
     }
 
+    /// The same for a thread that may wait.
+    pub fn send_from_thread(&self, piece: Vec<u8>) -> bool {
+        self.0.blocking_send(piece).is_ok()
+    }
+
     /// Waits until the client has left.
     pub async fn closed(&self) {
         self.0.closed().await;
