@@ -5,6 +5,7 @@ mod conform;
 mod deps;
 mod fuzz;
 mod guests;
+mod posix;
 mod process;
 mod soak;
 mod system;
@@ -41,6 +42,7 @@ enum Task {
     Conform(conform::Arguments),
     FuzzSmoke(fuzz::Arguments),
     Soak(soak::Arguments),
+    Posix(posix::Arguments),
     /// Everything that has to pass: fmt, lint, deps, build, guests, and all tests.
     Test {
         /// Arguments for the test runner, after `--`: for example a test's name.
@@ -59,6 +61,7 @@ fn main() -> Result<()> {
         Task::Conform(arguments) => conform::run(&arguments),
         Task::FuzzSmoke(arguments) => fuzz::smoke(&arguments),
         Task::Soak(arguments) => soak::run(&arguments),
+        Task::Posix(arguments) => posix::run(&arguments),
         Task::Test { filter } => test(&filter),
     }
 }
