@@ -17,6 +17,8 @@ use crate::{Folder, Hub, State, Status};
 
 /// How long an agent may take to do what it is asked for.
 const ANSWER: Duration = Duration::from_secs(3);
+/// How long a machine has to start before its clients are told that it does not run.
+const START: Duration = Duration::from_secs(5);
 /// Time that guests are not told of.
 const MOMENT: Duration = Duration::from_secs(1);
 /// Events that a client may be behind.
@@ -249,6 +251,21 @@ impl Vm {
     pub(crate) fn events(&self) -> (Event, broadcast::Receiver<Event>) {
         let life = self.life.lock();
         (self.event(&life, EventKind::State), self.events.subscribe())
+    }
+
+    /// The machine of the moment. One that is just being started is waited for.
+    pub(crate) async fn started(&self) -> Option<Arc<Machine>> {
+        let start = Instant::now();
+        loop {
+            let (machine, state) = {
+                let life = self.life.lock();
+                (life.machine.clone(), life.status.state)
+            };
+            if machine.is_some() || state != State::Starting || start.elapsed() >= START {
+                return machine;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until a guest's agent has answered, which it does anew after each start.

@@ -112,7 +112,7 @@ pub enum LifeAction {
     #[command(after_help = ENGINE_HELP)]
     Engine {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
         /// The engine, or `auto` for the best one of this host.
         #[arg(value_parser = crate::args::one_of::<EngineKind>(EngineKind::NAMES))]
@@ -122,7 +122,7 @@ pub enum LifeAction {
     #[command(after_help = SNAPSHOT_HELP)]
     Snapshot {
         /// The machine.
-        #[arg(value_name = "NAME")]
+        #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
         machine: String,
         /// The folder, which must not be there yet.
         #[arg(value_name = "DIR")]

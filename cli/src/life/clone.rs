@@ -7,8 +7,11 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 use clap::Args;
+use clap_complete::engine::ArgValueCompleter;
 use server::Registry;
 use server::snapshot::Copied;
+
+use crate::complete::machines;
 
 const HELP: &str = "\
 The original goes on after a moment. Memory that neither it nor a copy writes is there once; each disk has
@@ -25,7 +28,7 @@ Examples:
 #[command(after_help = HELP)]
 pub struct CloneArguments {
     /// The machine.
-    #[arg(value_name = "NAME")]
+    #[arg(value_name = "NAME", add = ArgValueCompleter::new(machines))]
     machine: String,
     /// How many copies.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1000))]

@@ -49,7 +49,7 @@ pub async fn exec(
 ) -> Result<Response, Refusal> {
     let Query(Exec { wait }) = query?;
     let patience = Duration::from_secs(wait.min(MAX_WAIT).into());
-    let machine = context.vm.machine();
+    let machine = context.vm.started().await;
     let machine =
         machine.ok_or_else(|| Refusal::new(StatusCode::CONFLICT, "it is not running: try again"))?;
     upgrade_socket(&context, request, PROTOCOL, move |socket, early| async move {

@@ -61,7 +61,7 @@ pub async fn pack(
 ) -> Result<impl IntoResponse, Refusal> {
     let (sender, body) = body();
     let (began, begins) = oneshot::channel();
-    work(&context, query, &["pack"], false, move |session| send(session, &sender, began))?;
+    work(&context, query, &["pack"], false, move |session| send(session, &sender, began)).await?;
     begins.await.map_err(|_| Refusal::from(AgentError::Gone))??;
     Ok(([(header::CONTENT_TYPE, "application/x-tar")], body))
 }
@@ -82,7 +82,8 @@ pub async fn unpack(
     work(&context, query, &["unpack", "--below"], true, move |session| {
         // Nobody waits for it if the client has left.
         let _ = ended.send(session.and_then(|session| take(&session, pieces)));
-    })?;
+    })
+    .await?;
     while let Some(frame) = data.frame().await {
         // A body that breaks off ends the work with the sender.
         let broken = |e| Refusal::new(StatusCode::BAD_REQUEST, format!("the body cannot be read: {e}"));
@@ -101,7 +102,7 @@ pub async fn unpack(
 }
 
 /// Starts one of the agent's own programs on a path, and `with` it on a thread of its own, for which there is a place.
-fn work(
+async fn work(
     context: &Context,
     query: Result<Query<Files>, QueryRejection>,
     words: &[&str],
@@ -112,7 +113,7 @@ fn work(
     if path.is_empty() || path.contains('\0') {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "there is no path: give one of the guest's"));
     }
-    let machine = context.vm.machine();
+    let machine = context.vm.started().await;
     let machine =
         machine.ok_or_else(|| Refusal::new(StatusCode::CONFLICT, "it is not running: try again"))?;
     let too_many = |_| Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "too many streams are open: close some");
