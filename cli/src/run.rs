@@ -7,6 +7,7 @@ mod plan;
 mod restore;
 mod status;
 
+use std::cell::Cell;
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
@@ -20,13 +21,15 @@ use server::{Folder, Registry, Server, Vm};
 use crate::args::RunArguments;
 use crate::console::{Console, Style};
 use crate::exit;
-use crate::life::{LifeArguments, Restarts, detach};
+use crate::life::detach::Caller;
+use crate::life::{LifeArguments, Restarts};
 use crate::signals::Signals;
 use crate::terminal::RawMode;
 use plan::Plan;
 pub use restore::{RestoreArguments, restore};
 use status::Reasons;
 
+const NO_CALLER: &str = "the host refuses a descriptor: raise its limit of open files";
 const NO_THREAD: &str = "the host refuses a thread: raise its limit of tasks";
 
 /// Boots a machine and stays with it to its end; the exit status. In the `background` somebody else waits for its start.
@@ -58,6 +61,7 @@ fn live(
     mut definition: MachineSpec,
     snapshot: Option<&Snapshot>,
 ) -> anyhow::Result<u8> {
+    let caller = if background { Some(Caller::take().context(NO_CALLER)?) } else { None };
     // What somebody is looking at is gone when he is.
     let keep = background && !life.rm;
     let name = life.machine_name.as_deref();
@@ -78,7 +82,8 @@ fn live(
         jail::enter(&spec, snapshot, &folder, signals);
     }
     let vm = Arc::new(Vm::new(folder, status, definition));
-    let result = Run { life, background, signals, engine, plan, spec, vm: &vm, snapshot }.run();
+    let caller = Cell::new(caller);
+    let result = Run { life, caller, signals, engine, plan, spec, vm: &vm, snapshot }.run();
     if result.is_err() || !keep {
         forget(vm.folder());
     }
@@ -94,7 +99,8 @@ fn forget(folder: &Folder) {
 /// A machine and everything around it.
 struct Run<'a> {
     life: &'a LifeArguments,
-    background: bool,
+    /// Who waits for a machine in the background.
+    caller: Cell<Option<Caller>>,
     signals: &'a Signals,
     engine: &'a dyn Engine,
     plan: &'a Plan,
@@ -153,12 +159,10 @@ impl Run<'_> {
         Ok(status)
     }
 
-    /// Whoever waits for a machine in the background may ask it for something from now on.
-    fn report(&self, reported: &mut bool) -> Result<(), String> {
-        if std::mem::replace(reported, true) {
-            return Ok(());
-        }
-        detach::report(&self.vm.status().id).map_err(|e| e.to_string())
+    /// The caller, if one still waits, may ask the machine for something from now on.
+    fn report(&self) -> Result<(), String> {
+        let reported = self.caller.take().map(|caller| caller.report(&self.vm.status().id));
+        reported.transpose().map(|_| ()).map_err(|e| e.to_string())
     }
 
     fn make(&self, backends: &Backends) -> Result<Arc<Machine>, MachineError> {
@@ -176,14 +180,13 @@ impl Run<'_> {
         let command = !self.spec.command.is_empty();
         let mut restarts = Restarts::default();
         let mut machine = Ok(machine);
-        let mut reported = !self.background;
         loop {
             let began = Instant::now();
             let outcome = match &machine {
                 Ok(machine) if self.vm.attach(machine) => {
                     console.has_room();
                     let started = machine.start().map_err(|e| e.to_string());
-                    match started.and_then(|()| self.report(&mut reported)) {
+                    match started.and_then(|()| self.report()) {
                         Ok(()) => machine.wait(),
                         Err(e) => Outcome::Failed(e),
                     }

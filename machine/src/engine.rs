@@ -88,7 +88,6 @@ pub fn choose(kind: EngineKind) -> Result<Choice, MachineError> {
 fn pick(engines: Vec<Arc<dyn Engine>>, kind: EngineKind) -> Result<Choice, MachineError> {
     let wanted = kind.to_string();
     let (mut passed_over, mut slow) = (Vec::new(), Vec::new());
-    let mut last_resort = None;
     for engine in engines {
         if kind != EngineKind::Auto && engine.name() != wanted {
             continue;
@@ -103,7 +102,6 @@ fn pick(engines: Vec<Arc<dyn Engine>>, kind: EngineKind) -> Result<Choice, Machi
         }
         if let Some(why) = engine.drawback() {
             slow.push(format!("{name} is here but {why}"));
-            last_resort = last_resort.or(Some((engine, capabilities)));
             continue;
         }
         let notice = (!slow.is_empty()).then(|| format!("{}; using {name}", slow.join("; ")));
@@ -115,11 +113,8 @@ fn pick(engines: Vec<Arc<dyn Engine>>, kind: EngineKind) -> Result<Choice, Machi
         };
         return Ok(Choice { engine, capabilities, reason, notice });
     }
-    if let Some((engine, capabilities)) = last_resort {
-        passed_over.append(&mut slow);
-        let reason = format!("the only one that this host can run ({})", passed_over.join("; "));
-        return Ok(Choice { engine, capabilities, reason, notice: None });
-    }
+    // Such a one rarely brings a system to its end: whoever wants it says so.
+    passed_over.extend(slow.into_iter().map(|why| format!("{why}, which only --engine takes")));
     let reason =
         if passed_over.is_empty() { "it is not in this build".to_owned() } else { passed_over.join("; ") };
     let engine = EngineKind::NAMES.into_iter().find(|n| *n == wanted).unwrap_or("auto");
@@ -168,17 +163,20 @@ mod tests {
     }
 
     #[test]
-    fn auto_passes_over_what_is_slow_and_tells_unless_there_is_nothing_else() {
+    fn auto_passes_over_what_is_slow_and_tells() {
         let slow = || Named("kvm", None, Some("its ring 0 runs 2 M insn/s"));
         let choice =
             pick(vec![Arc::new(slow()), Arc::new(Named("dbt", None, None))], EngineKind::Auto).unwrap();
         assert_eq!(choice.engine.name(), "dbt");
         let notice = "kvm is here but its ring 0 runs 2 M insn/s; using dbt";
         assert_eq!(choice.notice.as_deref(), Some(notice));
+        let broken = Named("dbt", Some("no BMI2"), None);
         let alone =
-            pick(vec![Arc::new(slow()), Arc::new(Named("dbt", Some("no BMI2"), None))], EngineKind::Auto)
-                .unwrap();
-        assert_eq!((alone.engine.name(), alone.notice), ("kvm", None));
+            pick(vec![Arc::new(slow()), Arc::new(broken)], EngineKind::Auto).err().unwrap().to_string();
+        assert!(
+            alone.contains("dbt cannot run here: no BMI2; kvm is here but its ring 0 runs 2 M insn/s"),
+            "{alone}"
+        );
         let asked = pick(vec![Arc::new(slow())], EngineKind::Kvm).unwrap();
         assert_eq!((asked.engine.name(), asked.notice), ("kvm", None));
     }

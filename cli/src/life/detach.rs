@@ -1,13 +1,16 @@
 //! `run --detach`: the program starts itself once more, in a session of its own, and waits for a word from it. Until then
 //! the child says what is wrong to the caller's stderr, and its exit status is the caller's.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
 use anyhow::Context;
 use rustix::fs::{Mode, OFlags, open};
+use rustix::io::fcntl_dupfd_cloexec;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::stdio::{dup2_stderr, dup2_stdout};
+use rustix::stdio::{dup2_stderr, dup2_stdout, stdout};
 
 use crate::exit;
 use crate::signals::Signals;
@@ -39,13 +42,25 @@ pub fn start(signals: &Signals) -> anyhow::Result<u8> {
     exit::after_signal(signals, Ok(status.code().map_or(exit::HOST, |code| code as u8)))
 }
 
-/// The machine's side: it answers from now on, and has nothing more to do with the caller.
-pub fn report(id: &str) -> anyhow::Result<()> {
-    let mut stdout = io::stdout();
-    stdout.write_all(format!("{id}\n").as_bytes()).context("the caller is gone")?;
-    stdout.flush().context("the caller is gone")?;
-    let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    dup2_stdout(&null)?;
-    dup2_stderr(&null)?;
-    Ok(())
+/// The way to the caller, who waits for a word on what was the machine's stdout.
+pub struct Caller(OwnedFd);
+
+impl Caller {
+    /// Takes stdout away from everybody else: what a guest says is no word.
+    pub fn take() -> io::Result<Self> {
+        let pipe = fcntl_dupfd_cloexec(stdout(), 3)?;
+        dup2_stdout(&null()?)?;
+        Ok(Self(pipe))
+    }
+
+    /// The machine answers from now on, and has nothing more to do with the caller.
+    pub fn report(self, id: &str) -> anyhow::Result<()> {
+        File::from(self.0).write_all(format!("{id}\n").as_bytes()).context("the caller is gone")?;
+        dup2_stderr(&null()?)?;
+        Ok(())
+    }
+}
+
+fn null() -> io::Result<OwnedFd> {
+    Ok(open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?)
 }
