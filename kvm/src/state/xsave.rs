@@ -9,6 +9,10 @@ use kvm_ioctls::{Cap, VcpuFd, VmFd};
 
 use crate::error::{Failure, failed};
 
+/// MXCSR, its value after a reset, and the registers XMM.
+const MXCSR: usize = 24;
+const MXCSR_INIT: u32 = 0x1f80;
+const XMM: usize = 160;
 /// XSTATE_BV in the header.
 const PRESENT: usize = 512;
 const KNOWN: u64 = xcr0::X87 | xcr0::SSE | xcr0::AVX;
@@ -64,7 +68,34 @@ impl Image {
             *place = word;
         }
         region[XSAVE_SELECTORS / 4..PRESENT / 4].fill(0);
+        keep_mxcsr(region);
         // SAFETY: KVM reads at most as many bytes as KVM_CAP_XSAVE2 told, which the buffer has.
         unsafe { fd.set_xsave2(&self.buffer) }.map_err(failed("KVM_SET_XSAVE"))
+    }
+}
+
+/// A CPU that restores the compacted form, as the host's kernel has it, takes MXCSR from there only if the registers XMM are
+/// said to be there as well (Intel SDM volume 1, 13.12).
+fn keep_mxcsr(region: &mut [u32; 1024]) {
+    if region[MXCSR / 4] != MXCSR_INIT && region[PRESENT / 4] & xcr0::SSE as u32 == 0 {
+        region[XMM / 4..XSAVE_SELECTORS / 4].fill(0);
+        region[PRESENT / 4] |= xcr0::SSE as u32;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_mxcsr_brings_the_registers_with_it() {
+        let mut region = [0; 1024];
+        region[MXCSR / 4] = MXCSR_INIT;
+        region[XMM / 4] = 1;
+        keep_mxcsr(&mut region);
+        assert_eq!((region[PRESENT / 4], region[XMM / 4]), (0, 1));
+        region[MXCSR / 4] = 0x7f80;
+        keep_mxcsr(&mut region);
+        assert_eq!((region[PRESENT / 4], region[XMM / 4]), (2, 0));
     }
 }
