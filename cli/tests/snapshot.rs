@@ -175,7 +175,9 @@ fn copies_of_a_guest_at_work_are_others_and_it_is_unharmed() {
     let kept = format!("{},snapshot,format=raw", disk(&world.path("kept.raw")));
     let run = ["run", "-d", "--name", "a", "--cpus", "2", "--memory", "128M"];
     world.ok(&[&run[..], &["--disk", &kept, "--net", "user"]].concat());
-    world.exec("a", "echo one | dd of=/dev/vda conv=fsync 2>/dev/null; hostname first");
+    world.exec("a", "echo one | dd of=/dev/vda conv=fsync 2>/dev/null");
+    // It is told its name about now.
+    world.exec("a", "until test $(hostname) = a; do sleep 0.1; done; hostname first");
     world.exec("a", WORK);
     let ids = world.ok(&["clone", "a", "--count", "2", "--name", "copy", "--rm"]);
     assert_eq!(ids.lines().count(), 2, "{ids}");
