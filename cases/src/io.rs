@@ -76,14 +76,4 @@ impl CpuIo for Io {
     fn set_task_priority(&self, priority: u8) {
         self.priority.store(priority, Ordering::Relaxed);
     }
-
-    fn apic_msr_read(&self, _: u32) -> Option<u64> {
-        None
-    }
-
-    fn apic_msr_write(&self, _: u32, _: u64) -> bool {
-        false
-    }
-
-    fn poll(&self) {}
 }

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::sync::Arc;
 
-use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
+use cpu::{CpuFault, CpuIo, CpuState, EngineError, Hypercall, Signals, Vcpu, VcpuExit};
 
 use crate::engine::Shared;
 
@@ -94,6 +94,9 @@ macro_rules! forward {
         fn deadline(&self) -> Option<u64> {
             self.io.deadline()
         }
+        fn hypercall(&self, call: &Hypercall) -> i64 {
+            self.io.hypercall(call)
+        }
     };
 }
 
@@ -159,5 +162,36 @@ impl Stretch {
     /// Where it is.
     pub fn state(&self) -> CpuState {
         self.vcpu.state()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers as no empty world does.
+    struct World;
+
+    impl CpuIo for World {
+        fn hypercall(&self, call: &Hypercall) -> i64 {
+            call.number as i64
+        }
+        fn deadline(&self) -> Option<u64> {
+            Some(7)
+        }
+        fn apic_msr_read(&self, msr: u32) -> Option<u64> {
+            Some(msr.into())
+        }
+    }
+
+    #[test]
+    fn helpers_reach_the_machine() {
+        let (io, signals) = (&World, Signals::new());
+        let call = Hypercall { number: 5, arguments: [0; 4] };
+        let worlds: [&dyn CpuIo; 2] =
+            [&Once { io, interrupt: Cell::default() }, &Watched { io, signals: &signals }];
+        for io in worlds {
+            assert_eq!((io.hypercall(&call), io.deadline(), io.apic_msr_read(3)), (5, Some(7), Some(3)));
+        }
     }
 }

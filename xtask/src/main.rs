@@ -5,6 +5,7 @@ mod conform;
 mod deps;
 mod fuzz;
 mod guests;
+mod machines;
 mod posix;
 mod process;
 mod soak;

@@ -213,19 +213,6 @@ impl CpuIo for Devices {
     fn mmio_write(&self, addr: u64, data: &[u8]) {
         self.stir(addr, data);
     }
-    fn take_interrupt(&self) -> Option<u8> {
-        None
-    }
-    fn task_priority(&self) -> u8 {
-        0
-    }
-    fn set_task_priority(&self, _: u8) {}
-    fn apic_msr_read(&self, _: u32) -> Option<u64> {
-        None
-    }
-    fn apic_msr_write(&self, _: u32, _: u64) -> bool {
-        false
-    }
     fn poll(&self) {
         self.polls.set(self.polls.get() + 1);
         if self.polls.get() >= PATIENCE {

@@ -313,23 +313,4 @@ fn state(bits: u32) -> CpuState {
 
 struct NoDevices;
 
-impl CpuIo for NoDevices {
-    fn port_read(&self, _: u16, _: &mut [u8]) {}
-    fn port_write(&self, _: u16, _: &[u8]) {}
-    fn mmio_read(&self, _: u64, _: &mut [u8]) {}
-    fn mmio_write(&self, _: u64, _: &[u8]) {}
-    fn take_interrupt(&self) -> Option<u8> {
-        None
-    }
-    fn task_priority(&self) -> u8 {
-        0
-    }
-    fn set_task_priority(&self, _: u8) {}
-    fn apic_msr_read(&self, _: u32) -> Option<u64> {
-        None
-    }
-    fn apic_msr_write(&self, _: u32, _: u64) -> bool {
-        false
-    }
-    fn poll(&self) {}
-}
+impl CpuIo for NoDevices {}

@@ -6,8 +6,8 @@ use anyhow::{Result, bail};
 use clap::Args;
 
 use super::figure::{self, Figure, Target};
-use super::machines::Machines;
 use super::process;
+use crate::machines::Machines;
 use crate::process::target_folder;
 
 /// Measure how much of what a guest frees the host has again, and when.
@@ -49,15 +49,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             figure.guesthouse.push(sample);
         }
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-    } else {
-        print!("{}", figure::table(&figures));
-    }
-    match figures.iter().filter(|figure| figure.passed() == Some(false)).count() {
-        0 => Ok(()),
-        missed => bail!("{missed} of {} figures miss their target", figures.len()),
-    }
+    figure::conclude(&figures, arguments.json)
 }
 
 fn sample(machines: &mut Machines) -> Result<[f64; 3]> {

@@ -1,5 +1,6 @@
 //! What was measured, beside what was promised.
 
+use anyhow::{Result, bail};
 use serde::{Serialize, Serializer};
 use serde_json::json;
 
@@ -86,6 +87,28 @@ pub fn median(samples: &[f64]) -> Option<f64> {
     let upper = *sorted.get(sorted.len() / 2)?;
     let lower = *sorted.get(sorted.len().saturating_sub(1) / 2)?;
     Some(f64::midpoint(lower, upper))
+}
+
+/// Prints them, as JSON with every sample or as a table.
+///
+/// # Errors
+/// One of them misses its target.
+pub fn conclude(figures: &[Figure], json: bool) -> Result<()> {
+    if json {
+        println!("{}", serde_json::to_string_pretty(figures)?);
+    } else {
+        print!("{}", table(figures));
+    }
+    judge(figures)
+}
+
+/// # Errors
+/// One of them misses its target.
+pub fn judge(figures: &[Figure]) -> Result<()> {
+    match figures.iter().filter(|figure| figure.passed() == Some(false)).count() {
+        0 => Ok(()),
+        missed => bail!("{missed} of {} figures miss their target", figures.len()),
+    }
 }
 
 /// For people, and for docs/where-we-stand.md: a Markdown table.

@@ -10,8 +10,8 @@ use clap::Args;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use super::figure::{self, Figure, Target};
-use super::machines::Machines;
 use super::process::cpu_seconds;
+use crate::machines::Machines;
 use crate::process::target_folder;
 
 /// Measure how well limits of CPU time, disks and cards hold.
@@ -61,15 +61,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             figure.guesthouse.push(sample);
         }
     }
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-    } else {
-        print!("{}", figure::table(&figures));
-    }
-    match figures.iter().filter(|figure| figure.passed() == Some(false)).count() {
-        0 => Ok(()),
-        missed => bail!("{missed} of {} figures miss their target", figures.len()),
-    }
+    figure::conclude(&figures, arguments.json)
 }
 
 fn row(name: &str, unit: &'static str, target: Target) -> Figure {

@@ -12,7 +12,6 @@ mod io;
 mod kvm;
 mod life;
 mod limits;
-mod machines;
 mod memory;
 pub mod peer;
 pub mod process;
@@ -25,7 +24,7 @@ mod switch;
 use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand, ValueEnum};
 use guest::cpio::{Archive, Node};
 use guest::{Cache, Cancel, Catalogue};
@@ -148,11 +147,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     } else {
         print!("{}", figure::table(&summary.figures));
     }
-    let missed: Vec<_> = summary.figures.iter().filter(|f| f.passed() == Some(false)).collect();
-    if !missed.is_empty() {
-        bail!("{} of {} figures miss their target", missed.len(), summary.figures.len());
-    }
-    Ok(())
+    figure::judge(&summary.figures)
 }
 
 impl Bench {

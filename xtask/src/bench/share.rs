@@ -88,11 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         }
     }
     let figures: Vec<_> = figures.into_iter().flatten().collect();
-    print!("{}", figure::table(&figures));
-    match figures.iter().filter(|f| f.passed() == Some(false)).count() {
-        0 => Ok(()),
-        missed => bail!("{missed} of {} figures miss their target", figures.len()),
-    }
+    figure::conclude(&figures, false)
 }
 
 /// The guest with the script.

@@ -2,14 +2,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::Instant;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::Result;
 use clap::Args;
 
 use super::figure::{self, Figure, Target};
 use super::process;
+use crate::machines::Machines;
 use crate::process::target_folder;
 
 /// Measure snapshots, restores and copies.
@@ -29,90 +28,48 @@ pub struct Arguments {
     json: bool,
 }
 
-/// Machines in a world of their own, which end with it.
-struct World<'a> {
-    program: &'a Path,
-    folder: &'a Path,
-}
-
-impl World<'_> {
-    /// What it prints, and how long it took in milliseconds.
-    fn call(&self, words: &[&str]) -> Result<(String, f64)> {
-        let start = Instant::now();
-        let mut command = Command::new(self.program);
-        command.args(words).env("XDG_RUNTIME_DIR", self.folder).stdin(Stdio::null()).stderr(Stdio::inherit());
-        let output = command.output();
-        let took = start.elapsed().as_secs_f64() * 1e3;
-        let Output { status, stdout, .. } =
-            output.with_context(|| format!("{} does not start", self.program.display()))?;
-        ensure!(status.success(), "{words:?}: {status}");
-        Ok((String::from_utf8_lossy(&stdout).trim().to_owned(), took))
-    }
-
-    fn is_awake(&self, name: &str) -> Result<()> {
-        self.call(&["exec", "--wait", "300", name, "true"]).map(drop)
-    }
-
-    fn process(&self, id: &str) -> Result<u32> {
-        let known: serde_json::Value = serde_json::from_str(&self.call(&["inspect", id])?.0)?;
-        known["pid"].as_u64().and_then(|pid| pid.try_into().ok()).context("a machine without a process")
-    }
-}
-
-impl Drop for World<'_> {
-    fn drop(&mut self) {
-        for id in self.call(&["ps", "-aq"]).map(|(ids, _)| ids).unwrap_or_default().lines() {
-            let _ = self.call(&["rm", "-f", id]);
-        }
-    }
-}
-
+/// Measures, prints, and fails if a figure misses its target.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let target = target_folder()?;
-    let folder = Path::new(&arguments.folder).join(format!("guesthouse-state-bench-{}", std::process::id()));
-    fs::create_dir(&folder).with_context(|| format!("{} cannot be made", folder.display()))?;
-    let world = World { program: &target.join("release/guesthouse"), folder: &folder };
-    let result = measure(arguments, &world);
-    drop(world);
-    fs::remove_dir_all(&folder)?;
-    let figures = result?;
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-    } else {
-        print!("{}", figure::table(&figures));
-    }
-    let missed = figures.iter().filter(|figure| figure.passed() == Some(false)).count();
-    if missed > 0 {
-        bail!("{missed} of {} figures miss their target", figures.len());
-    }
-    Ok(())
+    let program = target_folder()?.join("release/guesthouse");
+    let machines = Machines::within(program, Path::new(&arguments.folder))?;
+    figure::conclude(&measure(arguments, &machines)?, arguments.json)
 }
 
-fn measure(arguments: &Arguments, world: &World<'_>) -> Result<[Figure; 7]> {
-    world.call(&["run", "-d", "--name", "one", "--memory", "512M", &arguments.guest])?;
-    world.is_awake("one")?;
-    let snapshot = world.folder.join("snapshot");
+/// What a command prints, and how long it took in milliseconds.
+fn timed(machines: &Machines, words: &[&str]) -> Result<(String, f64)> {
+    let (said, took) = machines.timed(words)?;
+    Ok((said.trim().to_owned(), took.as_secs_f64() * 1e3))
+}
+
+fn is_awake(machines: &Machines, name: &str) -> Result<()> {
+    machines.call(&["exec", "--wait", "300", name, "true"]).map(drop)
+}
+
+fn measure(arguments: &Arguments, machines: &Machines) -> Result<[Figure; 7]> {
+    machines.call(&["run", "-d", "--name", "one", "--memory", "512M", &arguments.guest])?;
+    is_awake(machines, "one")?;
+    let snapshot = machines.path("snapshot");
     let path = snapshot.display().to_string();
     let [mut written, mut pauses, mut sizes, mut restored, mut copied, mut own, mut shared] =
         [const { Vec::new() }; 7];
     for _ in 0..arguments.runs {
-        let (taken, took) = world.call(&["snapshot", "--json", "one", &path])?;
+        let (taken, took) = timed(machines, &["snapshot", "--json", "one", &path])?;
         let taken: serde_json::Value = serde_json::from_str(&taken)?;
         written.push(took);
         pauses.extend(taken["pause"].as_f64().map(|us| us / 1e3));
         sizes.extend(taken["memory"].as_f64().map(|bytes| bytes / f64::from(1 << 20)));
-        let (id, took) = world.call(&["restore", "-d", "--rm", &path])?;
+        let (id, took) = timed(machines, &["restore", "-d", "--rm", &path])?;
         restored.push(took);
-        world.is_awake(&id)?;
-        world.call(&["kill", &id])?;
+        is_awake(machines, &id)?;
+        machines.call(&["kill", &id])?;
         fs::remove_dir_all(&snapshot)?;
-        let (id, took) = world.call(&["clone", "--rm", "one"])?;
+        let (id, took) = timed(machines, &["clone", "--rm", "one"])?;
         copied.push(took);
-        world.is_awake(&id)?;
-        let (private, others) = process::private_and_shared(world.process(&id)?)?;
+        is_awake(machines, &id)?;
+        let (private, others) = process::private_and_shared(machines.pid(&id)?)?;
         own.push(private as f64 / 1024.0);
         shared.push(others as f64 / 1024.0);
-        world.call(&["kill", &id])?;
+        machines.call(&["kill", &id])?;
     }
     let row = |name: &str, unit, guesthouse, target: Option<f64>| Figure {
         name: name.to_owned(),

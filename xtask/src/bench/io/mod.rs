@@ -108,11 +108,7 @@ fn show(figures: &[Figure], arguments: &Arguments) -> Result<()> {
     } else {
         print!("{}", figure::table(figures));
     }
-    let missed = figures.iter().filter(|figure| figure.passed() == Some(false)).count();
-    if missed > 0 {
-        bail!("{missed} of {} figures miss their target", figures.len());
-    }
-    Ok(())
+    figure::judge(figures)
 }
 
 /// The machine of one turn, which is booted for its first row, and again after one that failed: nobody knows what that

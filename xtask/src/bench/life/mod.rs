@@ -5,12 +5,12 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use clap::Args;
 
 use super::figure::{self, Figure, Target};
-use super::machines::Machines;
 use super::process::{self, Memory};
+use crate::machines::Machines;
 use crate::process::target_folder;
 
 /// Measure many machines at once.
@@ -87,16 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         row("memory beyond guest RAM, private, each", "MiB", mib(|m| m.private), None),
         row("resident guest RAM, each", "MiB", mib(|m| m.guest), None),
     ];
-    if arguments.json {
-        println!("{}", serde_json::to_string_pretty(&figures)?);
-    } else {
-        print!("{}", figure::table(&figures));
-    }
-    let missed = figures.iter().filter(|figure| figure.passed() == Some(false)).count();
-    if missed > 0 {
-        bail!("{missed} of {} figures miss their target", figures.len());
-    }
-    Ok(())
+    figure::conclude(&figures, arguments.json)
 }
 
 fn milliseconds(start: Instant) -> f64 {

@@ -1,7 +1,7 @@
 //! Machines in the background, in a folder of their own.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,7 +25,12 @@ struct Status {
 
 impl Machines {
     pub fn new(program: PathBuf) -> Result<Self> {
-        let runtime = std::env::temp_dir().join(format!("guesthouse-bench-{}", std::process::id()));
+        Self::within(program, &std::env::temp_dir())
+    }
+
+    /// The same, with their folder in another one.
+    pub fn within(program: PathBuf, folder: &Path) -> Result<Self> {
+        let runtime = folder.join(format!("guesthouse-xtask-{}", std::process::id()));
         fs::create_dir(&runtime).with_context(|| format!("{} cannot be made", runtime.display()))?;
         Ok(Self { program, runtime, ids: Vec::new() })
     }
@@ -40,6 +45,11 @@ impl Machines {
         let id = self.call(&[&["run", "-d"], options].concat())?.trim().to_owned();
         self.ids.push(id.clone());
         Ok(id)
+    }
+
+    /// A place for what machines leave, which goes with them.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.runtime.join(name)
     }
 
     /// The process of a machine.
@@ -67,6 +77,13 @@ impl Machines {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The same, and how long it took.
+    pub fn timed(&self, arguments: &[&str]) -> Result<(String, Duration)> {
+        let start = Instant::now();
+        let said = self.call(arguments)?;
+        Ok((said, start.elapsed()))
+    }
+
     /// Waits until every guest is at its shell.
     pub fn await_shells(&self) -> Result<()> {
         let start = Instant::now();
@@ -91,11 +108,16 @@ impl Machines {
         Ok(list.into_iter().map(|status| status.pid).collect())
     }
 
-    /// Ends all of them; nothing may be left.
+    /// Ends all that were started here; nothing may be left.
     pub fn end(&mut self) -> Result<()> {
         for id in std::mem::take(&mut self.ids) {
             self.call(&["rm", "-f", &id])?;
         }
+        self.ensure_gone()
+    }
+
+    /// Says what is left, after the last one's end.
+    pub fn ensure_gone(&self) -> Result<()> {
         for folder in ["vms", "names"] {
             let left = fs::read_dir(self.runtime.join("guesthouse").join(folder))?.count();
             ensure!(left == 0, "{left} things are left in {folder}");
@@ -106,7 +128,8 @@ impl Machines {
 
 impl Drop for Machines {
     fn drop(&mut self) {
-        for id in &self.ids {
+        // Also those that came by other commands.
+        for id in self.call(&["ps", "-aq"]).unwrap_or_default().lines() {
             let _ = self.call(&["rm", "-f", id]);
         }
         let _ = fs::remove_dir_all(&self.runtime);
