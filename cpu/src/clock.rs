@@ -7,6 +7,13 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+/// How long the host's TSC is measured at least.
+const WHILE: Duration = Duration::from_millis(5);
+/// A beginning that is older says nothing: the host may have slept meanwhile, and its clocks differ on what that was.
+const OLD: Duration = Duration::from_secs(1);
+/// Looks at both clocks, of which the best counts: one that was interrupted is wrong by as long as that took.
+const LOOKS: u32 = 8;
+
 /// How much frequencies of one host may seem to differ, as a fraction: a host that is busy measures badly.
 const TOLERANCE: u64 = 100;
 
@@ -25,6 +32,11 @@ impl Default for Clock {
 }
 
 impl Clock {
+    /// Begins to measure the host's TSC. Whoever calls it first of all need not wait when he makes a clock.
+    pub fn prepare() {
+        BEGUN.get_or_init(Moment::now);
+    }
+
     /// A clock whose TSC starts at zero now.
     pub fn new() -> Self {
         let hz = host_tsc_hz();
@@ -98,15 +110,45 @@ fn host_tsc() -> u64 {
     unsafe { core::arch::x86_64::_rdtsc() }
 }
 
-/// Measures the host TSC once per process against the monotonic clock: 10 ms asleep, good to a few ppm.
+/// Both clocks of the host at one moment.
+#[derive(Debug, Clone, Copy)]
+struct Moment {
+    time: Instant,
+    tsc: u64,
+}
+
+impl Moment {
+    fn now() -> Self {
+        let look = |_| {
+            let before = host_tsc();
+            let time = Instant::now();
+            let between = host_tsc().wrapping_sub(before);
+            (between, Self { time, tsc: before.wrapping_add(between / 2) })
+        };
+        let best = (0..LOOKS).map(look).min_by_key(|&(between, _)| between);
+        best.map_or_else(|| Self { time: Instant::now(), tsc: host_tsc() }, |(_, moment)| moment)
+    }
+
+    /// Ticks per second since then.
+    fn hz(self) -> u64 {
+        let now = Self::now();
+        let (elapsed, ticks) = (now.time.duration_since(self.time), now.tsc.wrapping_sub(self.tsc));
+        // Rounded to 1 kHz: CPUID and guests express the frequency in kHz.
+        ((u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1)) as u64).max(1) * 1000
+    }
+}
+
+/// When this process began to measure.
+static BEGUN: OnceLock<Moment> = OnceLock::new();
+
+/// What the host's TSC counts in a second by the monotonic clock, measured once per process; good to a few ppm.
 fn host_tsc_hz() -> u64 {
     static HZ: OnceLock<u64> = OnceLock::new();
     *HZ.get_or_init(|| {
-        let (t0, c0) = (Instant::now(), host_tsc());
-        std::thread::sleep(Duration::from_millis(10));
-        let (elapsed, ticks) = (t0.elapsed(), host_tsc() - c0);
-        // Rounded to 1 kHz: CPUID and guests express the frequency in kHz.
-        ((u128::from(ticks) * 1_000_000 / elapsed.as_nanos().max(1)) as u64).max(1) * 1000
+        let begun = *BEGUN.get_or_init(Moment::now);
+        let begun = if begun.time.elapsed() < OLD { begun } else { Moment::now() };
+        std::thread::sleep(WHILE.saturating_sub(begun.time.elapsed()));
+        begun.hz()
     })
 }
 
@@ -122,5 +164,18 @@ mod tests {
         let ratio = (clock.ns() - n0) as f64 / t0.elapsed().as_nanos() as f64;
         assert!((0.98..1.02).contains(&ratio), "{ratio}");
         assert_eq!(clock.tsc_to_ns(clock.ns_to_tsc(1_000_000_000)) / 1000, 1_000_000);
+    }
+
+    #[test]
+    fn a_short_while_measures_as_well_as_a_long_one() {
+        let (begun, mut short) = (Moment::now(), Vec::new());
+        for _ in 0..9 {
+            let begun = Moment::now();
+            std::thread::sleep(WHILE);
+            short.push(begun.hz());
+        }
+        short.sort_unstable();
+        let (short, long) = (short[4], begun.hz());
+        assert!(short.abs_diff(long) < long / 5000, "{short} Hz in {WHILE:?}, {long} Hz in the whole");
     }
 }
