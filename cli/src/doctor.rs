@@ -255,7 +255,7 @@ impl Guests {
         let cache = Cache::of_user().ok();
         let built = match (&cache, Catalogue::builtin()) {
             (Some(cache), Ok(catalogue)) => {
-                catalogue.iter().filter(|e| cache.get(e).is_some()).map(|e| e.name.clone()).collect()
+                catalogue.iter().filter(|e| cache.check(e).is_some()).map(|e| e.name.clone()).collect()
             }
             _ => Vec::new(),
         };

@@ -40,7 +40,7 @@ pub fn run(build_name: Option<&str>, json: bool, signals: &Signals) -> anyhow::R
     let lines: Vec<_> = catalogue
         .iter()
         .map(|entry| {
-            let built = cache.get(entry);
+            let built = cache.check(entry);
             Line {
                 name: &entry.name,
                 default: entry.name == catalogue.default,

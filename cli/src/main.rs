@@ -2,12 +2,12 @@
 //! examples.
 
 mod agent;
-mod allocator;
 mod args;
 mod complete;
 mod console;
 mod doctor;
 mod exit;
+mod footprint;
 mod guests;
 mod image;
 mod keys;
@@ -30,7 +30,8 @@ use args::{Action, Arguments};
 use signals::Signals;
 
 fn main() -> ExitCode {
-    allocator::keep_large_buffers_apart();
+    cpu::Clock::prepare();
+    footprint::keep_small();
     terminal::restore_on_panic();
     complete::answer();
     let arguments = match Arguments::try_parse() {

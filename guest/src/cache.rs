@@ -3,6 +3,8 @@
 //! A guest appears there whole or not at all: it is built in a folder beside, brought to the disk, and moved
 //! into place by one rename, under a lock that other processes wait for.
 
+mod seal;
+
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -17,6 +19,7 @@ use crate::apt::{Apt, Package};
 use crate::catalogue::hex;
 use crate::cpio::Archive;
 use crate::{GuestEntry, GuestError, PackageSource, deb, initramfs, programs};
+use seal::Seal;
 
 const KERNEL: &str = "vmlinuz";
 const INITRD: &str = "initrd";
@@ -37,6 +40,14 @@ pub struct Built {
     pub initrd: PathBuf,
     /// What it was built from.
     pub manifest: Manifest,
+}
+
+impl Built {
+    /// Its files, with their hashes.
+    fn files(&self) -> impl Iterator<Item = (&Path, &str)> {
+        let hashes = self.manifest.files.iter().map(|record| record.sha256.as_str());
+        [self.kernel.as_path(), &self.initrd].into_iter().zip(hashes)
+    }
 }
 
 /// What a built guest consists of; `manifest.json` beside it.
@@ -138,8 +149,18 @@ impl Cache {
         &self.root
     }
 
-    /// The guest, if it is built, current and undamaged.
+    /// The guest, if it is built, current and undamaged: its files are those that were read when they were last looked at
+    /// ([`check`](Self::check)), or are read now.
     pub fn get(&self, entry: &GuestEntry) -> Option<Built> {
+        self.find(entry, false)
+    }
+
+    /// The same with its files read as a whole, whatever is known of them.
+    pub fn check(&self, entry: &GuestEntry) -> Option<Built> {
+        self.find(entry, true)
+    }
+
+    fn find(&self, entry: &GuestEntry, whole: bool) -> Option<Built> {
         let folder = self.guests().join(&entry.name);
         let manifest: Manifest = serde_json::from_slice(&fs::read(folder.join(MANIFEST)).ok()?).ok()?;
         let built = Built { kernel: folder.join(KERNEL), initrd: folder.join(INITRD), manifest };
@@ -147,12 +168,17 @@ impl Cache {
             tracing::info!("guest {} is of another version of this program", entry.name);
             return None;
         }
-        for (record, path) in built.manifest.files.iter().zip([&built.kernel, &built.initrd]) {
-            if sha256(&fs::read(path).ok()?) != record.sha256 {
+        let seal = Seal::of(built.files()).ok()?;
+        if !whole && seal.holds(&folder) {
+            return Some(built);
+        }
+        for (path, hash) in built.files() {
+            if sha256(&fs::read(path).ok()?) != hash {
                 tracing::warn!("{} is damaged and will be built again", path.display());
                 return None;
             }
         }
+        seal.put(&folder);
         Some(built)
     }
 

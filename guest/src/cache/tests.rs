@@ -47,6 +47,85 @@ fn a_damaged_guest_is_not_taken() {
     }
 }
 
+/// What a file looks like is not known as long as it may change unseen.
+fn settle(path: &Path) {
+    let at = std::time::SystemTime::now() + Duration::from_secs(10);
+    while Seal::of([(path, "")].into_iter()).is_ok_and(|seal| !seal.is_settled()) {
+        assert!(std::time::SystemTime::now() < at);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn files_that_were_read_are_taken_for_the_same_until_they_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path());
+    let entry = entry();
+    plant(&cache, &entry);
+    let place = cache.guests().join(&entry.name);
+    let (kernel, initrd, seal) = (place.join(KERNEL), place.join(INITRD), place.join("seal.json"));
+    assert!(cache.get(&entry).is_some());
+    assert!(!seal.exists(), "files that were just written are read again");
+    settle(&initrd);
+    assert!(cache.get(&entry).is_some() && seal.exists());
+    // Not read: the seal alone says what they are.
+    let text = fs::read_to_string(&seal).unwrap();
+    assert!(cache.get(&entry).is_some());
+    for wrong in [&text[1..], "", "{}", &text.replace(r#""size":6"#, r#""size":7"#)] {
+        fs::write(&seal, wrong).unwrap();
+        assert!(cache.get(&entry).is_some(), "read again: {wrong}");
+        assert_eq!(fs::read_to_string(&seal).unwrap(), text);
+    }
+
+    // Another content of the same size, and the time of the old one.
+    let modified = fs::metadata(&kernel).unwrap().modified().unwrap();
+    let mut file = OpenOptions::new().write(true).open(&kernel).unwrap();
+    file.write_all(b"kernal").unwrap();
+    file.set_modified(modified).unwrap();
+    assert_eq!(cache.get(&entry), None);
+    file.write_all(b"x").unwrap();
+    assert_eq!(cache.get(&entry), None);
+
+    // Another file in its place, as large and as old.
+    plant(&cache, &entry);
+    settle(&initrd);
+    assert!(cache.get(&entry).is_some());
+    fs::write(place.join("other"), b"inatrd").unwrap();
+    let modified = fs::metadata(&initrd).unwrap().modified().unwrap();
+    OpenOptions::new().write(true).open(place.join("other")).unwrap().set_modified(modified).unwrap();
+    fs::rename(place.join("other"), &initrd).unwrap();
+    assert_eq!(cache.get(&entry), None);
+    fs::remove_file(&initrd).unwrap();
+    assert_eq!(cache.get(&entry), None);
+}
+
+#[test]
+fn a_seal_of_other_files_holds_nothing_and_a_whole_check_believes_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = Cache::at(folder.path());
+    let entry = entry();
+    plant(&cache, &entry);
+    let place = cache.guests().join(&entry.name);
+    fs::write(place.join(KERNEL), b"kernal").unwrap();
+    settle(&place.join(KERNEL));
+    // As if the disk had forgotten what it was told.
+    let built = Built {
+        kernel: place.join(KERNEL),
+        initrd: place.join(INITRD),
+        manifest: serde_json::from_slice(&fs::read(place.join(MANIFEST)).unwrap()).unwrap(),
+    };
+    Seal::of(built.files()).unwrap().put(&place);
+    assert!(cache.get(&entry).is_some());
+    assert_eq!(cache.check(&entry), None);
+    // A manifest with other hashes is another guest.
+    plant(&cache, &entry);
+    settle(&place.join(KERNEL));
+    assert!(cache.get(&entry).is_some());
+    let text = fs::read_to_string(place.join(MANIFEST)).unwrap();
+    fs::write(place.join(MANIFEST), text.replace(&sha256(b"kernel"), &sha256(b"kernal"))).unwrap();
+    assert_eq!(cache.get(&entry), None);
+}
+
 #[test]
 fn a_process_that_waits_takes_what_the_other_built() {
     let folder = tempfile::tempdir().unwrap();
