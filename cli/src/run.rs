@@ -21,6 +21,7 @@ use server::{Folder, Registry, Server, Vm};
 use crate::args::RunArguments;
 use crate::console::{Console, Style};
 use crate::exit;
+use crate::footprint;
 use crate::life::detach::Caller;
 use crate::life::{LifeArguments, Restarts};
 use crate::signals::Signals;
@@ -187,7 +188,10 @@ impl Run<'_> {
                     console.has_room();
                     let started = machine.start().map_err(|e| e.to_string());
                     match started.and_then(|()| self.report()) {
-                        Ok(()) => machine.wait(),
+                        Ok(()) => {
+                            footprint::give_back_the_start();
+                            machine.wait()
+                        }
                         Err(e) => Outcome::Failed(e),
                     }
                 }

@@ -113,6 +113,7 @@ pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     shared.governor.enter();
     let is_kvm = shared.engine.lock().name == "kvm";
     jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
+    tracing::debug!(vcpu = index, "the vcpu begins");
     while shared.meet() != Go::End {
         if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
             shared.end(outcome);

@@ -90,7 +90,8 @@ impl Folder {
         &self.path
     }
 
-    /// Writes a file of the folder, whole or not at all.
+    /// Writes a file of the folder: whoever looks finds it whole or not at all. It is not brought to the disk: what the folder is
+    /// about is a process, which does not outlive the host.
     ///
     /// # Errors
     /// The host refuses it.
@@ -100,7 +101,6 @@ impl Folder {
         let write = || -> io::Result<()> {
             let mut file = File::create(&beside)?;
             file.write_all(data)?;
-            file.sync_data()?;
             fs::rename(&beside, &path)
         };
         write().map_err(|source| ServerError::Folder { path: path.clone(), source })?;
