@@ -18,6 +18,7 @@ pub mod process;
 mod program;
 mod share;
 mod smp;
+mod start;
 mod state;
 mod switch;
 
@@ -60,6 +61,7 @@ enum Other {
     Share(share::Arguments),
     Agent(agent::Arguments),
     Switch(switch::Arguments),
+    Start(start::Arguments),
     State(state::Arguments),
     Limits(limits::Arguments),
     Balloon(balloon::Arguments),
@@ -116,6 +118,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(Other::Share(arguments)) => return share::run(arguments),
         Some(Other::Agent(arguments)) => return agent::run(arguments),
         Some(Other::Switch(arguments)) => return switch::run(arguments),
+        Some(Other::Start(arguments)) => return start::run(arguments),
         Some(Other::State(arguments)) => return state::run(arguments),
         Some(Other::Limits(arguments)) => return limits::run(arguments),
         Some(Other::Balloon(arguments)) => return balloon::run(arguments),
