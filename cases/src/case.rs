@@ -5,7 +5,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use cpu::x86::CpuModel;
-use cpu::{Clock, CpuState, Engine, Signals, VcpuExit, VmConfig};
+use cpu::{Clock, CpuState, Engine, Irqchip, Signals, VcpuExit, VmConfig};
 use iced_x86::IcedError;
 use memory::GuestRam;
 
@@ -126,6 +126,7 @@ impl Case {
             clock: Arc::new(Clock::new()),
             model: Arc::new(CpuModel::best_for_host()),
             vcpus: 1,
+            irqchip: Irqchip::Userspace,
         };
         let signals = Arc::new(Signals::new());
         let vm = engine.create_vm(config).map_err(|e| e.to_string())?;

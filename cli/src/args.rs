@@ -13,8 +13,8 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand};
 use cpu::TraceFile;
 use machine::{
-    BoardKind, ConsoleKind, DiskSpec, EngineKind, MAX_CPUS, NetSpec, PortSpec, Protocol, ShareSpec, Size,
-    VsockSpec,
+    BoardKind, ConsoleKind, DiskSpec, EngineKind, Irqchip, MAX_CPUS, NetSpec, PortSpec, Protocol, ShareSpec,
+    Size, VsockSpec,
 };
 
 const EXAMPLES: &str = "\
@@ -173,6 +173,10 @@ pub struct RunArguments {
     /// How to run the guest's code [default: auto].
     #[arg(long, value_name = "NAME", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
     pub engine: Option<EngineKind>,
+    /// Whose interrupt controllers the guest has on KVM: `userspace`, all are Guesthouse's; `split`, local APICs are KVM's, so
+    /// that timers, HLT and messages between CPUs do not leave the kernel [default: auto, split where KVM runs every mode].
+    #[arg(long, value_name = "KIND", value_parser = one_of::<Irqchip>(Irqchip::NAMES))]
+    pub irqchip: Option<Irqchip>,
     /// What the guest's CPUID says; without it the best model that this host can run (`guesthouse doctor`
     /// lists them).
     #[arg(long, value_name = "MODEL")]

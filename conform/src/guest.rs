@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use cpu::x86::{CpuModel, cr0, cr4, efer, seg, seg_attr};
 use cpu::{
-    Clock, CpuIo, CpuState, DescriptorTable, Engine, EngineError, Segment, Signals, Vcpu, VcpuExit, VmConfig,
+    Clock, CpuIo, CpuState, DescriptorTable, Engine, EngineError, Irqchip, Segment, Signals, Vcpu, VcpuExit,
+    VmConfig,
 };
 use memory::{GuestRam, MemoryError};
 use thiserror::Error;
@@ -87,7 +88,13 @@ impl Guest {
         tables(&ram)?;
         ram.write(phys::CODE, &[INT3; CODE_LEN as usize])?;
         let clock = Arc::new(Clock::new());
-        let config = VmConfig { ram: ram.clone(), clock, model: Arc::new(model), vcpus: 1 };
+        let config = VmConfig {
+            ram: ram.clone(),
+            clock,
+            model: Arc::new(model),
+            vcpus: 1,
+            irqchip: Irqchip::Userspace,
+        };
         let signals = Arc::new(Signals::new());
         let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
         let mut pattern = Box::new([0; MEMORY_LEN]);

@@ -7,7 +7,7 @@ use memory::GuestRam;
 use thiserror::Error;
 
 use crate::x86::CpuModel;
-use crate::{Clock, CpuIo, CpuState, Observe, Signals};
+use crate::{ApicState, Apics, Clock, CpuIo, CpuState, Irqchip, Observe, Signals};
 
 /// What an engine can do on this host; data, so that a machine is refused early and with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,12 +54,20 @@ pub struct VmConfig {
     pub model: Arc<CpuModel>,
     /// Number of vCPUs (CPUID topology).
     pub vcpus: u32,
+    /// Whose the local APICs are to be: others than [`Irqchip::Userspace`] are for those who look at [`Vm::apics`].
+    pub irqchip: Irqchip,
 }
 
 /// A machine as an engine sees it.
 pub trait Vm: Send + Sync {
     /// Makes vCPU `index` (also its APIC id) in the power-on state.
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError>;
+    /// The way to its local APICs, if they are the engine's. They are given their state by [`Vcpu::set_apic`] before a
+    /// vCPU runs; [`Signals::INTR`] then is the 8259's output, whose vector is asked for by
+    /// [`CpuIo::take_interrupt`] when the CPU accepts it.
+    fn apics(&self) -> Option<Arc<dyn Apics>> {
+        None
+    }
 }
 
 /// A virtual CPU. It belongs to one thread at a time.
@@ -73,6 +81,20 @@ pub trait Vcpu: Send {
     fn state(&self) -> CpuState;
     /// Replaces the architectural state.
     fn set_state(&mut self, state: &CpuState) -> Result<(), EngineError>;
+    /// The state of its local APIC, where that is the engine's, while nobody runs.
+    ///
+    /// # Errors
+    /// It has none, or it is not to be had.
+    fn apic(&mut self) -> Result<ApicState, EngineError> {
+        Err(EngineError::BadState("the engine has no local APIC".to_owned()))
+    }
+    /// Replaces it. After [`set_state`](Self::set_state).
+    ///
+    /// # Errors
+    /// As [`apic`](Self::apic).
+    fn set_apic(&mut self, _: &ApicState) -> Result<(), EngineError> {
+        Err(EngineError::BadState("the engine has no local APIC".to_owned()))
+    }
     /// Instructions retired so far, where the engine counts them.
     fn instructions(&self) -> u64 {
         0

@@ -53,6 +53,11 @@ pub trait CpuIo {
         false
     }
 
+    /// A local APIC of the engine's has finished an interrupt that the I/O APIC sent as level-triggered.
+    fn end_of_interrupt(&self, vector: u8) {
+        let _ = vector;
+    }
+
     /// IA32_TSC_ADJUST is now this: the guest wrote it, or the TSC itself. The local APIC compares deadlines
     /// with the TSC that the guest sees.
     fn set_tsc_adjust(&self, adjust: u64) {

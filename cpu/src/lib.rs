@@ -3,6 +3,7 @@
 //! Nothing here executes an instruction or performs I/O. [`CpuState`] is architectural and belongs to no
 //! engine, so that a guest saved on one engine resumes on another.
 
+mod apic;
 mod clock;
 mod engine;
 mod hypercall;
@@ -13,6 +14,7 @@ mod spin;
 mod state;
 pub mod x86;
 
+pub use apic::{ApicState, Apics, Irqchip};
 pub use clock::Clock;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
 pub use hypercall::Hypercall;

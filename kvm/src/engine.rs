@@ -2,18 +2,19 @@
 
 use std::sync::Arc;
 
-use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
+use cpu::{Apics, Capabilities, Engine, EngineError, Irqchip, Signals, Vcpu, Vm, VmConfig};
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
     KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm as Device, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
+use crate::apics::KernelApics;
 use crate::error::{Failure, failed};
 use crate::modes::Modes;
 use crate::probe::Speed;
 use crate::vcpu::KvmVcpu;
-use crate::{cpuid, probe, raw};
+use crate::{apics, cpuid, probe, raw};
 
 const NAME: &str = "kvm";
 /// Where KVM has pages of its own that the guest does not see, should the host's CPU need them for real mode; no board has
@@ -115,8 +116,9 @@ impl Engine for Kvm {
         if let Some(reason) = missing() {
             return Err(EngineError::Unusable { engine: NAME, reason });
         }
-        let vm = Shared::new(config, self.helpers.clone(), self.modes).map_err(refused)?;
-        Ok(Box::new(KvmVm { shared: Arc::new(vm) }))
+        let shared = Arc::new(Shared::new(config, self.helpers.clone(), self.modes).map_err(refused)?);
+        let apics = shared.split.then(|| Arc::new(KernelApics::new(shared.clone())));
+        Ok(Box::new(KvmVm { shared, apics }))
     }
 }
 
@@ -131,6 +133,8 @@ pub struct Shared {
     pub config: VmConfig,
     pub supported: CpuId,
     pub helpers: Helpers,
+    /// Local APICs are KVM's.
+    pub split: bool,
     modes: Option<Modes>,
 }
 
@@ -141,7 +145,19 @@ impl Shared {
         let vm = create(&device)?;
         vm.set_identity_map_address(IDENTITY_MAP).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
-        leave_msrs_to_us(&vm)?;
+        let split = match config.irqchip {
+            Irqchip::Userspace => false,
+            Irqchip::Split => true,
+            // One that lacks modes needs other engines, and those need our local APICs.
+            Irqchip::Auto => {
+                vm.check_extension(Cap::SplitIrqchip)
+                    && modes.unwrap_or_else(|| probe::modes(&helpers)) == Modes::All
+            }
+        };
+        if split {
+            apics::enable(&vm)?;
+        }
+        leave_msrs_to_us(&vm, split)?;
         if vm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) > 0 {
             let cap = kvm_enable_cap {
                 cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
@@ -151,14 +167,16 @@ impl Shared {
             vm.enable_cap(&cap).map_err(failed("KVM_CAP_EXIT_ON_EMULATION_FAILURE"))?;
         }
         raw::map(&vm, &config.ram)?;
-        Ok(Self { vm, config, supported, helpers, modes })
+        Ok(Self { vm, config, supported, helpers, split, modes })
     }
 }
 
 impl Shared {
     /// What KVM is trusted with. The guest's kernel may never leave 64-bit mode: it is asked when it matters.
     pub fn modes(&self) -> Modes {
-        self.modes.unwrap_or_else(|| probe::modes(&self.helpers))
+        let modes = self.modes.unwrap_or_else(|| probe::modes(&self.helpers));
+        // Nobody can help.
+        if self.split && modes == Modes::Long { Modes::Unpaged } else { modes }
     }
 }
 
@@ -172,8 +190,8 @@ fn create(device: &Device) -> Result<VmFd, Failure> {
     }
 }
 
-/// Registers that the machine's local APICs and clock have, and those that KVM does not know, are asked of us.
-fn leave_msrs_to_us(vm: &VmFd) -> Result<(), Failure> {
+/// Registers that the machine's clock and, unless they are KVM's, local APICs have, and those that KVM does not know, are asked of us.
+fn leave_msrs_to_us(vm: &VmFd, split: bool) -> Result<(), Failure> {
     use cpu::x86::msr;
     let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
     let cap = kvm_enable_cap {
@@ -185,20 +203,26 @@ fn leave_msrs_to_us(vm: &VmFd) -> Result<(), Failure> {
     let ours = |base, flags| MsrFilterRange { flags, base, msr_count: 1, bitmap: &[0] };
     let both = MsrFilterRangeFlags::READ | MsrFilterRangeFlags::WRITE;
     let ranges = [
-        ours(msr::APIC_BASE, both),
-        ours(msr::TSC_DEADLINE, both),
         ours(msr::TSC, MsrFilterRangeFlags::WRITE),
         ours(msr::TSC_ADJUST, MsrFilterRangeFlags::WRITE),
+        ours(msr::APIC_BASE, both),
+        ours(msr::TSC_DEADLINE, both),
     ];
-    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, &ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
+    let ranges = if split { &ranges[..2] } else { &ranges[..] };
+    vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
 }
 
 struct KvmVm {
     shared: Arc<Shared>,
+    apics: Option<Arc<KernelApics>>,
 }
 
 impl Vm for KvmVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
         Ok(Box::new(KvmVcpu::new(&self.shared, index, signals).map_err(refused)?))
+    }
+
+    fn apics(&self) -> Option<Arc<dyn Apics>> {
+        Some(self.apics.clone()?)
     }
 }

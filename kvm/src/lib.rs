@@ -1,10 +1,11 @@
 //! The engine on `/dev/kvm`: guest code runs on the host's CPU in hardware virtualization. The only crate that knows KVM's
 //! requests.
 //!
-//! The machine's interrupt controllers stay the only ones: KVM gets vectors one by one (`vcpu`), local timers are alarms
-//! of the thread (`kick`). What KVM cannot execute, an instruction or a whole mode, other engines do on the vCPU's
+//! Either all interrupt controllers are the machine's: KVM gets vectors one by one (`vcpu`), local timers are alarms of the
+//! thread (`kick`). Or local APICs are KVM's as long as the machine runs (`apics`, `vcpu/split.rs`). What KVM cannot execute, an instruction or a whole mode, other engines do on the vCPU's
 //! state (`helper`).
 
+mod apics;
 mod cpuid;
 mod engine;
 mod error;

@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use cpu::x86::{CpuModel, cr0, cr4, efer, seg, seg_attr};
-use cpu::{Clock, CpuIo, CpuState, Engine, EngineError, Segment, Signals, Vcpu, VcpuExit, VmConfig};
+use cpu::{Clock, CpuIo, CpuState, Engine, EngineError, Irqchip, Segment, Signals, Vcpu, VcpuExit, VmConfig};
 use memory::GuestRam;
 
 use crate::engine::{Helpers, Kvm};
@@ -102,7 +102,8 @@ impl Guest {
         }
         let clock = Arc::new(Clock::assuming(TSC_HZ));
         let model = Arc::new(CpuModel::best_for_host());
-        let config = VmConfig { ram: ram.clone(), clock: clock.clone(), model, vcpus: 1 };
+        let config =
+            VmConfig { ram: ram.clone(), clock: clock.clone(), model, vcpus: 1, irqchip: Irqchip::Userspace };
         let signals = Arc::new(Signals::new());
         let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
         Ok(Self { ram, vcpu, clock, signals })

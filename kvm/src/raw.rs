@@ -92,6 +92,12 @@ pub fn msr(fd: &mut VcpuFd) -> &mut MsrAccess {
     unsafe { &mut fd.get_kvm_run().__bindgen_anon_1.msr }
 }
 
+/// The vector whose end was the last exit.
+pub fn ended_interrupt(fd: &mut VcpuFd) -> u8 {
+    // SAFETY: the part of the union that goes with KVM_EXIT_IOAPIC_EOI; plain numbers, whatever the reason was.
+    unsafe { fd.get_kvm_run().__bindgen_anon_1.eoi.vector }
+}
+
 /// Why KVM gave up: KVM_INTERNAL_ERROR_*.
 pub fn internal_error(fd: &mut VcpuFd) -> u32 {
     // SAFETY: the part of the union that goes with KVM_EXIT_INTERNAL_ERROR; plain numbers, whatever the reason was.

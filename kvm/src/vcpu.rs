@@ -1,12 +1,13 @@
 //! A vCPU: into the guest, and what to do when it comes out.
 
 mod exits;
+mod split;
 
 use std::sync::Arc;
 
 use cpu::x86::{msr, rflags};
-use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
-use kvm_bindings::KVM_VCPUEVENT_VALID_NMI_PENDING;
+use cpu::{ApicState, CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit};
+use kvm_bindings::{KVM_MP_STATE_HALTED, KVM_VCPUEVENT_VALID_NMI_PENDING};
 use kvm_ioctls::VcpuFd;
 use vmm_sys_util::errno::Error as Errno;
 
@@ -15,7 +16,11 @@ use crate::error::{Failure, failed};
 use crate::helper::{Stepper, Stretch};
 use crate::kick::{Alarm, Inside, Kick};
 use crate::state::{self, Image};
+use crate::vcpu::split::SplitIo;
 use crate::{cpuid, modes, raw};
+
+/// Another engine in place of a vCPU would need its local APIC.
+const NO_STRETCH: &str = "this kvm has no 32-bit paging, and other engines cannot help while it has the local APICs: take --irqchip userspace";
 
 /// A vCPU of the engine on KVM.
 pub struct KvmVcpu {
@@ -32,6 +37,8 @@ pub struct KvmVcpu {
     /// Another engine runs in its place.
     stretch: Option<Stretch>,
     stepper: Stepper,
+    /// Initial count of a local timer that had run out when KVM got it.
+    ran_out: u32,
     /// The last exit is completed by the next entry.
     incomplete: bool,
     /// An interrupt could be taken when the guest was left.
@@ -89,6 +96,7 @@ impl KvmVcpu {
             offset: None,
             stretch: None,
             stepper: Stepper::default(),
+            ran_out: 0,
             incomplete: false,
             ready: false,
             has_nmi: false,
@@ -108,12 +116,17 @@ impl KvmVcpu {
         self.incomplete = false;
         self.has_nmi = false;
         self.store_tsc_adjust()?;
-        self.follow_clock()
+        self.follow_clock()?;
+        if self.shared.split { self.give_activity(new) } else { Ok(()) }
     }
 
     /// The state that KVM's vCPU is in.
     fn taken(&self) -> Result<CpuState, Failure> {
         let mut state = self.kept.clone();
+        if self.shared.split {
+            // First: a start-up that has arrived changes the registers.
+            state.events.halted = split::activity(&self.fd)? == KVM_MP_STATE_HALTED;
+        }
         state::load(&self.fd, &mut Image::new(&self.shared.vm)?, &mut state)?;
         Ok(state)
     }
@@ -207,7 +220,12 @@ impl KvmVcpu {
             if self.ready
                 && let Some(vector) = io.take_interrupt()
             {
-                raw::interrupt(&self.fd, vector).map_err(|e| self.fault(e.to_string()))?;
+                let taken = if self.shared.split {
+                    self.inject_external(vector)
+                } else {
+                    raw::interrupt(&self.fd, vector)
+                };
+                taken.map_err(|e| self.fault(e.to_string()))?;
                 self.counters.interrupts += 1;
                 self.kept.events.halted = false;
                 self.ready = false;
@@ -228,8 +246,11 @@ impl KvmVcpu {
         Ok(None)
     }
 
-    /// The local APIC may have changed: its task priority, which KVM has in CR8, and its timer.
+    /// The local APIC, if it is not KVM's, may have changed: its task priority, which KVM has in CR8, and its timer.
     fn look_at_apic(&mut self, io: &dyn CpuIo, inside: &Inside) {
+        if self.shared.split {
+            return;
+        }
         self.fd.get_kvm_run().cr8 = io.task_priority().into();
         self.alarm.set(io.deadline(), inside.id);
     }
@@ -257,7 +278,16 @@ impl KvmVcpu {
     /// Has the stepper execute one instruction.
     fn step(&mut self, io: &dyn CpuIo, interrupt: Option<u8>) -> Outcome {
         let mut state = self.taken().map_err(|e| self.fault(e.to_string()))?;
-        let outcome = self.stepper.step(&self.shared, self.index, &mut state, interrupt, io);
+        let outcome = if self.shared.split {
+            let io = SplitIo::new(io, &self.fd).map_err(|e| self.fault(e.to_string()))?;
+            let outcome = self.stepper.step(&self.shared, self.index, &mut state, interrupt, &io);
+            if let Some(reason) = io.finish().map_err(|e| self.fault(e.to_string()))? {
+                return Err(self.fault(reason.to_owned()));
+            }
+            outcome
+        } else {
+            self.stepper.step(&self.shared, self.index, &mut state, interrupt, io)
+        };
         self.give(&state).map_err(|e| self.fault(e.to_string()))?;
         self.kept.msrs = state.msrs;
         match outcome? {
@@ -320,6 +350,9 @@ impl Vcpu for KvmVcpu {
             return Err(EngineError::BadState("the xsave image has the wrong length".into()));
         }
         if modes::refuse(state, || self.shared.modes()) {
+            if self.shared.split {
+                return Err(EngineError::BadState(NO_STRETCH.to_owned()));
+            }
             self.counters.stretches += 1;
             self.stretch = Some(Stretch::new(&self.shared, self.index, self.signals.clone(), state)?);
             return Ok(());
@@ -328,6 +361,14 @@ impl Vcpu for KvmVcpu {
             self.kick.rehang();
         }
         self.give(state).map_err(bad)
+    }
+
+    fn apic(&mut self) -> Result<ApicState, EngineError> {
+        self.taken_apic().map_err(|e| EngineError::BadState(e.to_string()))
+    }
+
+    fn set_apic(&mut self, state: &ApicState) -> Result<(), EngineError> {
+        self.give_apic(state).map_err(|e| EngineError::BadState(e.to_string()))
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {

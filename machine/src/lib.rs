@@ -3,6 +3,7 @@
 //! One host thread runs each vCPU, one more serves the deadlines of the parts. They meet in `control` when
 //! the machine is paused, reset or stopped; nothing else synchronises them.
 
+mod apics;
 mod balloon;
 mod board;
 mod cgroup;
@@ -53,7 +54,7 @@ pub use vsock::VsockSpec;
 
 pub use block::Format;
 pub use boot::Protocol;
-pub use cpu::CpuState;
+pub use cpu::{CpuState, Irqchip};
 pub use device::{CharBackend, NullBackend};
 pub use engine::EngineKind;
 pub use net::{Forward, Mac, TapConfig, UserConfig};

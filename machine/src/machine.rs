@@ -137,16 +137,16 @@ impl Shared {
         // Pauses wait, and so does whoever ends one.
         let paused = self.paused.lock();
         if paused.since.is_some() {
-            return Ok(act());
+            return self.recall_apics().map(|()| act());
         }
         self.control.pause();
         self.kick();
         if !self.control.wait_paused() {
             return Err(AT_ITS_END);
         }
-        let done = act();
+        let done = self.recall_apics().map(|()| act());
         self.control.resume();
-        Ok(done)
+        done
     }
 
     pub fn slots(&self) -> &[Slot] {
@@ -177,6 +177,7 @@ impl Shared {
     /// The board to power-on, tables and kernel into RAM; the boot processor where the kernel begins, the
     /// others waiting for it. Nothing runs meanwhile.
     fn reset(&self) -> Result<(), MachineError> {
+        self.recall_apics()?;
         self.pc.reset();
         let rsdp = boot::acpi::install(&self.pc.ram, &self.pc.acpi(self.spec.cpus))?;
         let entry = files::boot(&self.spec, &self.disks, &self.pc.ram, rsdp)?;
@@ -249,7 +250,7 @@ impl Machine {
             socket
         });
         let pc = Pc::new(spec.board, ram.clone(), clock.clone(), &signals, backends, devices)?;
-        let config = VmConfig { ram, clock, model, vcpus: spec.cpus };
+        let config = VmConfig { ram, clock, model, vcpus: spec.cpus, irqchip: spec.irqchip };
         let vm = create_vm(engine, config.clone())?;
         let slots = (0..spec.cpus)
             .zip(signals)
@@ -369,6 +370,7 @@ impl Machine {
         match (held, stuck) {
             (true, false) => {
                 self.shared.pc.hold(true);
+                self.shared.recall_apics()?;
                 Ok(still)
             }
             (true, true) => Err(SnapshotError::Stuck.into()),

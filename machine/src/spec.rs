@@ -11,8 +11,8 @@ use net::{TapConfig, UserConfig};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BoardKind, ConsoleKind, EngineKind, Limits, MachineError, PortSpec, ShareSpec, Size, VsockSpec, balloon,
-    console, host, shares, vsock,
+    BoardKind, ConsoleKind, EngineKind, Irqchip, Limits, MachineError, PortSpec, ShareSpec, Size, VsockSpec,
+    balloon, console, host, shares, vsock,
 };
 
 /// Most CPUs of a machine. Every vCPU is a host thread, and guests address this many in every APIC mode.
@@ -76,6 +76,9 @@ pub struct MachineSpec {
     pub board: BoardKind,
     /// How guest code is run.
     pub engine: EngineKind,
+    /// Whose local APICs it has on an engine that has some itself.
+    #[serde(skip_serializing_if = "is_default")]
+    pub irqchip: Irqchip,
     /// How the kernel is started.
     pub boot: Protocol,
     /// A reset by the guest ends the machine.
@@ -156,6 +159,7 @@ impl Default for MachineSpec {
             cpu_model: None,
             board: BoardKind::default(),
             engine: EngineKind::default(),
+            irqchip: Irqchip::default(),
             boot: Protocol::default(),
             no_reboot: false,
         }

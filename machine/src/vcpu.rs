@@ -115,6 +115,7 @@ pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
     tracing::debug!(vcpu = index, "the vcpu begins");
     while shared.meet() != Go::End {
+        shared.lend_apics();
         if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
             shared.end(outcome);
         }
@@ -336,6 +337,10 @@ impl CpuIo for Io<'_> {
         let (answer, action) = self.shared.pc.hypercalls.call(self.index, call);
         self.shared.act(action);
         answer
+    }
+
+    fn end_of_interrupt(&self, vector: u8) {
+        self.shared.pc.fabric.ioapic().end_of_interrupt(vector);
     }
 
     fn poll(&self) {

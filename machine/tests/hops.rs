@@ -13,7 +13,7 @@ use cpu::Engine;
 use cpu::x86::{cr4, xcr0};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use machine::{Backends, Machine, MachineSpec, NullBackend, Size, engine};
+use machine::{Backends, Irqchip, Machine, MachineSpec, NullBackend, Size, engine};
 
 const MOVES: usize = 1000;
 /// Time with an engine.
@@ -195,7 +195,7 @@ fn build(p: &mut Program) -> Done {
     Ok(())
 }
 
-fn machine(engine: &dyn Engine) -> (Machine, tempfile::NamedTempFile) {
+fn machine(engine: &dyn Engine, irqchip: Irqchip) -> (Machine, tempfile::NamedTempFile) {
     let case = BoardCase {
         name: "hops",
         cpus: 1,
@@ -207,8 +207,12 @@ fn machine(engine: &dyn Engine) -> (Machine, tempfile::NamedTempFile) {
     };
     let mut kernel = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut kernel, &case.image().unwrap()).unwrap();
-    let spec =
-        MachineSpec { kernel: kernel.path().to_owned(), memory: Size::bytes(RAM), ..MachineSpec::default() };
+    let spec = MachineSpec {
+        kernel: kernel.path().to_owned(),
+        memory: Size::bytes(RAM),
+        irqchip,
+        ..MachineSpec::default()
+    };
     let nothing = Arc::new(NullBackend);
     let backends = Backends { console: nothing.clone(), terminal: nothing.clone(), debug: nothing };
     let machine = Machine::new(spec, engine, backends).unwrap();
@@ -246,18 +250,29 @@ fn conclude(machine: &Machine) -> [u64; 3] {
 #[test]
 fn the_guest_is_right_on_each_engine() {
     for engine in engine::all() {
-        let (machine, _kernel) = machine(engine.as_ref());
-        sleep(Duration::from_millis(100));
-        let [rounds, ticks, faults] = conclude(&machine);
-        println!("{}: {rounds} rounds, {ticks} ticks, {faults} faults", engine.name());
-        assert!(rounds > 0 && ticks > 0 && faults > 0);
+        for irqchip in [Irqchip::Userspace, Irqchip::Split] {
+            let (machine, _kernel) = machine(engine.as_ref(), irqchip);
+            sleep(Duration::from_millis(100));
+            let [rounds, ticks, faults] = conclude(&machine);
+            println!("{}, {irqchip}: {rounds} rounds, {ticks} ticks, {faults} faults", engine.name());
+            assert!(rounds > 0 && ticks > 0 && faults > 0);
+        }
     }
 }
 
 #[test]
 fn hops_between_all_engines_leave_it_right() {
+    hop(Irqchip::Userspace);
+}
+
+#[test]
+fn so_do_hops_from_and_to_local_apics_of_the_kernels() {
+    hop(Irqchip::Split);
+}
+
+fn hop(irqchip: Irqchip) {
     let engines = engine::all();
-    let (machine, _kernel) = machine(engines[0].as_ref());
+    let (machine, _kernel) = machine(engines[0].as_ref(), irqchip);
     let start = Instant::now();
     for engine in (0..engines.len()).cycle().skip(1).take(MOVES).map(|i| &engines[i]) {
         sleep(STAY);

@@ -38,6 +38,7 @@ pub fn read(arguments: &RunArguments) -> anyhow::Result<MachineSpec> {
     set(&mut spec.cpu_model, arguments.cpu_model.clone().map(Some));
     set(&mut spec.board, arguments.board);
     set(&mut spec.engine, arguments.engine);
+    set(&mut spec.irqchip, arguments.irqchip);
     set(&mut spec.boot, arguments.boot);
     set(&mut spec.console, arguments.console);
     set(&mut spec.cmdline, arguments.append.clone());

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use cpu::x86::{CpuModel, cr4, efer, rflags, seg, seg_attr};
-use cpu::{Clock, CpuIo, CpuState, Engine, Segment, Signals, Vcpu, VcpuExit, VmConfig};
+use cpu::{Clock, CpuIo, CpuState, Engine, Irqchip, Segment, Signals, Vcpu, VcpuExit, VmConfig};
 use memory::{GuestRam, MemoryError};
 
 use super::code32;
@@ -96,7 +96,13 @@ impl World {
         let mut pristine = vec![0; phys::SIZE as usize];
         ram.read(0, &mut pristine)?;
         let clock = Arc::new(Clock::new());
-        let config = VmConfig { ram: ram.clone(), clock, model: Arc::new(model.clone()), vcpus: 1 };
+        let config = VmConfig {
+            ram: ram.clone(),
+            clock,
+            model: Arc::new(model.clone()),
+            vcpus: 1,
+            irqchip: Irqchip::Userspace,
+        };
         let signals = Arc::new(Signals::new());
         let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
         Ok(Self { ram, vcpu, signals, after: pristine.clone(), pristine })

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use cpu::x86::{CpuModel, cr0, cr4, efer};
-use cpu::{Clock, CpuIo, CpuState, Segment, Signals, VcpuExit, VmConfig};
+use cpu::{Clock, CpuIo, CpuState, Irqchip, Segment, Signals, VcpuExit, VmConfig};
 use iced_x86::{Decoder, DecoderOptions, FlowControl, Formatter, GasFormatter};
 use interp::core::{Core, End, Session};
 use memory::GuestRam;
@@ -226,7 +226,13 @@ impl Bench {
             ram.write(at, &entry.to_le_bytes()).unwrap();
         }
         let model = Arc::new(CpuModel::named(Some("x86-64-v3")).unwrap());
-        let config = VmConfig { ram: ram.clone(), clock: Arc::new(Clock::new()), model, vcpus: 1 };
+        let config = VmConfig {
+            ram: ram.clone(),
+            clock: Arc::new(Clock::new()),
+            model,
+            vcpus: 1,
+            irqchip: Irqchip::Userspace,
+        };
         let signals = Arc::new(Signals::new());
         let mut core = Core::new(&config, 0, signals.clone());
         core.set_state(&state(bits)).unwrap();

@@ -2,10 +2,14 @@
 //!
 //! Destinations are found without a lock: the registers they depend on are mirrored in atomics. Delivery takes
 //! the lock of one local APIC at a time.
+//!
+//! An engine may have the local APICs itself while it runs the machine. Who has them changes while no vCPU runs, under a lock
+//! that every message is sent under: none is lost.
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use cpu::{Clock, Signals};
+use cpu::{ApicState, Apics, Clock, EngineError, Signals};
+use parking_lot::RwLock;
 
 use super::lapic::Core;
 use super::{Delivery, Destination, I8259, Ioapic, Message};
@@ -15,6 +19,8 @@ pub struct ApicBus {
     cores: Vec<Arc<Core>>,
     ioapic: OnceLock<Weak<Ioapic>>,
     pic: OnceLock<Weak<I8259>>,
+    /// Has the local APICs, in place of `cores`. Taken after the I/O APIC's lock and before a local APIC's.
+    lent: RwLock<Option<Arc<dyn Apics>>>,
 }
 
 impl ApicBus {
@@ -25,7 +31,7 @@ impl ApicBus {
             .enumerate()
             .map(|(i, s)| Arc::new(Core::new(i as u32, clock.clone(), s)))
             .collect();
-        Self { cores, ioapic: OnceLock::new(), pic: OnceLock::new() }
+        Self { cores, ioapic: OnceLock::new(), pic: OnceLock::new(), lent: RwLock::default() }
     }
 
     /// Says where end-of-interrupt messages go. Once.
@@ -58,6 +64,11 @@ impl ApicBus {
 
     /// Delivers a message; true if a local APIC accepted it.
     pub fn send(&self, message: &Message) -> bool {
+        let lent = self.lent.read();
+        if let Some(apics) = &*lent {
+            let (address, data) = message.to_msi();
+            return apics.send(address, data);
+        }
         if let (Destination::Physical(id), true) =
             (message.destination, message.delivery != Delivery::LowestPriority)
         {
@@ -72,6 +83,59 @@ impl ApicBus {
                 .is_some_and(|core| core.accept(message));
         }
         targets.fold(false, |accepted, core| core.accept(message) | accepted)
+    }
+
+    /// Has an engine have the local APICs: `give` hands the state of each over. True if it did not have them before. No
+    /// vCPU runs.
+    pub(super) fn lend(
+        &self,
+        apics: &Arc<dyn Apics>,
+        mut give: impl FnMut(&ApicState) -> Result<(), EngineError>,
+    ) -> Result<bool, EngineError> {
+        let mut lent = self.lent.write();
+        if lent.is_some() {
+            return Ok(false);
+        }
+        let states: Vec<_> = self.cores.iter().map(|core| core.save()).collect();
+        states.iter().try_for_each(&mut give)?;
+        self.cores.iter().for_each(|core| core.lend());
+        for state in states {
+            // What had arrived and was not looked at arrives there.
+            let waiting =
+                [state.init.then_some((Delivery::Init, 0)), state.sipi.map(|v| (Delivery::Startup, v))];
+            for (delivery, vector) in waiting.into_iter().flatten() {
+                let destination = Destination::Physical(state.id);
+                let (address, data) = Message { destination, delivery, vector, level: false }.to_msi();
+                apics.send(address, data);
+            }
+        }
+        *lent = Some(apics.clone());
+        Ok(true)
+    }
+
+    /// Takes the local APICs back, if an engine has them: `take` asks it for the state of each. No vCPU runs.
+    pub(super) fn recall(
+        &self,
+        mut take: impl FnMut(u32) -> Result<ApicState, EngineError>,
+    ) -> Result<(), EngineError> {
+        let mut lent = self.lent.write();
+        if lent.is_none() {
+            return Ok(());
+        }
+        let states = self.cores.iter().map(|core| take(core.id())).collect::<Result<Vec<_>, _>>()?;
+        *lent = None;
+        for (core, state) in self.cores.iter().zip(&states) {
+            core.give_back(state).map_err(|e| EngineError::BadState(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// Input `pin` of the I/O APIC sends `message` from now on.
+    pub(super) fn route(&self, pin: u32, message: &Message) {
+        if let Some(apics) = &*self.lent.read() {
+            let (address, data) = message.to_msi();
+            apics.route(pin, address, data);
+        }
     }
 
     /// Level of the 8259's INT output, wired to LINT0 of the boot processor.

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use cpu::{Clock, Signals};
+use cpu::{ApicState, Apics, Clock, EngineError, Signals};
 
 use super::{ApicBus, I8259, Ioapic, LocalApic, Message};
 use crate::pci::MsiSink;
@@ -78,6 +78,29 @@ impl InterruptFabric {
     /// A pulse on the NMI line (LINT1 of every processor).
     pub fn nmi(&self) {
         self.apics.pulse_lint1();
+    }
+
+    /// Has an engine have the local APICs, unless it has them already: `give` hands the state of each over. No vCPU runs.
+    ///
+    /// # Errors
+    /// That of `give`; the APICs are still here.
+    pub fn lend(
+        &self,
+        apics: &Arc<dyn Apics>,
+        give: impl FnMut(&ApicState) -> Result<(), EngineError>,
+    ) -> Result<(), EngineError> {
+        if self.apics.lend(apics, give)? {
+            self.ioapic.announce();
+        }
+        Ok(())
+    }
+
+    /// Takes the local APICs back, if an engine has them: `take` asks it for the state of each. No vCPU runs.
+    ///
+    /// # Errors
+    /// That of `take`, or the engine gave a state that no APIC can be in.
+    pub fn recall(&self, take: impl FnMut(u32) -> Result<ApicState, EngineError>) -> Result<(), EngineError> {
+        self.apics.recall(take)
     }
 
     /// All controllers back to power-on.

@@ -49,18 +49,24 @@ impl Inner {
         Self { id, select: 0, table: [MASKED; PINS], inputs: 0 }
     }
 
+    /// What a pin sends.
+    fn message(&self, pin: usize) -> Option<Message> {
+        let entry = self.table[pin];
+        let delivery = Delivery::decode(entry).filter(|d| *d != Delivery::Startup)?;
+        let destination = Destination::from_u8((entry >> 56) as u8, entry & LOGICAL != 0);
+        Some(Message { destination, delivery, vector: entry as u8, level: is_level(entry) })
+    }
+
     /// Sends the message of a pin whose input is asserted, if its entry lets it. Called on a rising edge, and
     /// for level-triggered pins whenever one might have become deliverable.
     fn service(&mut self, pin: usize, bus: &ApicBus) {
         let entry = self.table[pin];
-        let Some(delivery) = Delivery::decode(entry).filter(|d| *d != Delivery::Startup) else { return };
-        let level = is_level(entry);
-        if entry & MASKED != 0 || level && entry & REMOTE_IRR != 0 {
+        let Some(message) = self.message(pin) else { return };
+        if entry & MASKED != 0 || message.level && entry & REMOTE_IRR != 0 {
             return;
         }
-        let destination = Destination::from_u8((entry >> 56) as u8, entry & LOGICAL != 0);
-        let accepted = bus.send(&Message { destination, delivery, vector: entry as u8, level });
-        if level && accepted {
+        let accepted = bus.send(&message);
+        if message.level && accepted {
             self.table[pin] |= REMOTE_IRR;
         }
     }
@@ -98,7 +104,11 @@ impl Inner {
             // Software acknowledges a level interrupt by making the entry edge-triggered for a moment.
             entry &= !REMOTE_IRR;
         }
+        let before = self.message(pin);
         self.table[pin] = entry;
+        if let Some(message) = self.message(pin).filter(|message| before != Some(*message)) {
+            bus.route(pin as u32, &message);
+        }
         self.service_level(pin, bus);
     }
 
@@ -131,6 +141,16 @@ impl Ioapic {
     /// An I/O APIC that sends its messages to `bus`.
     pub fn new(id: u8, bus: Arc<ApicBus>) -> Self {
         Self { bus, power_on_id: id, inner: Mutex::new(Inner::new(id)) }
+    }
+
+    /// Tells an engine that has the local APICs what each pin sends.
+    pub(super) fn announce(&self) {
+        let inner = self.inner.lock();
+        for pin in 0..PINS {
+            if let Some(message) = inner.message(pin) {
+                self.bus.route(pin as u32, &message);
+            }
+        }
     }
 
     /// A local APIC finished the level-triggered interrupt `vector`.

@@ -1,5 +1,10 @@
 //! Interrupt messages between APICs (Intel SDM volume 3, 12.6 and 12.11).
 
+/// Where messages are written to.
+const MSI_BASE: u64 = 0xfee0_0000;
+/// Level-triggered, and asserted.
+const MSI_LEVEL: u32 = 3 << 14;
+
 /// Delivery mode (encodings of ICR, LVT, redirection entries and MSI data, bits 8-10).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Delivery {
@@ -32,6 +37,18 @@ impl Delivery {
             6 => Some(Self::Startup),
             7 => Some(Self::ExtInt),
             _ => None,
+        }
+    }
+
+    fn encode(self) -> u32 {
+        match self {
+            Self::Fixed => 0,
+            Self::LowestPriority => 1,
+            Self::Smi => 2,
+            Self::Nmi => 4,
+            Self::Init => 5,
+            Self::Startup => 6,
+            Self::ExtInt => 7,
         }
     }
 }
@@ -84,12 +101,50 @@ impl Message {
     /// A message-signalled interrupt as a device writes it (Intel SDM volume 3, 12.11): `None` if the address
     /// is outside 0xfee0_0000-0xfeef_ffff or the delivery mode is not one.
     pub fn from_msi(address: u64, data: u32) -> Option<Self> {
-        if address >> 20 != 0xfee {
+        if address >> 20 != MSI_BASE >> 20 {
             return None;
         }
         let delivery = Delivery::decode(data.into()).filter(|d| *d != Delivery::Startup)?;
         // The redirection hint (bit 3) is one; lowest-priority delivery says the same.
         let destination = Destination::from_u8((address >> 12) as u8, address >> 2 & 1 != 0);
         Some(Self { destination, delivery, vector: data as u8, level: data >> 15 & 1 != 0 })
+    }
+
+    /// The same message as a device would write it: address and data. Of a destination, eight bits.
+    pub fn to_msi(&self) -> (u64, u32) {
+        let (field, logical) = match self.destination {
+            Destination::Broadcast => (0xff, false),
+            Destination::Physical(id) => (id, false),
+            Destination::Logical(mask) => (mask, true),
+        };
+        let address = MSI_BASE | u64::from(field & 0xff) << 12 | u64::from(logical) << 2;
+        let level = if self.level { MSI_LEVEL } else { 0 };
+        (address, self.delivery.encode() << 8 | level | u32::from(self.vector))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_written_as_it_is_read() {
+        for (address, data) in [
+            (0xfee0_0000, 0x31),
+            (0xfeef_f000, 0x4431 & !0x4000),
+            (0xfee3_0004, 0xc1a0),
+            (0xfee0_1000, 0x500),
+            (0xfee0_2000, 0x0141),
+        ] {
+            let message = Message::from_msi(address, data).unwrap();
+            assert_eq!(message.to_msi(), (address, data), "{message:?}");
+        }
+        let start = Message {
+            destination: Destination::Physical(3),
+            delivery: Delivery::Startup,
+            vector: 8,
+            level: false,
+        };
+        assert_eq!(start.to_msi(), (0xfee0_3000, 0x608));
     }
 }

@@ -1,5 +1,6 @@
 //! Between [`CpuState`] and what KVM keeps of a vCPU.
 
+pub mod apic;
 mod msrs;
 mod segments;
 mod xsave;
@@ -11,7 +12,7 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-pub use msrs::{msr, set_msr};
+pub use msrs::{msr, set_msr, try_msr};
 pub use xsave::Image;
 
 use crate::error::{Failure, failed};

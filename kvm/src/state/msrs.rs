@@ -53,9 +53,13 @@ pub fn msr(fd: &VcpuFd, number: u32) -> Result<Option<u64>, Failure> {
 
 /// Sets one, if KVM has it.
 pub fn set_msr(fd: &VcpuFd, number: u32, value: u64) -> Result<(), Failure> {
+    try_msr(fd, number, value).map(drop)
+}
+
+/// The same; false if KVM refuses the value, or has no such register.
+pub fn try_msr(fd: &VcpuFd, number: u32, value: u64) -> Result<bool, Failure> {
     let list = entries([(number, value)].into_iter())?;
-    fd.set_msrs(&list).map_err(failed("KVM_SET_MSRS"))?;
-    Ok(())
+    Ok(fd.set_msrs(&list).map_err(failed("KVM_SET_MSRS"))? > 0)
 }
 
 /// Gives KVM the registers. What it refuses is skipped: KVM has it not, or knows better what may be in it.

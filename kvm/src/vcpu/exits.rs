@@ -3,9 +3,9 @@
 use cpu::x86::msr;
 use cpu::{CpuFault, CpuIo, VcpuExit};
 use kvm_bindings::{
-    KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IRQ_WINDOW_OPEN,
-    KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR, KVM_EXIT_X86_WRMSR,
-    KVM_INTERNAL_ERROR_EMULATION,
+    KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI,
+    KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO, KVM_EXIT_SET_TPR, KVM_EXIT_SHUTDOWN, KVM_EXIT_X86_RDMSR,
+    KVM_EXIT_X86_WRMSR, KVM_INTERNAL_ERROR_EMULATION,
 };
 
 use super::{KvmVcpu, Next, Outcome};
@@ -24,7 +24,7 @@ impl KvmVcpu {
         self.ready = run.ready_for_interrupt_injection != 0;
         let (reason, cr8) = (run.exit_reason, run.cr8);
         // The machine knows what the guest did until here before it learns of the exit.
-        if cr8 != priority {
+        if cr8 != priority && !self.shared.split {
             io.set_task_priority(cr8 as u8);
         }
         if self.alarm.is_due() {
@@ -66,6 +66,7 @@ impl KvmVcpu {
                 self.kept.events.halted = true;
             }
             KVM_EXIT_IRQ_WINDOW_OPEN => self.counters.windows += 1,
+            KVM_EXIT_IOAPIC_EOI => io.end_of_interrupt(raw::ended_interrupt(&mut self.fd)),
             KVM_EXIT_INTR | KVM_EXIT_SET_TPR => {}
             KVM_EXIT_SHUTDOWN => return self.shut_down(),
             KVM_EXIT_INTERNAL_ERROR => return self.internal_error(io, inside),
@@ -131,6 +132,9 @@ impl KvmVcpu {
         let state = self.taken().map_err(|e| self.fault(e.to_string()))?;
         if !modes::doubt(&state, || self.shared.modes()) {
             return Ok(Next::Leave(VcpuExit::Shutdown));
+        }
+        if self.shared.split {
+            return Err(self.fault(super::NO_STRETCH.to_owned()));
         }
         let stretch = Stretch::new(&self.shared, self.index, self.signals.clone(), &state);
         self.stretch = Some(stretch.map_err(|e| self.fault(e.to_string()))?);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cpu::x86::CpuModel;
-use cpu::{Clock, CpuIo, CpuState, Engine, Signals, Vcpu, VcpuExit, VmConfig};
+use cpu::{Clock, CpuIo, CpuState, Engine, Irqchip, Signals, Vcpu, VcpuExit, VmConfig};
 use kvm::{Helpers, Kvm};
 use memory::GuestRam;
 
@@ -108,8 +108,13 @@ fn exits(engine: &Kvm, code: &[u8], count: u32) -> Result<Duration> {
     let ram = Arc::new(GuestRam::new(RAM)?);
     place(&ram, code)?;
     let signals = Arc::new(Signals::new());
-    let config =
-        VmConfig { ram, clock: Arc::new(Clock::new()), model: Arc::new(CpuModel::best_for_host()), vcpus: 1 };
+    let config = VmConfig {
+        ram,
+        clock: Arc::new(Clock::new()),
+        model: Arc::new(CpuModel::best_for_host()),
+        vcpus: 1,
+        irqchip: Irqchip::Userspace,
+    };
     let mut vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
     let mut state = CpuState::reset();
     (state.segments[1].selector, state.segments[1].base, state.rip) = (0, 0, START);

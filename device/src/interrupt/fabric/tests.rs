@@ -248,3 +248,87 @@ fn a_level_shared_between_threads_is_never_lost() {
     });
     assert_eq!(pc.take(0), Some(0xa0));
 }
+
+/// An engine's local APICs: what they were told.
+#[derive(Default)]
+struct Engine(parking_lot::Mutex<Vec<(&'static str, u64, u32)>>);
+
+impl Apics for Engine {
+    fn send(&self, address: u64, data: u32) -> bool {
+        self.0.lock().push(("message", address, data));
+        true
+    }
+
+    fn route(&self, pin: u32, _: u64, data: u32) {
+        self.0.lock().push(("route", pin.into(), data));
+    }
+}
+
+#[test]
+fn lent_local_apics_get_messages_and_come_back_with_what_they_got() {
+    let pc = Pc::new(2);
+    pc.route(4, 0x41, 1);
+    pc.lapic_write(0, 0x300, 0x4_0050); // to itself
+    pc.lapic_write(1, 0x80, 0x20);
+    let engine = Arc::new(Engine::default());
+    let apics: Arc<dyn Apics> = engine.clone();
+    let mut states = Vec::new();
+    pc.fabric
+        .lend(&apics, |state| {
+            states.push(state.clone());
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!((states[0].irr[2], states[1].tpr), (1 << 16, 0x20));
+    assert!(engine.0.lock().contains(&("route", 4, 0x41)));
+    assert_eq!((pc.take(0), pc.take(1)), (None, None), "the APICs are not here");
+    engine.0.lock().clear();
+    // Lines and messages go there; a new entry is told, a mask is not.
+    pc.fabric.line(4).pulse();
+    assert!(pc.fabric.deliver_msi(0xfee0_1000, 0x61));
+    pc.route(4, 0x1_0041, 1);
+    pc.route(9, 0x8042, 0);
+    let told = std::mem::take(&mut *engine.0.lock());
+    assert_eq!(told[..2], [("message", 0xfee0_1000, 0x41), ("message", 0xfee0_1000, 0x61)]);
+    assert!(told[2..].iter().all(|told| told.0 == "route" && told.1 == 9), "{told:x?}");
+    assert_eq!(told.last(), Some(&("route", 9, 0xc042)));
+    // They come back, and nothing goes there any more.
+    pc.fabric
+        .recall(|id| {
+            let mut state = states[id as usize].clone();
+            state.irr[1] |= 1;
+            Ok(state)
+        })
+        .unwrap();
+    pc.fabric.deliver_msi(0xfee0_1000, 0x62);
+    assert!(engine.0.lock().is_empty());
+    assert_eq!((pc.take(0), pc.take(1)), (Some(0x50), Some(0x62)));
+    pc.eoi(1);
+    assert_eq!(pc.take(1), None, "TPR holds it back");
+    pc.lapic_write(1, 0x80, 0);
+    assert_eq!(pc.take(1), Some(0x20));
+}
+
+#[test]
+fn the_8259_interrupts_a_processor_whose_local_apic_is_lent() {
+    let pc = Pc::new(1);
+    let ports = [(0u64, 0x11u8), (1, 0x20), (1, 4), (1, 1), (1, 0xfe)];
+    for (offset, value) in ports {
+        let _ = pc.fabric.pic().write(offset, &[value]);
+    }
+    let apics: Arc<dyn Apics> = Arc::new(Engine::default());
+    pc.fabric.lend(&apics, |_| Ok(())).unwrap();
+    pc.fabric.line(0).raise();
+    assert_eq!(pc.take(0), Some(0x20));
+    assert_eq!(pc.take(0), None);
+}
+
+#[test]
+fn local_apics_that_an_engine_refuses_stay() {
+    let pc = Pc::new(1);
+    let apics: Arc<dyn Apics> = Arc::new(Engine::default());
+    let refused = pc.fabric.lend(&apics, |_| Err(EngineError::BadState("no".to_owned())));
+    assert!(refused.is_err());
+    pc.fabric.deliver_msi(0xfee0_0000, 0x61);
+    assert_eq!(pc.take(0), Some(0x61));
+}

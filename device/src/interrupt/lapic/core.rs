@@ -111,7 +111,7 @@ pub(super) struct State {
 }
 
 impl State {
-    fn power_on(id: u32) -> Self {
+    pub(super) fn power_on(id: u32) -> Self {
         let bsp = id == 0;
         let mut state = Self {
             apic_base: base::DEFAULT | base::ENABLE | if bsp { base::BSP } else { 0 },
@@ -274,7 +274,7 @@ impl Core {
         if state.is_x2apic() { (self.id >> 4) << 16 | 1 << (self.id & 0xf) } else { state.ldr }
     }
 
-    pub(super) fn id(&self) -> u32 {
+    pub(in crate::interrupt) fn id(&self) -> u32 {
         self.id
     }
 

@@ -14,8 +14,9 @@ mod timer;
 
 use std::sync::Arc;
 
+use ::cpu::ApicState;
+
 pub(super) use self::core::Core;
-pub use self::save::LapicState;
 use super::ApicBus;
 use crate::{Device, RestoreError, SaveRestore};
 
@@ -144,15 +145,15 @@ impl Device for LocalApic {
 }
 
 impl SaveRestore for LocalApic {
-    type State = LapicState;
+    type State = ApicState;
     const KIND: &'static str = "lapic";
     const VERSION: u32 = 1;
 
-    fn save(&self) -> LapicState {
+    fn save(&self) -> ApicState {
         self.core.save()
     }
 
-    fn restore(&self, state: &LapicState) -> Result<(), RestoreError> {
+    fn restore(&self, state: &ApicState) -> Result<(), RestoreError> {
         self.core.restore(state)
     }
 }

@@ -1,49 +1,15 @@
 //! Saved state of a local APIC.
 
-use cpu::Signals;
-use serde::{Deserialize, Serialize};
+use cpu::{ApicState, Signals};
 
-use super::core::{Core, Vectors, base, lvt};
+use super::core::{Core, State, Vectors, base, lvt};
 use super::registers::{LVT_WRITABLE, SVR_WRITABLE};
 use super::timer::Timer;
 use crate::{RestoreError, SaveRestore};
 
-/// Saved state of [`LocalApic`](super::LocalApic). Times are ticks of the machine clock.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)] // registers, under the manual's names
-pub struct LapicState {
-    pub id: u32,
-    pub apic_base: u64,
-    pub tpr: u8,
-    pub ldr: u32,
-    pub dfr: u32,
-    pub svr: u32,
-    pub errors: u32,
-    pub esr: u32,
-    pub icr: u64,
-    /// Timer, thermal, performance, LINT0, LINT1, error.
-    pub lvt: [u32; 6],
-    pub irr: [u32; 8],
-    pub isr: [u32; 8],
-    pub tmr: [u32; 8],
-    pub initial_count: u32,
-    pub divide: u32,
-    pub timer_start: u64,
-    pub timer_expiry: Option<u64>,
-    pub tsc_deadline: u64,
-    pub tsc_expiry: Option<u64>,
-    pub tsc_adjust: u64,
-    pub lint0: bool,
-    pub external: bool,
-    pub nmi: bool,
-    pub init: bool,
-    pub sipi: Option<u8>,
-    pub waits_for_sipi: bool,
-}
-
 impl Core {
-    pub(super) fn save(&self) -> LapicState {
-        self.look(|state| LapicState {
+    pub(in crate::interrupt) fn save(&self) -> ApicState {
+        self.look(|state| ApicState {
             id: self.id(),
             apic_base: state.apic_base,
             tpr: state.tpr,
@@ -73,7 +39,27 @@ impl Core {
         })
     }
 
-    pub(super) fn restore(&self, saved: &LapicState) -> Result<(), RestoreError> {
+    /// An engine has the registers from now on. What is left is an APIC that is off: LINT0 is the CPU's INTR pin.
+    pub(in crate::interrupt) fn lend(&self) {
+        self.with(|state| {
+            let (lint0, tsc_adjust) = (state.lint0, state.tsc_adjust);
+            *state = State {
+                lint0,
+                tsc_adjust,
+                apic_base: 0,
+                waits_for_sipi: false,
+                ..State::power_on(self.id())
+            };
+        });
+    }
+
+    /// The engine gives them back.
+    pub(in crate::interrupt) fn give_back(&self, given: &ApicState) -> Result<(), RestoreError> {
+        let (lint0, tsc_adjust) = self.look(|state| (state.lint0, state.tsc_adjust));
+        self.restore(&ApicState { lint0, tsc_adjust, ..given.clone() })
+    }
+
+    pub(super) fn restore(&self, saved: &ApicState) -> Result<(), RestoreError> {
         let refuse = |reason| Err(RestoreError { kind: super::LocalApic::KIND, reason });
         if saved.id != self.id() {
             return refuse("it belongs to another processor");

@@ -421,10 +421,10 @@ fn state_survives_and_nonsense_is_refused() {
     assert_eq!(restored.take_interrupt(), Some(0x45));
     let before = restored.save();
     for bad in [
-        LapicState { id: 1, ..state.clone() },
-        LapicState { apic_base: 0x400, ..state.clone() },
-        LapicState { lvt: [1 << 31; 6], ..state.clone() },
-        LapicState { irr: [1; 8], ..state.clone() },
+        ApicState { id: 1, ..state.clone() },
+        ApicState { apic_base: 0x400, ..state.clone() },
+        ApicState { lvt: [1 << 31; 6], ..state.clone() },
+        ApicState { irr: [1; 8], ..state.clone() },
     ] {
         assert!(restored.restore(&bad).is_err());
     }

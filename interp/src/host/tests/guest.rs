@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cpu::x86::{CpuModel, Exception, cr0, cr4, efer, seg_attr, xcr0};
-use cpu::{Clock, CpuState, Segment, Signals, VmConfig};
+use cpu::{Clock, CpuState, Irqchip, Segment, Signals, VmConfig};
 use memory::GuestRam;
 
 use crate::code::Code;
@@ -44,8 +44,13 @@ impl Guest {
             };
             ram.store_u64(0x4000 + page * 8, page << 12 | flags).unwrap();
         }
-        let config =
-            VmConfig { ram: ram.clone(), clock: Arc::new(Clock::new()), model: Arc::new(model), vcpus: 1 };
+        let config = VmConfig {
+            ram: ram.clone(),
+            clock: Arc::new(Clock::new()),
+            model: Arc::new(model),
+            vcpus: 1,
+            irqchip: Irqchip::Userspace,
+        };
         let mut cpu = Cpu::new(&config, 0, Arc::new(Signals::new()));
         cpu.load_state(&Self::state());
         Self { cpu, ram, decoder: Decoder::default(), code: Code::default() }

@@ -13,7 +13,7 @@ mod world;
 use std::sync::{Arc, OnceLock};
 
 use cpu::x86::CpuModel;
-use cpu::{Clock, CpuState, Engine, Signals, Vcpu, VcpuExit, VmConfig};
+use cpu::{Clock, CpuState, Engine, Irqchip, Signals, Vcpu, VcpuExit, VmConfig};
 use interp::Interp;
 use memory::GuestRam;
 use serde_json::Value;
@@ -77,7 +77,13 @@ impl Machine {
 
     fn on(engine: &dyn Engine, ram: &Arc<GuestRam>, model: u8) -> Self {
         let signals = Arc::new(Signals::new());
-        let config = VmConfig { ram: ram.clone(), clock: clock(), model: self::model(model), vcpus: 1 };
+        let config = VmConfig {
+            ram: ram.clone(),
+            clock: clock(),
+            model: self::model(model),
+            vcpus: 1,
+            irqchip: Irqchip::Userspace,
+        };
         let vcpu = engine.create_vm(config).and_then(|vm| vm.create_vcpu(0, signals.clone()));
         match vcpu {
             Ok(vcpu) => Self { vcpu, signals },
