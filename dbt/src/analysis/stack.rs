@@ -99,6 +99,7 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         Class::Divide => Effect { access: operand(insn.memory_size().size() as u8), change: Some(0) },
         Class::Selector | Class::Control => native(None),
         Class::Nothing
+        | Class::Prefetch
         | Class::BitString(_)
         | Class::Pause
         | Class::String(_)

@@ -35,6 +35,7 @@ impl Emitter<'_> {
             Class::Native(_)
                 | Class::X87 { .. }
                 | Class::Lea
+                | Class::Prefetch
                 | Class::Push
                 | Class::Pop
                 | Class::PushMemory
@@ -62,6 +63,7 @@ impl Emitter<'_> {
             Class::Nothing => {}
             Class::Native(access) => self.native(insn, bytes, access)?,
             Class::Lea => self.lea(insn)?,
+            Class::Prefetch => self.prefetch(insn),
             Class::Push => self.push(insn),
             Class::Pop => self.pop(insn),
             Class::PushMemory => self.push_memory(insn)?,

@@ -6,7 +6,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, Mnemonic, Register};
 
 use super::asm::{Asm, Forward, Mem, Section, Target, at, cond, reg, sum};
 use super::named::is_named;
@@ -56,6 +56,24 @@ impl Emitter<'_> {
         self.mov_word(R10, register);
         self.check(insn, access);
         CHECKED
+    }
+
+    /// Passes a hint on if the page is at hand. What it hints at may be no address at all, so nothing is filled and nothing
+    /// faults; flags are not put aside for it.
+    pub fn prefetch(&mut self, insn: &Instruction) {
+        if self.live && !self.parked || self.address(insn).is_none() {
+            return;
+        }
+        let hint = match insn.mnemonic() {
+            Mnemonic::Prefetchw => (0x0d, 1),
+            Mnemonic::Prefetchnta => (0x18, 0),
+            Mnemonic::Prefetcht0 => (0x18, 1),
+            Mnemonic::Prefetcht1 => (0x18, 2),
+            _ => (0x18, 3),
+        };
+        let unknown = self.asm.look_up(table(self.kind, false), 4095);
+        self.asm.prefetch(hint, CHECKED);
+        self.asm.bind(unknown);
     }
 
     /// The same operand in one register, R10, so that R9 is free; or as it is, if it does not need R9.

@@ -15,6 +15,8 @@ pub enum Class {
     Native(Option<Access>),
     /// LEA.
     Lea,
+    /// A hint at memory that will be wanted.
+    Prefetch,
     /// PUSH of a register or an immediate, POP of a register, LEAVE: of words as long as the code's addresses.
     Push,
     Pop,
@@ -113,8 +115,9 @@ pub struct Access {
 pub fn class(insn: &Instruction, mode: Mode) -> Class {
     match choose(insn, mode) {
         Class::Nothing => Class::Nothing,
-        _ if mode.code32.is_some_and(|code| !code32::is_the_hosts(insn, code)) => Class::Operation,
-        class => class,
+        class if mode.code32.is_none_or(|code| code32::is_the_hosts(insn, code)) => class,
+        Class::Prefetch => Class::Nothing,
+        _ => Class::Operation,
     }
 }
 
@@ -127,15 +130,8 @@ fn choose(insn: &Instruction, mode: Mode) -> Class {
     let memory = (0..insn.op_count()).find(|&i| insn.op_kind(i) == OpKind::Memory);
     let is_word = register(0) && insn.op_register(0).is_gpr() && insn.op_register(0).size() == word(insn);
     match insn.mnemonic() {
-        M::Nop
-        | M::Reservednop
-        | M::Endbr64
-        | M::Endbr32
-        | M::Prefetchnta
-        | M::Prefetcht0
-        | M::Prefetcht1
-        | M::Prefetcht2
-        | M::Prefetchw => Class::Nothing,
+        M::Nop | M::Reservednop | M::Endbr64 | M::Endbr32 => Class::Nothing,
+        M::Prefetchnta | M::Prefetcht0 | M::Prefetcht1 | M::Prefetcht2 | M::Prefetchw => Class::Prefetch,
         M::Lea => Class::Lea,
         M::Push => match insn.op_kind(0) {
             OpKind::Register if is_word => Class::Push,

@@ -262,4 +262,9 @@ impl Asm {
         self.bytes(&[0xc4, r << 7 | 3 << 5 | 2, 0x80 | (!from & 15) << 3 | 2, 0xf5]);
         self.operand(to, mem, 0);
     }
+
+    /// A prefetch of the `0f` group `opcode`, with its number there.
+    pub fn prefetch(&mut self, (opcode, number): (u8, u8), mem: Mem) {
+        self.memory(&op32(&[0x0f, opcode]), number, mem, 0);
+    }
 }
