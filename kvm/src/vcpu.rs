@@ -39,6 +39,8 @@ pub struct KvmVcpu {
     stepper: Stepper,
     /// Initial count of a local timer that had run out when KVM got it.
     ran_out: u32,
+    /// KVM's local APIC as it was when the guest was left for the machine.
+    standing: Option<ApicState>,
     /// The last exit is completed by the next entry.
     incomplete: bool,
     /// An interrupt could be taken when the guest was left.
@@ -97,6 +99,7 @@ impl KvmVcpu {
             stretch: None,
             stepper: Stepper::default(),
             ran_out: 0,
+            standing: None,
             incomplete: false,
             ready: false,
             has_nmi: false,
@@ -159,6 +162,7 @@ impl KvmVcpu {
 
     /// Runs on KVM until the machine is needed, or another engine.
     fn run_here(&mut self, io: &dyn CpuIo) -> Result<VcpuExit, CpuFault> {
+        self.standing = None;
         self.follow_clock().map_err(|e| self.fault(e.to_string()))?;
         let inside = self.kick.inside(&mut self.fd);
         self.look_at_apic(io, &inside);
@@ -207,6 +211,7 @@ impl KvmVcpu {
                 inside.only_complete();
                 return Ok(None);
             }
+            self.stand().map_err(|e| self.fault(e.to_string()))?;
             self.settle(io)?;
             return Ok(Some(VcpuExit::Kicked));
         }
@@ -269,7 +274,8 @@ impl KvmVcpu {
             set.map_err(|e| self.fault(e.to_string()))?;
             self.signals.set(Signals::NMI);
         }
-        if events.interrupt.injected != 0 && events.interrupt.soft == 0 {
+        let kept = self.standing.as_ref().is_some_and(|apic| split::has_taken(&events, apic).is_some());
+        if events.interrupt.injected != 0 && events.interrupt.soft == 0 && !kept {
             self.step(io, Some(events.interrupt.nr))?;
         }
         Ok(())

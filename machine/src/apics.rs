@@ -13,10 +13,19 @@ impl Shared {
     /// something, which whoever ends a pause may not.
     pub fn lend_apics(&self) {
         let Some(apics) = self.engine.lock().vm.apics() else { return };
-        let lent = self.pc.fabric.lend(&apics, |state| self.vcpu(state.id)?.set_apic(state));
+        // No vCPU runs before the lock is free.
+        let mut anew = self.lending.lock();
+        let recalled = if std::mem::take(&mut *anew) { self.recall_apics() } else { Ok(()) };
+        let lent = recalled
+            .and_then(|()| Ok(self.pc.fabric.lend(&apics, |state| self.vcpu(state.id)?.set_apic(state))?));
         if let Err(error) = lent {
             self.end(Outcome::Failed(error.to_string()));
         }
+    }
+
+    /// Guest time was set: timers that an engine has are to be given to it anew.
+    pub fn lend_anew(&self) {
+        *self.lending.lock() = true;
     }
 
     /// Before somebody looks at the state of interrupt controllers, or changes it. All vCPUs stand still.

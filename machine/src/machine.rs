@@ -53,6 +53,8 @@ pub struct Shared {
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
+    /// Held by whoever lends local APICs; they are to be lent anew.
+    pub lending: Mutex<bool>,
     /// Instructions between two reloads of CPU state; 0 for never.
     reload_every: AtomicU64,
     /// Instructions of vCPUs that were replaced.
@@ -125,6 +127,7 @@ impl Shared {
             (false, Some(since)) => {
                 paused.since = None;
                 self.pc.clock.set_tsc(since);
+                self.lend_anew();
                 self.control.resume();
             }
             _ => {}
@@ -261,6 +264,7 @@ impl Machine {
             .collect::<Result<Vec<_>, MachineError>>()?;
         let shared = Shared {
             control: Control::new(slots.len() + 1),
+            lending: Mutex::default(),
             pc,
             disks,
             overlays,

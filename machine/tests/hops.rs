@@ -44,7 +44,17 @@ const RING0_STACK: u64 = DATA + 0x3000;
 const USER_DATA_SELECTOR: u16 = 0x2b;
 const USER_CODE_SELECTOR: u16 = 0x33;
 const TSS_SELECTOR: u16 = 0x38;
-const TIMER: u32 = 0x40;
+const VECTOR: u32 = 0x40;
+/// Of the timer, in nanoseconds.
+const PERIOD: u32 = 2_000_000;
+
+/// Mode of the local APIC's timer, as in its vector's register.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Timer {
+    /// Started again by each of its interrupts: if one is lost, there are no more.
+    OneShot = 0,
+    Periodic = 1 << 17,
+}
 
 type Done = Result<(), IcedError>;
 
@@ -62,7 +72,7 @@ fn set_bits(a: &mut Asm, at: u64, bits: i32) -> Done {
     a.mov(qword_ptr(at), rax)
 }
 
-fn ring0(a: &mut Asm) -> Done {
+fn ring0(a: &mut Asm, timer: Timer) -> Done {
     // Everything on the way to ring 3's pages is ring 3's.
     set_bits(a, PML4, 4)?;
     a.mov(rbx, qword_ptr(PML4))?;
@@ -106,10 +116,9 @@ fn ring0(a: &mut Asm) -> Done {
     a.xor(edx, edx)?;
     a.mov(eax, (xcr0::X87 | xcr0::SSE | xcr0::AVX) as u32)?;
     a.xsetbv()?;
-    // A periodic timer: 2 ms.
     a.set_apic(0x3e0, 0xb)?;
-    a.set_apic(0x320, 1 << 17 | TIMER)?;
-    a.set_apic(0x380, 2_000_000)?;
+    a.set_apic(0x320, timer as u32 | VECTOR)?;
+    a.set_apic(0x380, PERIOD)?;
     // To ring 3.
     a.mov(rax, u64::from(USER_DATA_SELECTOR))?;
     a.push(rax)?;
@@ -151,7 +160,7 @@ fn ring3(a: &mut CodeAssembler) -> Done {
     a.ud2()
 }
 
-fn build(p: &mut Program) -> Done {
+fn build(p: &mut Program, timer: Timer) -> Done {
     let code = {
         let mut asm = CodeAssembler::new(64)?;
         ring3(&mut asm)?;
@@ -171,10 +180,13 @@ fn build(p: &mut Program) -> Done {
             a.mov(rax, *word)?;
             a.mov(qword_ptr(USER_CODE + i as u64 * 8), rax)?;
         }
-        ring0(a)
+        ring0(a, timer)
     })?;
-    p.on(TIMER as u8, |a| {
+    p.on(VECTOR as u8, |a| {
         a.inc(qword_ptr(TICKS))?;
+        if timer == Timer::OneShot {
+            a.set_apic(0x380, PERIOD)?;
+        }
         a.mov(rax, qword_ptr(pte(FLEETING)))?;
         a.and(rax, -2)?;
         a.mov(qword_ptr(pte(FLEETING)), rax)?;
@@ -195,11 +207,14 @@ fn build(p: &mut Program) -> Done {
     Ok(())
 }
 
-fn machine(engine: &dyn Engine, irqchip: Irqchip) -> (Machine, tempfile::NamedTempFile) {
+fn machine(engine: &dyn Engine, irqchip: Irqchip, timer: Timer) -> (Machine, tempfile::NamedTempFile) {
     let case = BoardCase {
         name: "hops",
         cpus: 1,
-        build,
+        build: match timer {
+            Timer::OneShot => |p| build(p, Timer::OneShot),
+            Timer::Periodic => |p| build(p, Timer::Periodic),
+        },
         outcome: Outcome::Exit(0),
         expect: &[],
         power_button: false,
@@ -251,8 +266,8 @@ fn conclude(machine: &Machine) -> [u64; 3] {
 fn the_guest_is_right_on_each_engine() {
     for engine in engine::all() {
         for irqchip in [Irqchip::Userspace, Irqchip::Split] {
-            let (machine, _kernel) = machine(engine.as_ref(), irqchip);
-            sleep(Duration::from_millis(100));
+            let (machine, _kernel) = machine(engine.as_ref(), irqchip, Timer::Periodic);
+            wait_for_tick(&machine, 10);
             let [rounds, ticks, faults] = conclude(&machine);
             println!("{}, {irqchip}: {rounds} rounds, {ticks} ticks, {faults} faults", engine.name());
             assert!(rounds > 0 && ticks > 0 && faults > 0);
@@ -262,25 +277,40 @@ fn the_guest_is_right_on_each_engine() {
 
 #[test]
 fn hops_between_all_engines_leave_it_right() {
-    hop(Irqchip::Userspace);
+    hop(Irqchip::Userspace, Timer::Periodic, MOVES);
 }
 
 #[test]
 fn so_do_hops_from_and_to_local_apics_of_the_kernels() {
-    hop(Irqchip::Split);
+    hop(Irqchip::Split, Timer::Periodic, MOVES);
 }
 
-fn hop(irqchip: Irqchip) {
-    let engines = engine::all();
-    let (machine, _kernel) = machine(engines[0].as_ref(), irqchip);
+#[test]
+fn no_timer_is_lost_on_the_way() {
+    hop(Irqchip::Split, Timer::OneShot, MOVES / 2);
+}
+
+fn wait_for_tick(machine: &Machine, number: u64) {
     let start = Instant::now();
-    for engine in (0..engines.len()).cycle().skip(1).take(MOVES).map(|i| &engines[i]) {
+    let ticks = || machine.pc().ram.load_u64(TICKS).unwrap();
+    while ticks() < number {
+        assert!(start.elapsed() < Duration::from_secs(30), "there is no tick {number} after {}", ticks());
+        sleep(STAY);
+    }
+}
+
+fn hop(irqchip: Irqchip, timer: Timer, moves: usize) {
+    let engines = engine::all();
+    let (machine, _kernel) = machine(engines[0].as_ref(), irqchip, timer);
+    let start = Instant::now();
+    for engine in (0..engines.len()).cycle().skip(1).take(moves).map(|i| &engines[i]) {
         sleep(STAY);
         machine.move_to(engine.as_ref()).unwrap();
         assert_eq!(machine.engine(), engine.name());
     }
     let took = start.elapsed();
+    wait_for_tick(&machine, machine.pc().ram.load_u64(TICKS).unwrap() + 1);
     let [rounds, ticks, faults] = conclude(&machine);
-    println!("{MOVES} moves in {took:?}: {rounds} rounds, {ticks} ticks, {faults} faults");
+    println!("{moves} moves in {took:?}: {rounds} rounds, {ticks} ticks, {faults} faults");
     assert!(ticks > 10 && faults > 10, "{ticks} {faults}");
 }

@@ -32,6 +32,7 @@ const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 /// Bits that software has written there, and no status.
 const SVR_WRITTEN: u32 = 0x13ff;
 const LVT_WRITTEN: [u32; 6] = [0x7_00ff, 0x1_07ff, 0x1_07ff, 0x1_a7ff, 0x1_a7ff, 0x1_00ff];
+const MASKED: u32 = 1 << 16;
 /// LINT0 passes the 8259's interrupts: not masked, ExtINT.
 const LINT0_MODE: u32 = 0x1_0700;
 const EXTINT: u32 = 0x700;
@@ -141,6 +142,13 @@ pub fn store(fd: &VcpuFd, clock: &Clock, state: &ApicState) -> Result<(), Failur
         set_msr(fd, msr::TSC_DEADLINE, state.tsc_deadline)?;
     }
     Ok(())
+}
+
+/// A one-shot count has run out, by KVM's registers, and its interrupt is not masked.
+pub fn has_run_out(state: &ApicState) -> bool {
+    let [timer, ..] = state.lvt;
+    let runs = state.timer_expiry.is_some() || state.timer_start == 0;
+    mode(timer) == Mode::OneShot && timer & MASKED == 0 && state.initial_count != 0 && !runs
 }
 
 /// The state that it is in; `ran_out` is the initial count of a timer that had run out when the state was stored, and

@@ -7,7 +7,7 @@ use cpu::x86::rflags;
 use cpu::{ApicState, CpuIo, CpuState};
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
-    KVM_MP_STATE_UNINITIALIZED, kvm_mp_state,
+    KVM_MP_STATE_UNINITIALIZED, kvm_mp_state, kvm_vcpu_events,
 };
 use kvm_ioctls::VcpuFd;
 
@@ -58,16 +58,46 @@ impl KvmVcpu {
         Ok(())
     }
 
+    /// Before the machine gets to see the vCPU: notes KVM's local APIC, whose timers run on.
+    pub(super) fn stand(&mut self) -> Result<(), Failure> {
+        if self.shared.split {
+            self.standing = None;
+            self.standing = Some(self.taken_apic()?);
+        }
+        Ok(())
+    }
+
     /// The local APIC's state, and whether the processor waits for its start-up.
     pub(super) fn taken_apic(&mut self) -> Result<ApicState, Failure> {
         let waiting = [KVM_MP_STATE_UNINITIALIZED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_SIPI_RECEIVED];
         let waits_for_sipi = waiting.contains(&activity(&self.fd)?);
         let adjust = self.kept.msrs.tsc_adjust;
         let state = apic::load(&self.fd, &self.shared.config.clock, self.index, self.ran_out, adjust)?;
-        Ok(ApicState { waits_for_sipi, ..state })
+        let mut state = ApicState { waits_for_sipi, ..state };
+        let events = self.fd.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+        if let Some(vector) = has_taken(&events, &state) {
+            let (word, bit) = (usize::from(vector >> 5), 1 << (vector & 31));
+            state.isr[word] &= !bit;
+            state.irr[word] |= bit;
+        }
+        if apic::has_run_out(&state) && !bit(&state.irr, state.lvt[0] as u8) {
+            // Nobody tells whether it has interrupted: KVM does that at an entry. Twice is better than never.
+            state.timer_expiry = Some(self.shared.config.clock.tsc());
+        }
+        let Some(then) = &self.standing else { return Ok(state) };
+        // A timer that has run out since has not interrupted.
+        let ApicState { timer_start, timer_expiry, initial_count, tsc_deadline, tsc_expiry, .. } = *then;
+        Ok(ApicState { timer_start, timer_expiry, initial_count, tsc_deadline, tsc_expiry, ..state })
     }
 
     pub(super) fn give_apic(&mut self, new: &ApicState) -> Result<(), Failure> {
+        self.standing = None;
+        let mut events = self.fd.get_vcpu_events().map_err(failed("KVM_GET_VCPU_EVENTS"))?;
+        if events.interrupt.injected != 0 {
+            // It waits in the APIC again.
+            (events.interrupt.injected, events.flags) = (0, 0);
+            self.fd.set_vcpu_events(&events).map_err(failed("KVM_SET_VCPU_EVENTS"))?;
+        }
         self.follow_clock()?;
         apic::store(&self.fd, &self.shared.config.clock, new)?;
         self.ran_out = if new.timer_expiry.is_none() { new.initial_count } else { 0 };
@@ -76,6 +106,16 @@ impl KvmVcpu {
         }
         self.look_at_lint0()
     }
+}
+
+/// The interrupt that KVM has taken from its local APIC, whose state this is, and not delivered: it may as well wait there.
+pub fn has_taken(events: &kvm_vcpu_events, apic: &ApicState) -> Option<u8> {
+    let taken = events.interrupt.injected != 0 && events.interrupt.soft == 0;
+    Some(events.interrupt.nr).filter(|vector| taken && bit(&apic.isr, *vector))
+}
+
+fn bit(vectors: &[u32; 8], vector: u8) -> bool {
+    vectors[usize::from(vector >> 5)] >> (vector & 31) & 1 != 0
 }
 
 /// The machine for the stepper, with KVM's local APIC.
