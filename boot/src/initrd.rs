@@ -20,7 +20,7 @@ pub fn place(space: &mut Space, spec: &BootSpec, limit: u64) -> Result<Option<(u
     let mut at = start;
     for module in spec.modules {
         let data = module.image.data;
-        space.ram.write(at, data)?;
+        space.ram.load(at, data)?;
         let end = at + data.len() as u64;
         at = aligned(end).min(start + len);
         space.fill(end, &[], at - end)?;

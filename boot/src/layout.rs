@@ -186,7 +186,7 @@ impl<'a> Space<'a> {
     pub fn fill(&self, start: u64, data: &[u8], len: u64) -> Result<(), BootError> {
         // An empty range may be at the end of RAM, where no address is valid.
         if !data.is_empty() {
-            self.ram.write(start, data)?;
+            self.ram.load(start, data)?;
         }
         let zeroes = [0; 4096];
         let mut at = start + data.len() as u64;

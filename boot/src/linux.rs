@@ -35,7 +35,7 @@ fn bzimage(space: &mut Space, spec: &BootSpec) -> Result<CpuState, BootError> {
     // The kernel moves itself to its preferred address if it is loaded below, so this is what it needs
     // wherever it is loaded: the image, and room to unpack it.
     space.claim(header.pref_address, header.init_size.max(code.len() as u64))?;
-    space.ram.write(header.pref_address, code)?;
+    space.ram.load(header.pref_address, code)?;
 
     let mut params = params::Params::from_header(&header.raw);
     params.code32_start(header.pref_address as u32);

@@ -173,7 +173,7 @@ fn modules(space: &mut Space, spec: &BootSpec) -> Result<Vec<u8>, BootError> {
     for module in initrd::modules(spec)? {
         let data = module.image.data;
         let start = space.high(data.len() as u64, 4096, memory::LOW_RAM_END)?;
-        space.ram.write(start, data)?;
+        space.ram.load(start, data)?;
         let args = space.put_string(module.args)?;
         for field in [start, start + data.len() as u64, args, 0] {
             list.extend((field as u32).to_le_bytes());

@@ -88,7 +88,7 @@ fn modules(space: &mut Space, spec: &BootSpec, linux: bool) -> Result<Vec<u8>, B
     for module in initrd::modules(spec)? {
         let data = module.image.data;
         let start = space.high(data.len() as u64, 4096, memory::LOW_RAM_END)?;
-        space.ram.write(start, data)?;
+        space.ram.load(start, data)?;
         let args = if module.args.is_empty() { 0 } else { space.put_string(module.args)? };
         entry(start, data.len() as u64, args);
     }

@@ -1,92 +1,317 @@
-//! What pages hold that nobody has written: zeros, or a file's content; and which ones those are.
+//! What is behind the pages of guest RAM: one file that is RAM, as long as nobody shares it; or pages of the process's own
+//! over files that several processes share (`layers.rs`), and where to look which ones those are.
 // UNSAFETY: pages are replaced by system calls, whose range the caller vouches for.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockWriteGuard};
 
-use rustix::fs::{SeekFrom, seek};
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom, fcntl_add_seals, memfd_create, seek};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
-use crate::PAGE_SIZE;
+use crate::layers::Run;
+use crate::{Layers, PAGE_SIZE};
 
-/// Bits of a page in /proc/PID/pagemap: it is in memory, or in swap.
+/// Bits of a page in /proc/PID/pagemap: it is in memory, or in swap; it is a file's.
 const THERE: u64 = 0b11 << 62;
+const FILE: u64 = 1 << 61;
+/// Pages that are looked at together.
+const PAGES: usize = 1 << 15;
+/// As many pages between two that were written are written down with them: a mapping more costs as much.
+const GAP: usize = 4;
+/// With more files or runs than these, all of RAM becomes one.
+const MAX_FILES: usize = 16;
+const MAX_RUNS: usize = 8192;
 
-/// Behind the private mappings of guest RAM.
+/// A mapping of RAM: where it is in the process, and its place among all RAM.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    pub host: *mut u8,
+    pub offset: u64,
+    pub len: u64,
+}
+
+/// Runs, and the mappings that they are in.
+type Placed<'a> = Vec<(&'a Place, Run)>;
+
+enum Backing {
+    /// RAM is the file.
+    Live(Arc<File>),
+    /// Pages that were written are private.
+    Layers(Layers),
+}
+
+/// Behind the mappings of guest RAM.
 pub struct Content {
-    /// The file, if there is one.
-    file: RwLock<Option<Arc<File>>>,
+    backing: RwLock<Backing>,
     /// Which pages were written or read. Opened early, since a jail may have no /proc; without it, all may have been.
     pagemap: Option<File>,
 }
 
 impl Content {
-    pub fn new(file: Option<Arc<File>>) -> Self {
-        Self { file: RwLock::new(file), pagemap: File::open("/proc/self/pagemap").ok() }
+    fn new(backing: Backing) -> Self {
+        Self { backing: RwLock::new(backing), pagemap: File::open("/proc/self/pagemap").ok() }
     }
 
-    fn file(&self) -> Option<Arc<File>> {
-        self.file.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// That of a file that will be mapped shared.
+    pub fn live(file: Arc<File>) -> Self {
+        Self::new(Backing::Live(file))
     }
 
-    /// From now on the file's content is in pages that nobody writes: that of `len` bytes from `offset` on at `host`.
+    /// Maps the runs over anonymous private memory.
     ///
     /// # Safety
-    /// They are a whole mapping of guest RAM, in which only atomics are referred to.
-    pub unsafe fn map(&self, file: &Arc<File>, host: *mut u8, len: usize, offset: u64) -> io::Result<()> {
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
-        // SAFETY: the caller's word; what is replaced is a mapping of the same kind.
-        unsafe { mmap(host.cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags, file, offset) }?;
-        *self.file.write().unwrap_or_else(PoisonError::into_inner) = Some(file.clone());
-        Ok(())
+    /// The places are whole mappings of guest RAM, in which only atomics are referred to, and together all of it.
+    pub unsafe fn layered(layers: Layers, places: &[Place]) -> io::Result<Self> {
+        for place in places {
+            for run in layers.within(place.offset, place.len).filter(|run| run.file.is_some()) {
+                // SAFETY: the caller's word, and the run is inside the place.
+                unsafe { map(place, &run, layers.file(&run), MapFlags::PRIVATE) }?;
+            }
+        }
+        Ok(Self::new(Backing::Layers(layers)))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Backing> {
+        self.backing.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes through the file, if RAM is one and the host can.
+    pub fn load(&self, offset: u64, data: &[u8]) -> bool {
+        match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
+            Backing::Live(file) => file.write_all_at(data, offset).is_ok(),
+            Backing::Layers(_) => false,
+        }
     }
 
     /// The pages hold zeros and take no memory.
     ///
     /// # Safety
     /// They are whole pages of a mapping of guest RAM, in which only atomics are referred to.
-    pub unsafe fn forget(&self, host: *mut u8, len: usize) -> io::Result<()> {
-        if self.file().is_none() {
+    pub unsafe fn forget(&self, place: Place) -> io::Result<()> {
+        let Place { host, offset, len } = place;
+        let mut backing = self.write();
+        let layers = match &mut *backing {
+            Backing::Live(_) => {
+                // SAFETY: the caller's word; the mapping is shared, so that the file has a hole there.
+                return Ok(unsafe { madvise(host.cast(), len as usize, Advice::LinuxRemove) }?);
+            }
+            Backing::Layers(layers) => layers,
+        };
+        if layers.within(offset, len).all(|run| run.file.is_none()) {
             // SAFETY: the caller's word; the mapping is private and anonymous.
-            return Ok(unsafe { madvise(host.cast(), len, Advice::LinuxDontNeed) }?);
+            return Ok(unsafe { madvise(host.cast(), len as usize, Advice::LinuxDontNeed) }?);
         }
         // The file's content would come back, so the pages have to be others. The kernel has nobody see the gap.
-        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
         // SAFETY: the caller's word; what is replaced is a mapping of the same kind.
-        match unsafe { mmap_anonymous(host.cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags) } {
-            Ok(_) => Ok(()),
+        match unsafe { map(&place, &Run { start: offset, len, file: None }, None, MapFlags::PRIVATE) } {
+            Ok(()) => layers.replace(offset, len, None),
             // Too many mappings: zeros that take memory are right, too.
-            Err(Errno::NOMEM) => {
-                // SAFETY: the caller's word; whoever reads meanwhile does so by volatile or atomic accesses.
-                unsafe { std::ptr::write_bytes(host, 0, len) };
-                Ok(())
+            // SAFETY: the caller's word; whoever reads meanwhile does so by volatile or atomic accesses.
+            Err(Errno::NOMEM) => unsafe { std::ptr::write_bytes(host, 0, len as usize) },
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(())
+    }
+
+    /// Says which pages may hold anything but zeros.
+    pub fn look(&self, host: u64, offset: u64, pages: &mut [bool]) {
+        match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
+            Backing::Live(file) => {
+                pages.fill(false);
+                add_data(file, offset, pages);
             }
-            Err(errno) => Err(errno.into()),
+            Backing::Layers(layers) => {
+                self.private(host, pages);
+                layers.look(offset, pages);
+            }
         }
     }
 
-    /// Says which pages may hold anything but zeros: `host` is the address of the first, `offset` its place in the file.
-    pub fn look(&self, host: u64, offset: u64, pages: &mut [bool]) {
+    /// Says which pages may be private.
+    fn private(&self, host: u64, pages: &mut [bool]) {
         let mut entries = vec![0u8; pages.len() * 8];
         let read = self.pagemap.as_ref().map(|map| map.read_exact_at(&mut entries, host / PAGE_SIZE * 8));
         if !matches!(read, Some(Ok(()))) {
             return pages.fill(true);
         }
         for (page, entry) in pages.iter_mut().zip(entries.as_chunks().0) {
-            *page = u64::from_le_bytes(*entry) & THERE != 0;
+            let entry = u64::from_le_bytes(*entry);
+            *page = entry & THERE != 0 && entry & FILE == 0;
         }
-        if let Some(file) = self.file() {
-            add_data(&file, offset, pages);
+    }
+
+    /// From now on what is in RAM is in files that nobody writes; what is written is in private pages.
+    ///
+    /// # Safety
+    /// As for [`layered`](Self::layered), with the same places, and nobody uses RAM meanwhile.
+    pub unsafe fn freeze(&self, places: &[Place]) -> io::Result<Layers> {
+        let mut backing = self.write();
+        let size = places.iter().map(|place| place.len).sum();
+        match &mut *backing {
+            Backing::Live(file) => {
+                let layers = Layers::whole(size, file.clone());
+                // SAFETY: the caller's word.
+                let mapped = unsafe { remap(&layers, places, MapFlags::PRIVATE) };
+                if let Err(error) = mapped.and_then(|()| seal(file)) {
+                    // Nobody has written, so that it may be what it was.
+                    // SAFETY: the caller's word.
+                    unsafe { remap(&layers, places, MapFlags::SHARED) }?;
+                    return Err(error);
+                }
+                *backing = Backing::Layers(layers.clone());
+                Ok(layers)
+            }
+            Backing::Layers(layers) => {
+                let all = layers.files().len() >= MAX_FILES || layers.runs().len() >= MAX_RUNS;
+                // SAFETY: the caller's word.
+                let (file, runs) = unsafe { self.write_down(all.then_some(&*layers), places, size) }?;
+                if runs.is_empty() {
+                    return Ok(layers.clone());
+                }
+                let index = layers.push(file.clone());
+                for (place, run) in &runs {
+                    // SAFETY: the caller's word; what is there is in the file as well.
+                    unsafe { map(place, run, Some(&file), MapFlags::PRIVATE) }?;
+                    layers.replace(run.start, run.len, Some(index));
+                }
+                if all {
+                    *layers = Layers::whole(size, file);
+                }
+                Ok(layers.clone())
+            }
         }
+    }
+
+    /// A file that nobody will write, with the runs that may be private. With layers, all of RAM is written down that may
+    /// not be zero, and the runs are all places.
+    ///
+    /// # Safety
+    /// As for [`freeze`](Self::freeze).
+    unsafe fn write_down<'a>(
+        &self,
+        all: Option<&Layers>,
+        places: &'a [Place],
+        size: u64,
+    ) -> io::Result<(Arc<File>, Placed<'a>)> {
+        let file = memory_file(size)?;
+        let mut written = Vec::new();
+        for place in places {
+            for start in (0..place.len).step_by(PAGES * PAGE_SIZE as usize) {
+                let count = ((place.len - start) / PAGE_SIZE).min(PAGES as u64);
+                let mut pages = vec![false; count as usize];
+                self.private(place.host as u64 + start, &mut pages);
+                if let Some(layers) = all {
+                    layers.look(place.offset + start, &mut pages);
+                }
+                for run in runs(&pages) {
+                    let at = start + run.start as u64 * PAGE_SIZE;
+                    let len = run.len() as u64 * PAGE_SIZE;
+                    // SAFETY: the caller's word, and the run is inside the place.
+                    unsafe {
+                        write_all(&file, place.host.add(at as usize), len as usize, place.offset + at)
+                    }?;
+                    written.push((place, Run { start: place.offset + at, len, file: None }));
+                }
+            }
+        }
+        seal(&file)?;
+        if all.is_some() {
+            let whole = |place: &'a Place| (place, Run { start: place.offset, len: place.len, file: None });
+            written = places.iter().map(whole).collect();
+        }
+        Ok((Arc::new(file), written))
     }
 }
 
+/// A file in memory, of zeros, which can be sealed.
+pub fn memory_file(len: u64) -> io::Result<File> {
+    let file = File::from(memfd_create("guesthouse-ram", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    file.set_len(len)?;
+    Ok(file)
+}
+
+/// Nobody writes the file or changes its length any more, whoever has it.
+fn seal(file: &File) -> io::Result<()> {
+    let seals = SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+    Ok(fcntl_add_seals(file, seals)?)
+}
+
+/// Maps a run, or zeros, over what is at its place.
+///
+/// # Safety
+/// The place is a mapping of guest RAM, in which only atomics are referred to, and the run is inside it.
+unsafe fn map(place: &Place, run: &Run, file: Option<&Arc<File>>, sharing: MapFlags) -> Result<(), Errno> {
+    let flags = sharing | MapFlags::FIXED | MapFlags::NORESERVE;
+    let protection = ProtFlags::READ | ProtFlags::WRITE;
+    // SAFETY: the caller's word: what is replaced is guest RAM, which stays mapped.
+    unsafe {
+        let host = place.host.add((run.start - place.offset) as usize).cast();
+        match file {
+            Some(file) => mmap(host, run.len as usize, protection, flags, file, run.start),
+            None => mmap_anonymous(host, run.len as usize, protection, flags),
+        }
+    }
+    .map(drop)
+}
+
+/// Maps everything once more.
+///
+/// # Safety
+/// As for [`map`].
+unsafe fn remap(layers: &Layers, places: &[Place], sharing: MapFlags) -> io::Result<()> {
+    for place in places {
+        for run in layers.within(place.offset, place.len) {
+            // SAFETY: the caller's word, and the run is inside the place.
+            unsafe { map(place, &run, layers.file(&run), sharing) }?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs of pages that are true, with small gaps between them.
+fn runs(pages: &[bool]) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (page, _) in pages.iter().enumerate().filter(|(_, is)| **is) {
+        match runs.last_mut() {
+            Some(run) if page - run.end <= GAP => run.end = page + 1,
+            _ => runs.push(page..page + 1),
+        }
+    }
+    runs
+}
+
+/// Writes guest memory to a file.
+///
+/// # Safety
+/// So many bytes from `host` on can be read; whoever changes them meanwhile changes what is written.
+unsafe fn write_all(file: &File, host: *const u8, len: usize, offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < len {
+        // SAFETY: the caller's word; the kernel reads them, and no Rust reference is made.
+        let wrote = unsafe {
+            let (from, at) = (host.add(done).cast(), (offset + done as u64) as libc::off_t);
+            libc::pwrite(file.as_raw_fd(), from, len - done, at)
+        };
+        match usize::try_from(wrote) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(wrote) => done += wrote,
+            Err(_) => match io::Error::last_os_error() {
+                error if error.kind() == io::ErrorKind::Interrupted => {}
+                error => return Err(error),
+            },
+        }
+    }
+    Ok(())
+}
+
 /// Adds the pages at which the file has data.
-fn add_data(file: &File, offset: u64, pages: &mut [bool]) {
+pub fn add_data(file: &File, offset: u64, pages: &mut [bool]) {
     let end = offset + pages.len() as u64 * PAGE_SIZE;
     let mut at = offset;
     while at < end {

@@ -26,6 +26,9 @@ pub enum MemoryError {
         /// Bytes of the file.
         len: u64,
     },
+    /// Content of RAM that is not all of it.
+    #[error("the layers of guest memory are not whole pages, one behind the other: take another copy")]
+    BadLayers,
     /// The host keeps memory that it was given back.
     #[error("the host does not take guest memory {addr:#x}+{len:#x} back ({source}): do not lock it")]
     Discard {
@@ -33,6 +36,12 @@ pub enum MemoryError {
         addr: u64,
         /// Length in bytes.
         len: u64,
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// The host refuses files for what is in memory.
+    #[error("guest memory cannot be shared with copies ({source}): see to the host's memory and its limits")]
+    Freeze {
         /// What the host said.
         source: std::io::Error,
     },

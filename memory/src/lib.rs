@@ -6,11 +6,13 @@
 
 mod content;
 mod error;
+mod layers;
 mod overwrites;
 mod page;
 mod ram;
 
 pub use error::MemoryError;
+pub use layers::{Layers, Run};
 pub use overwrites::{Overwrites, code_epoch};
 pub use page::{PageInfo, PageRef};
 pub use ram::{GuestRam, RamRange};

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use vm_memory::mmap::{GuestRegionMmap, MmapRegionBuilder};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
-use crate::content::Content;
-use crate::{HIGH_RAM_START, LOW_RAM_END, MemoryError, PAGE_SIZE, PageInfo, PageRef};
+use crate::content::{Content, Place, memory_file};
+use crate::{HIGH_RAM_START, LOW_RAM_END, Layers, MemoryError, PAGE_SIZE, PageInfo, PageRef, Run};
 
 /// Copies of fewer bytes are made one by one: the string instruction has its start-up cost.
 const SHORT: usize = 32;
@@ -69,7 +69,16 @@ macro_rules! typed {
 impl GuestRam {
     /// Maps `size` bytes (a multiple of the page size) of zeroed RAM, lazily backed by the host.
     pub fn new(size: u64) -> Result<Self, MemoryError> {
-        Self::with_content(size, None)
+        Self::from_layers(size, Layers::zeros(size))
+    }
+
+    /// The same, so that it costs little to [`freeze`](Self::freeze) it: a file in memory, whose pages cost the host somewhat more
+    /// when they are first touched. Where the host has no such files it is as [`new`](Self::new).
+    pub fn freezable(size: u64) -> Result<Self, MemoryError> {
+        let Ok(file) = memory_file(size) else { return Self::new(size) };
+        let file = Arc::new(file);
+        let (mmap, blocks) = map(size, Some(&file))?;
+        Ok(Self { mmap, blocks, content: Content::live(file) })
     }
 
     /// The same with what is in `file`, one range behind the other: it is read when it is touched, and never written.
@@ -78,45 +87,21 @@ impl GuestRam {
     /// # Errors
     /// As [`new`](Self::new); the file is shorter.
     pub fn from_file(size: u64, file: File) -> Result<Self, MemoryError> {
-        let len = file.metadata().map_err(|source| MemoryError::Map { size, source })?.len();
-        if len < size {
-            return Err(MemoryError::ShortFile { size, len });
-        }
-        Self::with_content(size, Some(Arc::new(file)))
+        Self::from_layers(size, Layers::new(size, vec![file], [Run { start: 0, len: size, file: Some(0) }])?)
     }
 
-    fn with_content(size: u64, file: Option<Arc<File>>) -> Result<Self, MemoryError> {
-        if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
-            return Err(MemoryError::BadSize(size));
+    /// The same with what was frozen.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); the layers are of another size.
+    pub fn from_layers(size: u64, layers: Layers) -> Result<Self, MemoryError> {
+        if layers.runs().map(|run| run.len).sum::<u64>() != size {
+            return Err(MemoryError::BadLayers);
         }
-        let mut ranges = vec![RamRange { start: 0, len: size.min(LOW_RAM_END) }];
-        if size > LOW_RAM_END {
-            ranges.push(RamRange { start: HIGH_RAM_START, len: size - LOW_RAM_END });
-        }
-        let refused =
-            |e: &dyn std::fmt::Display| MemoryError::Map { size, source: io::Error::other(e.to_string()) };
-        let (mut regions, mut blocks, mut offset) = (Vec::new(), Vec::new(), 0);
-        for &range in &ranges {
-            let builder =
-                MmapRegionBuilder::new(range.len as usize).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
-            let builder = match &file {
-                None => {
-                    builder.with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_PRIVATE)
-                }
-                Some(file) => builder
-                    .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_PRIVATE)
-                    .with_file_offset(FileOffset::from_arc(file.clone(), offset)),
-            };
-            let region = builder.build().map_err(|e| refused(&e))?;
-            let host = NonNull::new(region.as_ptr()).ok_or(MemoryError::BadSize(size))?;
-            let region =
-                GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(MemoryError::BadSize(size))?;
-            regions.push(region);
-            blocks.push(Block { range, host, offset, pages: page_table(range.len / PAGE_SIZE) });
-            offset += range.len;
-        }
-        let mmap = GuestMemoryMmap::from_regions(regions).map_err(|e| refused(&e))?;
-        Ok(Self { mmap, blocks, content: Content::new(file) })
+        let (mmap, blocks) = map(size, None)?;
+        // SAFETY: mappings that nobody else knows.
+        let content = unsafe { Content::layered(layers, &places(&blocks)) };
+        Ok(Self { mmap, content: content.map_err(|source| MemoryError::Map { size, source })?, blocks })
     }
 
     /// The mappings as vm-memory sees them, for virtqueues and loaders.
@@ -161,6 +146,18 @@ impl GuestRam {
         Ok(())
     }
 
+    /// The same for much that the guest has not asked for and may never read: a kernel, an initrd. Pages that nobody has touched get
+    /// their content without being zeroed and mapped before.
+    pub fn load(&self, addr: u64, data: &[u8]) -> Result<(), MemoryError> {
+        self.range(addr, data.len() as u64)?;
+        let block = self.block(addr).ok_or(MemoryError::OutOfRange { addr, len: data.len() as u64 })?;
+        if self.content.load(block.offset + (addr - block.range.start), data) {
+            self.note_stores(addr, data.len() as u64);
+            return Ok(());
+        }
+        self.write(addr, data)
+    }
+
     /// Where a range that is RAM throughout is in this process, for system calls that read or write it. Whoever has
     /// it written calls [`note_stores`](Self::note_stores) afterwards.
     pub fn host_range(&self, addr: u64, len: u64) -> Result<NonNull<u8>, MemoryError> {
@@ -181,9 +178,11 @@ impl GuestRam {
             return Ok(());
         }
         let host = self.range(start, len)?;
-        // SAFETY: whole pages of a private mapping of `self.mmap`'s, of which nobody has Rust references but to atomics, for
-        // which a page of zeros is as good as any.
-        let done = unsafe { self.content.forget(host, len as usize) };
+        let block = self.block(start).ok_or(MemoryError::OutOfRange { addr: start, len })?;
+        let offset = block.offset + (start - block.range.start);
+        // SAFETY: whole pages of a mapping of `self.mmap`'s, of which nobody has Rust references but to atomics, for which
+        // a page of zeros is as good as any.
+        let done = unsafe { self.content.forget(Place { host, offset, len }) };
         done.map_err(|source| MemoryError::Discard { addr: start, len, source })?;
         self.note_stores(start, len);
         Ok(())
@@ -214,19 +213,15 @@ impl GuestRam {
         resident
     }
 
-    /// Pages that are not written from now on are the file's, which holds what is in RAM, one range behind the other: whoever
-    /// else maps it shares them. Nobody uses RAM meanwhile.
+    /// Has what is in RAM now in files that nobody writes: whoever else maps them shares the pages that neither writes. What
+    /// is not there yet is copied. Nobody uses RAM meanwhile.
     ///
     /// # Errors
-    /// The host refuses it. Ranges before the one that was refused are the file's.
-    pub fn share_with(&self, file: File) -> Result<(), MemoryError> {
-        let file = Arc::new(file);
-        for Block { range, host, offset, .. } in &self.blocks {
-            // SAFETY: a whole mapping of `self.mmap`'s, of which nobody has Rust references but to atomics.
-            let mapped = unsafe { self.content.map(&file, host.as_ptr(), range.len as usize, *offset) };
-            mapped.map_err(|source| MemoryError::Map { size: range.len, source })?;
-        }
-        Ok(())
+    /// The host refuses it: RAM is what it was.
+    pub fn freeze(&self) -> Result<Layers, MemoryError> {
+        // SAFETY: whole mappings of `self.mmap`'s, of which nobody has Rust references but to atomics.
+        let frozen = unsafe { self.content.freeze(&places(&self.blocks)) };
+        frozen.map_err(|source| MemoryError::Freeze { source })
     }
 
     /// Says of each of the pages from `addr` on, which are RAM throughout, whether it may hold anything but zeros.
@@ -314,6 +309,43 @@ impl GuestRam {
     }
 }
 
+/// The mappings of so much RAM: of a file that is RAM, one behind the other, or private ones of zeros.
+fn map(size: u64, file: Option<&Arc<File>>) -> Result<(GuestMemoryMmap, Vec<Block>), MemoryError> {
+    if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
+        return Err(MemoryError::BadSize(size));
+    }
+    let mut ranges = vec![RamRange { start: 0, len: size.min(LOW_RAM_END) }];
+    if size > LOW_RAM_END {
+        ranges.push(RamRange { start: HIGH_RAM_START, len: size - LOW_RAM_END });
+    }
+    let refused =
+        |e: &dyn std::fmt::Display| MemoryError::Map { size, source: io::Error::other(e.to_string()) };
+    let (mut regions, mut blocks, mut offset) = (Vec::new(), Vec::new(), 0);
+    for range in ranges {
+        let builder =
+            MmapRegionBuilder::new(range.len as usize).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
+        let builder = match file {
+            None => builder.with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_PRIVATE),
+            Some(file) => builder
+                .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED)
+                .with_file_offset(FileOffset::from_arc(file.clone(), offset)),
+        };
+        let region = builder.build().map_err(|e| refused(&e))?;
+        let host = NonNull::new(region.as_ptr()).ok_or(MemoryError::BadSize(size))?;
+        let region =
+            GuestRegionMmap::new(region, GuestAddress(range.start)).ok_or(MemoryError::BadSize(size))?;
+        regions.push(region);
+        blocks.push(Block { range, host, offset, pages: page_table(range.len / PAGE_SIZE) });
+        offset += range.len;
+    }
+    Ok((GuestMemoryMmap::from_regions(regions).map_err(|e| refused(&e))?, blocks))
+}
+
+fn places(blocks: &[Block]) -> Vec<Place> {
+    let place = |b: &Block| Place { host: b.host.as_ptr(), offset: b.offset, len: b.range.len };
+    blocks.iter().map(place).collect()
+}
+
 /// Copies bytes of which the guest may change some meanwhile.
 ///
 /// # Safety
@@ -359,136 +391,4 @@ fn page_table(pages: u64) -> Box<[PageInfo]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ram_above_three_gigabytes_continues_at_four() {
-        let ram = GuestRam::new(LOW_RAM_END + 0x10_0000).unwrap();
-        let ranges: Vec<_> = ram.ranges().collect();
-        assert_eq!(ranges[1], RamRange { start: HIGH_RAM_START, len: 0x10_0000 });
-        assert!(ram.page(LOW_RAM_END).is_none());
-        assert!(ram.page(HIGH_RAM_START + 0xf_ffff).is_some());
-        assert!(ram.page(HIGH_RAM_START + 0x10_0000).is_none());
-    }
-
-    #[test]
-    fn ranges_are_checked_at_both_ends() {
-        let ram = GuestRam::new(0x2000).unwrap();
-        assert!(ram.write(0x1ffc, &[1, 2, 3, 4]).is_ok());
-        assert!(ram.write(0x1ffd, &[1, 2, 3, 4]).is_err());
-        assert!(ram.write(u64::MAX, &[1, 2]).is_err());
-        assert_eq!(ram.load_u32(0x1ffc), Some(0x0403_0201));
-        assert_eq!(ram.load_u32(0x1ffd), None);
-        assert_eq!(ram.load_u64(0x2000), None);
-    }
-
-    #[test]
-    fn copies_of_any_length_are_exact() {
-        let ram = GuestRam::new(0x4000).unwrap();
-        let data: Vec<u8> = (0..5000).map(|i| (i % 251) as u8 + 1).collect();
-        for len in (0..70).chain([255, 4095, 5000]) {
-            let at = 0x1ffd - len as u64 % 7;
-            ram.write(0x1000, &[0; 0x3000]).unwrap();
-            ram.write(at, &data[..len]).unwrap();
-            let mut back = vec![0xff; len + 2];
-            ram.read(at - 1, &mut back).unwrap();
-            assert!(back[0] == 0 && back[1..=len] == data[..len] && back[len + 1] == 0, "{len}");
-        }
-    }
-
-    #[test]
-    fn what_was_touched_is_resident() {
-        let ram = GuestRam::new(200 << 20).unwrap();
-        assert_eq!(ram.resident(), 0);
-        ram.write(150 << 20, &[1; 3 << 20]).unwrap();
-        let resident = ram.resident();
-        assert!((3 << 20..=8 << 20).contains(&resident), "{resident}"); // the host may give whole huge pages
-    }
-
-    #[test]
-    fn what_is_discarded_reads_as_zero_holds_no_code_and_takes_no_memory() {
-        const LEN: u64 = 64 << 20;
-        let ram = GuestRam::new(LEN).unwrap();
-        let resident = || {
-            let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-            text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * PAGE_SIZE
-        };
-        ram.write(0, &vec![1; LEN as usize]).unwrap();
-        let before = resident();
-        let info = ram.page(0x2000).unwrap().info;
-        info.mark_code(0, 8);
-        ram.discard(0x1001, LEN - 0x1002).unwrap();
-        assert!(resident() + LEN * 9 / 10 < before, "{} of {before}", resident());
-        assert_eq!(
-            [0x1fff, 0x2000, LEN - 0x1001, LEN - 0x1000].map(|a| ram.load_u8(a)),
-            [1, 0, 0, 1].map(Some)
-        );
-        assert_eq!(info.generation(), 1);
-        ram.write(0x2000, &[7]).unwrap();
-        assert_eq!(ram.load_u8(0x2000), Some(7));
-        for (addr, len) in [(0, LEN + 1), (LEN, 1), (u64::MAX, 2), (LEN - 1, u64::MAX)] {
-            assert!(ram.discard(addr, len).is_err(), "{addr:#x} {len:#x}");
-        }
-        ram.discard(0x1001, 0x1ffe).unwrap();
-        assert_eq!(ram.load_u8(0x2000), Some(7), "no whole page");
-    }
-
-    #[test]
-    fn a_files_content_is_there_until_it_is_written_or_discarded() {
-        const LEN: u64 = 16 << 20;
-        let file = tempfile::tempfile().unwrap();
-        file.set_len(LEN).unwrap();
-        for at in [0x3000, 0x10_0000, 0x10_1000] {
-            std::os::unix::fs::FileExt::write_all_at(&file, &[7; 0x1000], at).unwrap();
-        }
-        let ram = GuestRam::from_file(LEN, file.try_clone().unwrap()).unwrap();
-        let other = GuestRam::new(LEN).unwrap();
-        other.share_with(file.try_clone().unwrap()).unwrap();
-        for ram in [ram, other] {
-            ram.write(0x5000, &[9]).unwrap();
-            ram.write(0x3000, &[9]).unwrap();
-            let mut pages = [false; 16];
-            ram.look(0, &mut pages).unwrap();
-            let there: Vec<usize> = (0..16).filter(|&page| pages[page]).collect();
-            assert_eq!(there, [3, 5]);
-            ram.look(0x10_0000, &mut pages).unwrap();
-            assert_eq!(pages[..3], [true, true, false]);
-            ram.discard(0x10_0000, 0x1000).unwrap();
-            assert_eq!(
-                [0x3000, 0x3001, 0x10_0000, 0x10_1000].map(|at| ram.load_u8(at)),
-                [9, 7, 0, 7].map(Some)
-            );
-            assert!(ram.look(LEN - 0x1000, &mut pages).is_err());
-        }
-        assert!(matches!(GuestRam::from_file(LEN + 0x1000, file), Err(MemoryError::ShortFile { .. })));
-    }
-
-    #[test]
-    fn a_size_that_is_no_page_multiple_is_refused() {
-        assert!(matches!(GuestRam::new(4097), Err(MemoryError::BadSize(4097))));
-        assert!(matches!(GuestRam::new(0), Err(MemoryError::BadSize(0))));
-    }
-
-    #[test]
-    fn writes_invalidate_decoded_code() {
-        let ram = GuestRam::new(0x3000).unwrap();
-        let info = ram.page(0x1000).unwrap().info;
-        info.mark_code(0, 32);
-        ram.write(0xff0, &[0; 0x20]).unwrap();
-        assert_eq!(info.generation(), 1);
-    }
-
-    #[test]
-    fn writes_through_host_pointers_invalidate_code_of_every_page() {
-        let ram = GuestRam::new(0x4000).unwrap();
-        let last = ram.page(0x3000).unwrap().info;
-        last.mark_code(0, 8);
-        assert!(ram.host_range(0xff0, 0x3010).is_ok() && ram.host_range(0xff0, 0x3011).is_err());
-        ram.note_stores(0xff0, 0x2010);
-        assert_eq!(last.generation(), 0, "ends before it");
-        ram.note_stores(0xff0, u64::MAX);
-        assert_eq!(last.generation(), 1);
-        ram.note_stores(u64::MAX, 2);
-    }
-}
+mod tests;

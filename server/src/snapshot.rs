@@ -2,10 +2,10 @@
 //! the caller may not write, and a machine in a jail need not see the folder.
 //!
 //! After the upgrade the machine says in a line which disks' changes it has to keep ([`Wanted`]), the caller sends a byte with
-//! the files, and the machine answers with a line when all is written ([`Done`]).
+//! the files, and the machine answers with a line when all is written ([`Done`]). For copies it sends files then: RAM.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -30,7 +30,7 @@ pub(crate) const PROTOCOL: &str = "guesthouse-snapshot";
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Most files, and the longest line.
 const MAX_FILES: usize = 64;
-const MAX_LINE: u64 = 64 << 10;
+const MAX_LINE: usize = 64 << 10;
 
 /// What the machine needs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -57,29 +57,33 @@ pub struct Taken {
     pub memory: u64,
 }
 
-/// The machine's side, on a thread that may wait.
-pub(crate) fn serve(machine: &Machine, stream: &UnixStream, after: After) -> io::Result<()> {
+/// The machine's side, on a thread that may wait: a snapshot, or what copies begin with.
+pub(crate) fn serve(machine: &Machine, stream: &UnixStream, take: Option<After>) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let disks = machine.kept_disks();
-    let count = disks.len() + 2;
+    let count = disks.len() + if take.is_some() { 2 } else { 1 };
     say(stream, &Wanted { disks })?;
-    let mut files = receive(stream, count)?.into_iter().map(File::from);
-    let (Some(state), Some(memory)) = (files.next(), files.next()) else {
-        return Err(io::ErrorKind::InvalidData.into());
-    };
-    let files = Files { state, memory, disks: files.collect() };
-    if files.disks.len() + 2 != count {
+    let received = receive(stream, count)?;
+    if received.len() != count {
         return say(stream, &Done::Refused("too few files came: try again".to_owned()));
     }
-    let done = match machine.snapshot(&files, after) {
-        Ok(summary) => {
-            let pause = summary.pause.as_micros() as u64;
-            Done::Written(Taken { pause, memory: summary.memory })
-        }
-        Err(error) => Done::Refused(error.to_string()),
+    let mut files = received.into_iter().map(File::from);
+    let state = files.next().ok_or(io::ErrorKind::InvalidData)?;
+    let memory = take.and_then(|_| files.next());
+    let files = Files { state, memory, disks: files.collect() };
+    let done = match take {
+        Some(after) => machine.snapshot(&files, after).map(|done| (done.pause, done.memory, Vec::new())),
+        None => machine.copy(&files).map(|done| (done.pause, 0, done.memory)),
     };
-    say(stream, &done)
+    match done {
+        Ok((pause, memory, layers)) => {
+            let pause = pause.as_micros() as u64;
+            say(stream, &Done::Written(Taken { pause, memory }))?;
+            if layers.is_empty() { Ok(()) } else { send(stream, &layers) }
+        }
+        Err(error) => say(stream, &Done::Refused(error.to_string())),
+    }
 }
 
 /// Takes a snapshot of a machine into a new folder, which appears when all is written and on the disk.
@@ -121,7 +125,7 @@ fn beside(folder: &Path) -> Option<PathBuf> {
 fn write(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError> {
     let refused = |source| ServerError::Snapshot { path: folder.to_owned(), source };
     let create = |name: &str| File::options().write(true).create_new(true).open(folder.join(name));
-    let (files, taken) = ask(entry, &format!("stop={stop}"), |disks| {
+    let Asked { files, taken, .. } = ask(entry, &format!("stop={stop}"), |disks| {
         keep_initrd(entry, folder)?;
         let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
         names
@@ -140,14 +144,14 @@ fn write(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError>
 /// A machine's state in memory, for copies: files without names, which processes that are started inherit.
 #[derive(Debug)]
 pub struct Copied {
-    /// State, RAM, and changes of disks.
-    pub files: Vec<File>,
-    /// Places of those disks in the definition.
-    pub disks: Vec<usize>,
+    /// See [`file::STATE`].
+    pub state: File,
+    /// Files with RAM in them.
+    pub memory: Vec<File>,
+    /// Changes of disks, by their places in the definition.
+    pub disks: Vec<(usize, File)>,
     /// The initrd, or nothing.
     pub initrd: File,
-    /// What it took.
-    pub taken: Taken,
 }
 
 /// Takes a machine's state, with which it shares the RAM that neither it nor its copies write.
@@ -161,13 +165,29 @@ pub fn copy(entry: &Entry) -> Result<Copied, ServerError> {
         io::copy(&mut own, &mut initrd)?;
     }
     let mut places = Vec::new();
-    let (files, taken) = ask(entry, "share=true", |disks| {
+    let asked = ask(entry, "share=true", |disks| {
         places = disks.to_vec();
-        let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
-        let names = names.into_iter().chain(disks.iter().map(|&index| file::disk(index)));
-        Ok(names.map(|name| make(&name)).collect::<Result<_, _>>()?)
+        let names = disks.iter().map(|&index| file::disk(index));
+        Ok([file::STATE.to_owned()].into_iter().chain(names).map(|n| make(&n)).collect::<Result<_, _>>()?)
     })?;
-    Ok(Copied { files, disks: places, initrd, taken })
+    let memory = receive(&asked.stream, MAX_FILES).map_err(|e| silent(entry, &e))?;
+    // They came without a promise to be inherited.
+    let memory = memory.into_iter().map(|file| Ok(File::from(rustix::io::dup(file)?)));
+    let memory = memory.collect::<io::Result<Vec<File>>>()?;
+    let mut files = asked.files.into_iter();
+    let state = files.next().ok_or_else(|| silent(entry, &io::ErrorKind::InvalidData.into()))?;
+    Ok(Copied { state, memory, disks: places.into_iter().zip(files).collect(), initrd })
+}
+
+/// A machine that has answered.
+struct Asked {
+    stream: UnixStream,
+    files: Vec<File>,
+    taken: Taken,
+}
+
+fn silent(entry: &Entry, error: &io::Error) -> ServerError {
+    ServerError::NoAnswer { id: entry.label().to_owned(), what: error.to_string() }
 }
 
 /// Has the machine write itself into files that are opened when it has said which disks' changes it has to keep.
@@ -175,16 +195,17 @@ fn ask(
     entry: &Entry,
     query: &str,
     open: impl FnOnce(&[usize]) -> io::Result<Vec<File>>,
-) -> Result<(Vec<File>, Taken), ServerError> {
-    let silent = |e: io::Error| ServerError::NoAnswer { id: entry.label().to_owned(), what: e.to_string() };
-    let stream = entry.connect()?.upgrade(&format!("/v1/snapshot?{query}"), PROTOCOL)?;
-    let mut lines = BufReader::new(io::Cursor::new(stream.early).chain(&stream.stream));
-    let wanted: Wanted = hear(&mut lines).map_err(silent)?;
+) -> Result<Asked, ServerError> {
+    let silent = |e: io::Error| silent(entry, &e);
+    let upgraded = entry.connect()?.upgrade(&format!("/v1/snapshot?{query}"), PROTOCOL)?;
+    let stream = upgraded.stream;
+    let mut early = io::Cursor::new(upgraded.early);
+    let wanted: Wanted = hear(&mut early, &stream).map_err(silent)?;
     let files = open(&wanted.disks).map_err(ServerError::Files)?;
-    send(&stream.stream, &files).map_err(silent)?;
-    match hear(&mut lines).map_err(silent)? {
+    send(&stream, &files).map_err(silent)?;
+    match hear(&mut early, &stream).map_err(silent)? {
         Done::Refused(message) => Err(ServerError::Refused { id: entry.label().to_owned(), message }),
-        Done::Written(taken) => Ok((files, taken)),
+        Done::Written(taken) => Ok(Asked { stream, files, taken }),
     }
 }
 
@@ -204,17 +225,23 @@ fn say(mut stream: &UnixStream, message: &impl Serialize) -> io::Result<()> {
     stream.write_all(&line)
 }
 
-fn hear<T: serde::de::DeserializeOwned>(lines: &mut impl BufRead) -> io::Result<T> {
-    let mut line = String::new();
-    lines.take(MAX_LINE).read_line(&mut line)?;
+/// A line, of which the beginning may have come already. No more is read: what follows may come with files.
+fn hear<T: serde::de::DeserializeOwned>(
+    early: &mut io::Cursor<Vec<u8>>,
+    stream: &UnixStream,
+) -> io::Result<T> {
+    let (mut source, mut line, mut byte) = (early.chain(stream), Vec::new(), [0]);
+    while line.len() < MAX_LINE && source.read(&mut byte)? == 1 && byte != *b"\n" {
+        line.extend(byte);
+    }
     if line.is_empty() {
         return Err(io::Error::other("it has ended"));
     }
-    Ok(serde_json::from_str(&line)?)
+    Ok(serde_json::from_slice(&line)?)
 }
 
-fn send(stream: &UnixStream, files: &[File]) -> io::Result<()> {
-    let descriptors: Vec<_> = files.iter().map(File::as_fd).collect();
+fn send(stream: &UnixStream, files: &[impl AsFd]) -> io::Result<()> {
+    let descriptors: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {

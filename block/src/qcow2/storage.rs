@@ -6,6 +6,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use imago::Storage;
@@ -116,7 +117,8 @@ impl Storage for ImageFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        // After a crash of the host nobody finds a file without a name.
+        if self.file.metadata()?.nlink() == 0 { Ok(()) } else { self.file.sync_data() }
     }
 
     unsafe fn invalidate_cache(&self) -> io::Result<()> {

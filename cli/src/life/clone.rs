@@ -67,12 +67,11 @@ pub fn run(registry: &Registry, arguments: &CloneArguments) -> anyhow::Result<()
 }
 
 /// As `restore --copy` takes them.
-fn descriptors(Copied { files, disks, initrd, .. }: &Copied) -> String {
+fn descriptors(Copied { state, memory, initrd, disks }: &Copied) -> String {
     let number = |file: &File| file.as_raw_fd().to_string();
-    let (base, changes) = files.split_at(files.len().min(2));
-    let base = base.iter().chain([initrd]).map(number);
-    let changes = disks.iter().zip(changes).map(|(index, file)| format!("{index}={}", number(file)));
-    base.chain(changes).collect::<Vec<_>>().join(",")
+    let memory = memory.iter().map(|file| format!("ram={}", number(file)));
+    let disks = disks.iter().map(|(index, file)| format!("{index}={}", number(file)));
+    [state, initrd].into_iter().map(number).chain(memory).chain(disks).collect::<Vec<_>>().join(",")
 }
 
 fn start(arguments: &CloneArguments, files: &str, number: u32) -> io::Result<Child> {

@@ -31,7 +31,8 @@ pub struct RestoreArguments {
     /// The folder that `guesthouse snapshot` has made.
     #[arg(value_name = "DIR", required_unless_present = "copy")]
     folder: Option<PathBuf>,
-    /// This is a copy of a machine, and these are the descriptors of state, memory, initrd and changes of disks (`INDEX=N`).
+    /// This is a copy of a machine, and these are the descriptors of state, initrd, files with RAM (`ram=N`) and changes of disks
+    /// (`INDEX=N`).
     #[arg(long, hide = true, value_delimiter = ',', conflicts_with = "folder")]
     copy: Vec<String>,
     /// How to run the guest's code [default: as before, if this host can].
@@ -87,11 +88,13 @@ fn inherited(copy: &[String]) -> anyhow::Result<Paths> {
         let number: u32 = number.parse().context("--copy takes descriptors")?;
         Ok(Path::new(INHERITED).join(number.to_string()))
     };
-    let [state, memory, initrd, disks @ ..] = copy else { anyhow::bail!("--copy takes three files or more") };
-    let disk = |text: &String| {
-        let (index, number) = text.split_once('=').context("a disk has an index")?;
-        Ok((index.parse().context("a disk has an index")?, path(number)?))
-    };
-    let disks = disks.iter().map(disk).collect::<anyhow::Result<_>>()?;
-    Ok(Paths { state: path(state)?, memory: path(memory)?, initrd: path(initrd)?, disks, foreign: false })
+    let [state, initrd, others @ ..] = copy else { anyhow::bail!("--copy takes two files or more") };
+    let (mut memory, mut disks) = (Vec::new(), Vec::new());
+    for other in others {
+        match other.split_once('=').context("a file has a name")? {
+            ("ram", number) => memory.push(path(number)?),
+            (index, number) => disks.push((index.parse().context("a disk has an index")?, path(number)?)),
+        }
+    }
+    Ok(Paths { state: path(state)?, memory, initrd: path(initrd)?, disks, foreign: false })
 }

@@ -20,7 +20,7 @@ pub use header::Header;
 pub use identity::make_distinct;
 pub use part::SavedPart;
 pub use restore::{Paths, Snapshot};
-pub use save::{After, Files, Summary};
+pub use save::{After, Copied, Files, Summary};
 
 /// Files of the folder.
 pub mod file {

@@ -4,13 +4,14 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use memory::{GuestRam, PAGE_SIZE};
+use memory::{GuestRam, Layers, MemoryError, PAGE_SIZE, Run};
 
 use super::crc::four;
-use super::{Section, SnapshotError};
+use super::{Section, SnapshotError, part};
 
 /// The section with the checksums, of blocks of 64 KiB; zero where all is zero.
 pub const KIND: &str = "ram";
+const LAYERS: &str = "ram-layers";
 pub const SECTION_VERSION: u32 = 1;
 const BLOCK: usize = 64 << 10;
 /// What is copied and looked at together.
@@ -87,6 +88,47 @@ fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<64>();
     words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0)
         && rest.iter().all(|&byte| byte == 0)
+}
+
+/// The section of a copy: which of its files has which run of RAM.
+pub fn layers(layers: &Layers) -> Result<Section, SnapshotError> {
+    let runs: Vec<_> = layers.runs().map(|run| (run.start, run.len, run.file)).collect();
+    part::encode(LAYERS, 0, SECTION_VERSION, &runs)
+}
+
+/// What is in RAM that was written down.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// One file with all of it.
+    Whole(Checksums),
+    /// Runs of files.
+    Layers(Vec<(u64, u64, Option<usize>)>),
+}
+
+impl Content {
+    /// That of a snapshot with so many bytes of RAM, which has one section about it.
+    pub fn of(section: &Section, memory: u64) -> Result<Self, SnapshotError> {
+        match section.kind.as_str() {
+            LAYERS => Ok(Self::Layers(part::decode(section, SECTION_VERSION)?)),
+            _ => Ok(Self::Whole(Checksums::new(section, memory)?)),
+        }
+    }
+
+    /// Whether a section says it.
+    pub fn is_in(section: &Section) -> bool {
+        [KIND, LAYERS].contains(&section.kind.as_str())
+    }
+
+    /// The RAM.
+    pub fn map(&self, size: u64, mut files: Vec<File>) -> Result<GuestRam, MemoryError> {
+        match self {
+            Self::Whole(_) => GuestRam::from_file(size, files.pop().ok_or(MemoryError::BadLayers)?),
+            Self::Layers(runs) => {
+                let runs = runs.iter().map(|&(start, len, file)| Run { start, len, file });
+                GuestRam::from_layers(size, Layers::new(size, files, runs)?)
+            }
+        }
+    }
 }
 
 /// Checksums that a file may be held against.

@@ -9,10 +9,9 @@ use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine};
 use device::SaveRestore;
 use jail::Kind;
-use memory::GuestRam;
 
-use super::ram::Checksums;
-use super::{Header, Section, SnapshotError, file, format, part, ram};
+use super::ram::Content;
+use super::{Header, Section, SnapshotError, file, format, part};
 use crate::{Backends, Format, Hypercalls, Machine, MachineError, MachineSpec, Outcome};
 
 /// The section of a CPU.
@@ -28,8 +27,8 @@ const MAX_DISKS: usize = 64;
 pub struct Paths {
     /// See [`file::STATE`].
     pub state: PathBuf,
-    /// See [`file::MEMORY`].
-    pub memory: PathBuf,
+    /// See [`file::MEMORY`]; of a copy, all files with RAM in them.
+    pub memory: Vec<PathBuf>,
     /// See [`file::INITRD`]; the file need not be there.
     pub initrd: PathBuf,
     /// Changes of disks, by their places in the definition.
@@ -46,7 +45,7 @@ impl Paths {
         let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
         let disks = (0..MAX_DISKS).map(|index| (index, folder.join(file::disk(index)))).collect();
         let [state, memory, initrd] = [file::STATE, file::MEMORY, file::INITRD].map(|name| folder.join(name));
-        Self { state, memory, initrd, disks, foreign: true }
+        Self { state, memory: vec![memory], initrd, disks, foreign: true }
     }
 }
 
@@ -56,7 +55,7 @@ pub struct Snapshot {
     paths: Paths,
     header: Header,
     sections: Vec<Section>,
-    checksums: Checksums,
+    content: Content,
 }
 
 impl Snapshot {
@@ -90,10 +89,13 @@ impl Snapshot {
         if header.memory != header.spec.memory.get() || header.board != header.spec.board {
             return Err(damaged("its header contradicts itself".to_owned()));
         }
-        let position = sections.iter().position(|section| section.kind == ram::KIND);
+        let position = sections.iter().position(Content::is_in);
         let position = position.ok_or_else(|| damaged("it has no checksums of RAM".to_owned()))?;
-        let checksums = Checksums::new(&sections.swap_remove(position), header.memory)?;
-        Ok(Self { paths, header, sections, checksums })
+        let content = Content::of(&sections.swap_remove(position), header.memory)?;
+        if paths.foreign && matches!(content, Content::Layers(_)) {
+            return Err(damaged("it is a copy's, whose RAM is nowhere".to_owned()));
+        }
+        Ok(Self { paths, header, sections, content })
     }
 
     /// Where it is, if its files have names.
@@ -126,20 +128,24 @@ impl Snapshot {
     /// # Errors
     /// It is not what was written.
     pub fn check_memory(&self) -> Result<(), SnapshotError> {
-        self.checksums.check(&self.memory()?, self.header.memory, || true)
+        match (&self.content, self.memory()?.first()) {
+            (Content::Whole(checksums), Some(file)) => checksums.check(file, self.header.memory, || true),
+            _ => Ok(()),
+        }
     }
 
-    fn memory(&self) -> Result<File, SnapshotError> {
-        let path = self.paths.memory.clone();
-        let file = File::open(&path).map_err(|source| SnapshotError::Read { path: path.clone(), source })?;
-        let len = file.metadata().map_err(|source| SnapshotError::Read { path, source })?.len();
-        if len != self.header.memory {
-            return Err(SnapshotError::Damaged(format!(
-                "its RAM has {len} bytes and not {}",
-                self.header.memory
-            )));
-        }
-        Ok(file)
+    /// The files with RAM, opened.
+    fn memory(&self) -> Result<Vec<File>, SnapshotError> {
+        let open = |path: &PathBuf| -> Result<File, SnapshotError> {
+            let refused = |source| SnapshotError::Read { path: path.clone(), source };
+            let file = File::open(path).map_err(refused)?;
+            let (len, size) = (file.metadata().map_err(refused)?.len(), self.header.memory);
+            if len == size {
+                return Ok(file);
+            }
+            Err(SnapshotError::Damaged(format!("its RAM has {len} bytes and not {size}")))
+        };
+        self.paths.memory.iter().map(open).collect()
     }
 
     fn section(&self, kind: &str, instance: u16) -> Result<&Section, SnapshotError> {
@@ -174,17 +180,13 @@ impl Machine {
             Clock::assuming(*tsc_hz)
         };
         clock.set_tsc(*tsc);
-        let file = snapshot.memory()?;
-        let checked = file
-            .try_clone()
-            .map_err(|source| SnapshotError::Read { path: snapshot.paths.memory.clone(), source })?;
-        let ram = GuestRam::from_file(*memory, file)?;
+        let ram = snapshot.content.map(*memory, snapshot.memory()?)?;
         let machine =
             Self::assemble(spec, engine, backends, Arc::new(model), Arc::new(ram), Arc::new(clock))?;
         machine.take_over(snapshot)?;
         machine.await_start(*tsc);
         if snapshot.paths.foreign {
-            machine.check_in_background(snapshot, checked)?;
+            machine.check_in_background(snapshot)?;
         }
         Ok(machine)
     }
@@ -223,9 +225,12 @@ impl Machine {
         }
     }
 
-    fn check_in_background(&self, snapshot: &Snapshot, file: File) -> Result<(), MachineError> {
+    fn check_in_background(&self, snapshot: &Snapshot) -> Result<(), MachineError> {
+        let (Content::Whole(checksums), Some(file)) = (&snapshot.content, snapshot.memory()?.pop()) else {
+            return Ok(());
+        };
         let machine = Arc::downgrade(self.shared());
-        let (checksums, memory) = (snapshot.checksums.clone(), snapshot.header.memory);
+        let (checksums, memory) = (checksums.clone(), snapshot.header.memory);
         let check = move || {
             if let (Err(error), Some(machine)) =
                 (checksums.check(&file, memory, || machine.strong_count() > 0), machine.upgrade())

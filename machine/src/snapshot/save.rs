@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant, SystemTime};
 
 use block::{BlockBackend, Operation, Request};
 
-use super::{DiskMark, Header, SnapshotError, disks, format, part, ram};
+use super::{DiskMark, Header, Section, SnapshotError, disks, format, part, ram};
 use crate::{DiskSpec, Machine, MachineError, Outcome};
 
 /// Where a snapshot goes: files that were opened for it and are empty.
@@ -16,8 +17,8 @@ use crate::{DiskSpec, Machine, MachineError, Outcome};
 pub struct Files {
     /// See [`file::STATE`](super::file::STATE).
     pub state: File,
-    /// See [`file::MEMORY`](super::file::MEMORY).
-    pub memory: File,
+    /// See [`file::MEMORY`](super::file::MEMORY); a copy's RAM is in files of the machine's.
+    pub memory: Option<File>,
     /// Changes of the disks of [`Machine::kept_disks`], in that order.
     pub disks: Vec<File>,
 }
@@ -27,8 +28,6 @@ pub struct Files {
 pub enum After {
     /// It goes on.
     GoOn,
-    /// It goes on, and shares the RAM that it does not write with whoever else maps the file.
-    Share,
     /// It ends.
     Stop,
 }
@@ -40,6 +39,15 @@ pub struct Summary {
     pub pause: Duration,
     /// Bytes of RAM that were written: the rest was zero.
     pub memory: u64,
+}
+
+/// What a copy took.
+#[derive(Debug, Clone)]
+pub struct Copied {
+    /// How long the guest stood still.
+    pub pause: Duration,
+    /// RAM, which the machine shares with its copies as far as neither writes it. Nobody can write the files.
+    pub memory: Vec<Arc<File>>,
 }
 
 impl Machine {
@@ -55,24 +63,13 @@ impl Machine {
     /// The machine has something that cannot be kept, or the host refuses the files: the machine is as it was.
     pub fn snapshot(&self, files: &Files, after: After) -> Result<Summary, MachineError> {
         let began = Instant::now();
-        let written = |disk: &&DiskSpec| !disk.readonly && !disk.snapshot;
-        if let (After::Share, Some(disk)) = (after, self.spec().disks.iter().find(written)) {
-            return Err(SnapshotError::Written(disk.path.clone()).into());
-        }
         let still = self.stand_still()?;
-        let memory = self.write(files)?;
+        self.can_be_written()?;
+        let to = files.memory.as_ref().ok_or_else(|| failed("memory")(io::ErrorKind::InvalidInput.into()))?;
+        let (section, memory) = ram::write(&self.pc().ram, to).map_err(failed("memory"))?;
+        self.write(files, section)?;
         match after {
             After::GoOn => drop(still),
-            After::Share => {
-                let shared = files
-                    .memory
-                    .try_clone()
-                    .map_err(|e| e.to_string())
-                    .and_then(|file| self.pc().ram.share_with(file).map_err(|e| e.to_string()));
-                // It has what it had, alone.
-                shared.unwrap_or_else(|error| tracing::warn!("RAM is not shared with copies: {error}"));
-                drop(still);
-            }
             After::Stop => {
                 self.shared().end(Outcome::Saved);
                 // What the guest has asked of its devices is for those who go on from here.
@@ -82,20 +79,34 @@ impl Machine {
         Ok(Summary { pause: began.elapsed(), memory })
     }
 
-    fn write(&self, files: &Files) -> Result<u64, MachineError> {
-        let failed = |what: &str| {
-            let what = what.to_owned();
-            |source| SnapshotError::Write { what, source }
-        };
+    /// Writes the machine as it is now, for copies on this host: its RAM is shared with them, so that little is written.
+    ///
+    /// # Errors
+    /// As for [`snapshot`](Self::snapshot); a disk of the user's is written.
+    pub fn copy(&self, files: &Files) -> Result<Copied, MachineError> {
+        let began = Instant::now();
+        let written = |disk: &&DiskSpec| !disk.readonly && !disk.snapshot;
+        if let Some(disk) = self.spec().disks.iter().find(written) {
+            return Err(SnapshotError::Written(disk.path.clone()).into());
+        }
+        let still = self.stand_still()?;
+        self.can_be_written()?;
+        let layers = self.pc().ram.freeze()?;
+        self.write(files, ram::layers(&layers)?)?;
+        drop(still);
+        Ok(Copied { pause: began.elapsed(), memory: layers.files().to_vec() })
+    }
+
+    fn can_be_written(&self) -> Result<(), SnapshotError> {
         let nameless = |disk: &&DiskSpec| disk.path.starts_with(super::file::INHERITED);
         if let Some(disk) = self.spec().disks.iter().find(nameless) {
-            return Err(SnapshotError::Nameless(disk.path.clone()).into());
+            return Err(SnapshotError::Nameless(disk.path.clone()));
         }
-        if !self.pc().can_be_kept() {
-            return Err(SnapshotError::Share.into());
-        }
-        let (section, memory) = ram::write(&self.pc().ram, &files.memory).map_err(failed("memory"))?;
-        let mut sections = vec![section];
+        if self.pc().can_be_kept() { Ok(()) } else { Err(SnapshotError::Share) }
+    }
+
+    fn write(&self, files: &Files, ram: Section) -> Result<(), MachineError> {
+        let mut sections = vec![ram];
         for (state, index) in self.cpu_states()?.iter().zip(0..) {
             sections.push(part::encode(super::restore::CPU, index, super::restore::CPU_VERSION, state)?);
         }
@@ -113,8 +124,7 @@ impl Machine {
         let header = self.header(sections.len() as u32);
         let header = serde_json::to_vec(&header).map_err(|e| failed("header")(e.into()))?;
         let bytes = format::encode(&header, &sections);
-        files.state.write_all_at(&bytes, 0).map_err(failed("state"))?;
-        Ok(memory)
+        Ok(files.state.write_all_at(&bytes, 0).map_err(failed("state"))?)
     }
 
     fn header(&self, sections: u32) -> Header {
@@ -135,6 +145,11 @@ impl Machine {
             disks: spec.disks.iter().map(DiskMark::of).collect(),
         }
     }
+}
+
+fn failed(what: &str) -> impl FnOnce(io::Error) -> SnapshotError {
+    let what = what.to_owned();
+    |source| SnapshotError::Write { what, source }
 }
 
 /// What was answered reaches the files.

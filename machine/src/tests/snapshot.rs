@@ -1,7 +1,9 @@
 //! Machines at rest, and what is no machine at rest.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use iced_x86::code_asm::*;
 
@@ -48,7 +50,7 @@ fn begun(spec: MachineSpec) -> Machine {
 
 fn files(folder: &Path) -> Files {
     let make = |name: &str| File::create(folder.join(name)).unwrap();
-    Files { state: make(file::STATE), memory: make(file::MEMORY), disks: Vec::new() }
+    Files { state: make(file::STATE), memory: Some(make(file::MEMORY)), disks: Vec::new() }
 }
 
 fn restored(folder: &Path, engine: EngineKind) -> Result<Machine, MachineError> {
@@ -141,17 +143,34 @@ fn taken() -> tempfile::TempDir {
     folder
 }
 
+/// A copy that has not begun, whose files are gone by name.
+fn copy(machine: &Machine) -> Machine {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Files { memory: None, ..files(folder.path()) };
+    let copied = machine.copy(&files).unwrap();
+    let memory = copied.memory.iter().map(|file| {
+        assert!(file.write_at(b"x", 0).is_err(), "nobody writes what others have");
+        PathBuf::from(format!("{}/{}", file::INHERITED, file.as_raw_fd()))
+    });
+    let paths = Paths { memory: memory.collect(), foreign: false, ..Paths::in_folder(folder.path()) };
+    let snapshot = Snapshot::open(paths).unwrap();
+    let engine = engine::choose(EngineKind::Dbt).unwrap().engine;
+    Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends()).unwrap()
+}
+
 #[test]
 fn a_machine_that_shares_its_ram_goes_on_and_so_do_its_copies() {
     let machine = begun(MachineSpec { engine: EngineKind::Interp, ..summing().spec() });
     let mut copies = Vec::new();
-    for _ in 0..2 {
-        let folder = tempfile::tempdir().unwrap();
-        machine.snapshot(&files(folder.path()), After::Share).unwrap();
-        // Nobody needs the names.
-        copies.push(restored(folder.path(), EngineKind::Dbt).unwrap());
+    for number in 0..3 {
+        copies.push(copy(&machine));
+        if number == 1 {
+            // A copy of a copy.
+            copies[1].start().unwrap();
+            copies.push(copy(&copies[1]));
+        }
     }
-    copies.iter().for_each(|copy| copy.start().unwrap());
+    copies.iter().filter(|copy| copy.outcome().is_none()).for_each(|copy| drop(copy.start()));
     for machine in copies.iter().chain([&machine]) {
         assert_eq!(ends(machine), sum_on_a_host());
     }
@@ -260,7 +279,7 @@ fn a_full_disk_leaves_the_machine_as_it_is() {
     let folder = tempfile::tempdir().unwrap();
     let full = || File::options().write(true).open("/dev/full").unwrap();
     let state = Files { state: full(), ..files(folder.path()) };
-    let memory = Files { memory: full(), ..files(folder.path()) };
+    let memory = Files { memory: Some(full()), ..files(folder.path()) };
     for files in [state, memory] {
         let error = machine.snapshot(&files, After::Stop).unwrap_err();
         assert!(matches!(error, MachineError::Snapshot(SnapshotError::Write { .. })), "{error}");

@@ -22,7 +22,7 @@ use crate::snapshot::{self, PROTOCOL};
 pub struct Take {
     /// The machine ends when all is written, so that its disks stay as they are.
     stop: bool,
-    /// The machine shares the RAM that it does not write from then on with whoever maps the file.
+    /// It is for copies on this host, with which the machine shares the RAM that neither writes.
     share: bool,
 }
 
@@ -32,17 +32,17 @@ pub fn routes() -> Router<Context> {
 
 /// Becomes a stream, `Upgrade: guesthouse-snapshot`: the machine says in a line of JSON which disks' changes it has to keep, the
 /// client sends a byte and, as SCM_RIGHTS, files for state, memory and those disks, and the machine says in another line what
-/// has become of it.
+/// has become of it. For copies, no file for memory is sent: files with RAM come with a byte behind that line.
 #[utoipa::path(get, path = "/v1/snapshot", params(Take), responses((status = 101), (status = 400, body = Answer), (status = 409, body = Answer), (status = 426, body = Answer), (status = 503, body = Answer)))]
 pub async fn take(
     State(context): State<Context>,
     query: Result<Query<Take>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let after = match query?.0 {
-        Take { stop: true, .. } => After::Stop,
-        Take { share: true, .. } => After::Share,
-        Take { .. } => After::GoOn,
+    let take = match query?.0 {
+        Take { share: true, .. } => None,
+        Take { stop: true, .. } => Some(After::Stop),
+        Take { .. } => Some(After::GoOn),
     };
     let machine = context.vm.machine();
     let machine =
@@ -50,7 +50,7 @@ pub async fn take(
     upgrade_socket(&context, request, PROTOCOL, move |socket, _| async move {
         let (end, ended) = oneshot::channel();
         let serve = move || {
-            if let Err(e) = snapshot::serve(&machine, &socket, after) {
+            if let Err(e) = snapshot::serve(&machine, &socket, take) {
                 tracing::debug!("a client that wants a snapshot: {e}");
             }
             drop((end, machine));
