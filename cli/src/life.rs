@@ -35,8 +35,8 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         LifeAction::Engine { machine, engine } => {
             Ok(power::post(&registry, machine, &format!("engine?kind={engine}")).map(|()| 0)?)
         }
-        LifeAction::Snapshot { machine, folder, stop, json } => {
-            snapshot::run(&registry, machine, folder, *stop, *json).map(|()| 0)
+        LifeAction::Snapshot { machine, folder, stop, compress, json } => {
+            snapshot::run(&registry, machine, folder, *stop, *compress, *json).map(|()| 0)
         }
         LifeAction::Clone(arguments) => clone::run(&registry, arguments).map(|()| 0),
         LifeAction::Stop { machines, timeout } => {

@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -101,6 +101,9 @@ fn a_guest_at_work_goes_on_elsewhere_and_where_it_was() {
         [0o700, 0o400, 0o400, 0o400]
     );
     assert!(world.refused(&["snapshot", "a", "first"]).contains("not there yet"));
+    world.ok(&["snapshot", "--compress", "a", "small"]);
+    let takes = |folder: &str| fs::metadata(world.path(folder).join("memory")).unwrap().blocks();
+    assert!(takes("small") * 2 < takes("first"), "{} {}", takes("small"), takes("first"));
     // The other disk is in use by the first machine.
     let error = world.refused(&["restore", "-d", "first"]);
     assert!(error.contains("own.raw is in use"), "{error}");
@@ -112,8 +115,8 @@ fn a_guest_at_work_goes_on_elsewhere_and_where_it_was() {
         assert!(start.elapsed() < Duration::from_secs(30));
     }
     assert!(world.ok(&["ps", "-a"]).contains("exited (0)"));
-    for (name, engine) in [("b", "interp"), ("c", "dbt")] {
-        world.ok(&["restore", "-d", "--rm", "--check", "--name", name, "--engine", engine, "first"]);
+    for (name, engine, folder) in [("b", "interp", "first"), ("c", "dbt", "small")] {
+        world.ok(&["restore", "-d", "--rm", "--check", "--name", name, "--engine", engine, folder]);
         assert_eq!(world.exec(name, SUM), sum, "{engine}");
         assert_eq!(world.exec(name, "head -c 3 /dev/vda"), "one");
         world.exec(name, "ping -c 1 -W 10 10.0.2.2 && test $(nproc) = 2");
@@ -125,7 +128,7 @@ fn a_guest_at_work_goes_on_elsewhere_and_where_it_was() {
     world.ok(&["kill", "d"]);
     let error = world.refused(&["restore", "-d", "last"]);
     assert!(error.contains("own.raw was written after the snapshot"), "{error}");
-    world.holds(&["first", "kept.raw", "last", "own.raw"]);
+    world.holds(&["first", "kept.raw", "last", "own.raw", "small"]);
 }
 
 #[test]

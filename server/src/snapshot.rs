@@ -53,12 +53,17 @@ enum Done {
 pub struct Taken {
     /// Microseconds for which the guest stood still.
     pub pause: u64,
-    /// Bytes of RAM that were not zero.
+    /// Bytes of RAM that were written: what is zero is not, and the rest may be compressed.
     pub memory: u64,
 }
 
 /// The machine's side, on a thread that may wait: a snapshot, or what copies begin with.
-pub(crate) fn serve(machine: &Machine, stream: &UnixStream, take: Option<After>) -> io::Result<()> {
+pub(crate) fn serve(
+    machine: &Machine,
+    stream: &UnixStream,
+    take: Option<After>,
+    compress: bool,
+) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let disks = machine.kept_disks();
@@ -71,7 +76,7 @@ pub(crate) fn serve(machine: &Machine, stream: &UnixStream, take: Option<After>)
     let mut files = received.into_iter().map(File::from);
     let state = files.next().ok_or(io::ErrorKind::InvalidData)?;
     let memory = take.and_then(|_| files.next());
-    let files = Files { state, memory, disks: files.collect() };
+    let files = Files { state, memory, compress, disks: files.collect() };
     let done = match take {
         Some(after) => machine.snapshot(&files, after).map(|done| (done.pause, done.memory, Vec::new())),
         None => machine.copy(&files).map(|done| (done.pause, 0, done.memory)),
@@ -90,7 +95,7 @@ pub(crate) fn serve(machine: &Machine, stream: &UnixStream, take: Option<After>)
 ///
 /// # Errors
 /// The machine refuses, the folder is there already, or the host refuses it: nothing is left of it.
-pub fn take(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError> {
+pub fn take(entry: &Entry, folder: &Path, stop: bool, compress: bool) -> Result<Taken, ServerError> {
     let refused = |path: &Path| {
         let path = path.to_owned();
         move |source| ServerError::Snapshot { path, source }
@@ -100,7 +105,7 @@ pub fn take(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerErr
     }
     let beside = beside(folder).ok_or_else(|| refused(folder)(io::ErrorKind::InvalidInput.into()))?;
     DirBuilder::new().mode(0o700).create(&beside).map_err(refused(folder))?;
-    let written = write(entry, &beside, stop);
+    let written = write(entry, &beside, &format!("stop={stop}&compress={compress}"));
     let whole = written.and_then(|taken| {
         let place = || -> io::Result<()> {
             File::open(&beside)?.sync_all()?;
@@ -122,10 +127,10 @@ fn beside(folder: &Path) -> Option<PathBuf> {
     Some(folder.with_file_name(format!(".{name}.{}", std::process::id())))
 }
 
-fn write(entry: &Entry, folder: &Path, stop: bool) -> Result<Taken, ServerError> {
+fn write(entry: &Entry, folder: &Path, query: &str) -> Result<Taken, ServerError> {
     let refused = |source| ServerError::Snapshot { path: folder.to_owned(), source };
     let create = |name: &str| File::options().write(true).create_new(true).open(folder.join(name));
-    let Asked { files, taken, .. } = ask(entry, &format!("stop={stop}"), |disks| {
+    let Asked { files, taken, .. } = ask(entry, query, |disks| {
         keep_initrd(entry, folder)?;
         let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
         names

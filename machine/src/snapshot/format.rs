@@ -14,7 +14,9 @@ use super::SnapshotError;
 use super::crc::crc32c;
 
 /// The format's version: what cannot be read by programs of before counts it up.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
+/// The version of what has no compressed RAM, which older programs can read.
+pub const PLAIN: u32 = 1;
 const MAGIC: [u8; 8] = *b"GHSTATE\n";
 /// Bytes before the header, and before a section's kind.
 const HEAD: usize = 20;
@@ -35,10 +37,10 @@ pub struct Section {
     pub data: Vec<u8>,
 }
 
-/// The file.
-pub fn encode(header: &[u8], sections: &[Section]) -> Vec<u8> {
+/// The file, of a version that programs know.
+pub fn encode(version: u32, header: &[u8], sections: &[Section]) -> Vec<u8> {
     let mut bytes = MAGIC.to_vec();
-    bytes.extend(VERSION.to_le_bytes());
+    bytes.extend(version.to_le_bytes());
     bytes.extend((header.len() as u32).to_le_bytes());
     let crc = crc32c(crc32c(0, &bytes[MAGIC.len()..]), header);
     bytes.extend(crc.to_le_bytes());
@@ -73,7 +75,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Vec<u8>, Vec<Section>), SnapshotError> {
     let len = u32::from_le_bytes(number(&mut fields));
     let crc = u32::from_le_bytes(number(&mut fields));
     // Nothing else is known of a later one, not even what the checksum is of.
-    if version != VERSION {
+    if !(PLAIN..=VERSION).contains(&version) {
         return Err(if version > VERSION { SnapshotError::Newer(version) } else { damaged("format 0") });
     }
     let header = take(&mut rest, len as usize).ok_or_else(|| damaged("it ends in its header"))?;

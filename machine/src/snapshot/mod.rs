@@ -8,6 +8,7 @@ mod error;
 pub(crate) mod format;
 mod header;
 mod identity;
+mod packed;
 mod part;
 mod ram;
 mod restore;
@@ -15,7 +16,7 @@ mod save;
 
 pub use disks::DiskMark;
 pub use error::SnapshotError;
-pub use format::{Section, VERSION, encode};
+pub use format::{PLAIN, Section, VERSION, encode};
 pub use header::Header;
 pub use identity::make_distinct;
 pub use part::SavedPart;

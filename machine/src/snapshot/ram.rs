@@ -7,20 +7,24 @@ use std::os::unix::fs::FileExt;
 use memory::{GuestRam, Layers, MemoryError, PAGE_SIZE, Run};
 
 use super::crc::four;
-use super::{Section, SnapshotError, part};
+use super::{Section, SnapshotError, packed, part};
+use crate::MachineError;
 
 /// The section with the checksums, of blocks of 64 KiB; zero where all is zero.
-pub const KIND: &str = "ram";
+const KIND: &str = "ram";
+const PACKED: &str = "ram-zstd";
 const LAYERS: &str = "ram-layers";
-pub const SECTION_VERSION: u32 = 1;
+const SECTION_VERSION: u32 = 1;
 const BLOCK: usize = 64 << 10;
 /// What is copied and looked at together.
-const PIECE: usize = 4 * BLOCK;
+pub const PIECE: usize = 4 * BLOCK;
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// Writes all RAM into an empty file; the section, and bytes that were written.
-pub fn write(ram: &GuestRam, file: &File) -> io::Result<(Section, u64)> {
-    file.set_len(ram.size())?;
+/// Writes all RAM into an empty file, with holes or packed; the section, and bytes that were written.
+pub fn write(ram: &GuestRam, file: &File, packed: bool) -> io::Result<(Section, u64)> {
+    if !packed {
+        file.set_len(ram.size())?;
+    }
     let mut crcs = Vec::with_capacity(ram.size() as usize / BLOCK);
     let (mut piece, mut pages) = (vec![0; PIECE], [false; PIECE / PAGE]);
     let (mut start, mut written) = (0, 0);
@@ -35,13 +39,18 @@ pub fn write(ram: &GuestRam, file: &File) -> io::Result<(Section, u64)> {
             }
             let piece = &mut piece[..len];
             fill(ram, range.start + at, pages, piece)?;
-            written += write_runs(file, start + at, pages, piece)?;
+            if !packed {
+                written += write_runs(file, start + at, pages, piece)?;
+            } else if pages.contains(&true) {
+                written += packed::append(file, piece)?;
+            }
             crcs.extend(checksums(piece));
         }
         start += range.len;
     }
     let data = crcs.into_iter().flat_map(u32::to_le_bytes).collect();
-    Ok((Section { kind: KIND.to_owned(), instance: 0, version: SECTION_VERSION, data }, written))
+    let kind = if packed { PACKED } else { KIND };
+    Ok((Section { kind: kind.to_owned(), instance: 0, version: SECTION_VERSION, data }, written))
 }
 
 /// Gets the content of pages that may hold something, and finds out whether they do.
@@ -72,19 +81,19 @@ fn write_runs(file: &File, start: u64, pages: &[bool], piece: &[u8]) -> io::Resu
 }
 
 /// The checksums of a piece's blocks, the last of which may be short.
-fn checksums(piece: &[u8]) -> impl Iterator<Item = u32> {
+pub fn checksums(piece: &[u8]) -> impl Iterator<Item = u32> {
     let block = |index: usize| {
         let start = (index * BLOCK).min(piece.len());
         &piece[start..(start + BLOCK).min(piece.len())]
     };
     let blocks = [0, 1, 2, 3].map(block);
     let crcs = four(blocks);
-    let of = |(block, crc): (&[u8], u32)| if is_zero(block) { 0 } else { crc };
+    let of = |(block, crc): (&[u8], u32)| if is_zero(block) { 0 } else { crc.max(1) };
     let crcs: [u32; 4] = std::array::from_fn(|i| of((blocks[i], crcs[i])));
     crcs.into_iter().take(piece.len().div_ceil(BLOCK))
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
+pub fn is_zero(bytes: &[u8]) -> bool {
     let (words, rest) = bytes.as_chunks::<64>();
     words.iter().all(|word| word.iter().fold(0, |all, byte| all | byte) == 0)
         && rest.iter().all(|&byte| byte == 0)
@@ -101,6 +110,8 @@ pub fn layers(layers: &Layers) -> Result<Section, SnapshotError> {
 pub enum Content {
     /// One file with all of it.
     Whole(Checksums),
+    /// One file, packed.
+    Packed(Checksums),
     /// Runs of files.
     Layers(Vec<(u64, u64, Option<usize>)>),
 }
@@ -110,22 +121,31 @@ impl Content {
     pub fn of(section: &Section, memory: u64) -> Result<Self, SnapshotError> {
         match section.kind.as_str() {
             LAYERS => Ok(Self::Layers(part::decode(section, SECTION_VERSION)?)),
+            PACKED => Ok(Self::Packed(Checksums::new(section, memory)?)),
             _ => Ok(Self::Whole(Checksums::new(section, memory)?)),
         }
     }
 
     /// Whether a section says it.
     pub fn is_in(section: &Section) -> bool {
-        [KIND, LAYERS].contains(&section.kind.as_str())
+        [KIND, PACKED, LAYERS].contains(&section.kind.as_str())
     }
 
     /// The RAM.
-    pub fn map(&self, size: u64, mut files: Vec<File>) -> Result<GuestRam, MemoryError> {
+    ///
+    /// # Errors
+    /// The host has no room for it, or it is not what was written.
+    pub fn map(&self, size: u64, mut files: Vec<File>) -> Result<GuestRam, MachineError> {
         match self {
-            Self::Whole(_) => GuestRam::from_file(size, files.pop().ok_or(MemoryError::BadLayers)?),
+            Self::Whole(_) => Ok(GuestRam::from_file(size, files.pop().ok_or(MemoryError::BadLayers)?)?),
+            Self::Packed(checksums) => {
+                let ram = GuestRam::freezable(size)?;
+                packed::unpack(&files.pop().ok_or(MemoryError::BadLayers)?, checksums, &ram)?;
+                Ok(ram)
+            }
             Self::Layers(runs) => {
                 let runs = runs.iter().map(|&(start, len, file)| Run { start, len, file });
-                GuestRam::from_layers(size, Layers::new(size, files, runs)?)
+                Ok(GuestRam::from_layers(size, Layers::new(size, files, runs)?)?)
             }
         }
     }
@@ -148,11 +168,16 @@ impl Checksums {
         Ok(Self(words.iter().map(|word| u32::from_le_bytes(*word)).collect()))
     }
 
+    /// Those of each piece that is written together.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u32]> {
+        self.0.chunks(PIECE / BLOCK)
+    }
+
     /// Reads the whole file, as long as `go_on` says so.
     pub fn check(&self, file: &File, memory: u64, go_on: impl Fn() -> bool) -> Result<(), SnapshotError> {
         let damaged = |at: u64, what: &str| SnapshotError::Damaged(format!("its RAM at {at:#x} {what}"));
         let mut piece = vec![0; PIECE];
-        for (index, crcs) in self.0.chunks(PIECE / BLOCK).enumerate() {
+        for (index, crcs) in self.pieces().enumerate() {
             if !go_on() {
                 return Ok(());
             }

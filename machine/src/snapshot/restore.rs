@@ -11,7 +11,7 @@ use device::SaveRestore;
 use jail::Kind;
 
 use super::ram::Content;
-use super::{Header, Section, SnapshotError, file, format, part};
+use super::{Header, Section, SnapshotError, file, format, packed, part};
 use crate::{Backends, Format, Hypercalls, Machine, MachineError, MachineSpec, Outcome};
 
 /// The section of a CPU.
@@ -123,13 +123,14 @@ impl Snapshot {
         spec
     }
 
-    /// Reads RAM and compares it with its checksums.
+    /// Reads RAM and compares it with its checksums. What is a copy's has none.
     ///
     /// # Errors
     /// It is not what was written.
     pub fn check_memory(&self) -> Result<(), SnapshotError> {
         match (&self.content, self.memory()?.first()) {
             (Content::Whole(checksums), Some(file)) => checksums.check(file, self.header.memory, || true),
+            (Content::Packed(checksums), Some(file)) => packed::check(file, checksums, self.header.memory),
             _ => Ok(()),
         }
     }
@@ -140,7 +141,7 @@ impl Snapshot {
             let refused = |source| SnapshotError::Read { path: path.clone(), source };
             let file = File::open(path).map_err(refused)?;
             let (len, size) = (file.metadata().map_err(refused)?.len(), self.header.memory);
-            if len == size {
+            if len == size || matches!(self.content, Content::Packed(_)) {
                 return Ok(file);
             }
             Err(SnapshotError::Damaged(format!("its RAM has {len} bytes and not {size}")))

@@ -19,6 +19,8 @@ pub struct Files {
     pub state: File,
     /// See [`file::MEMORY`](super::file::MEMORY); a copy's RAM is in files of the machine's.
     pub memory: Option<File>,
+    /// RAM is compressed, and not read lazily by whoever restores it.
+    pub compress: bool,
     /// Changes of the disks of [`Machine::kept_disks`], in that order.
     pub disks: Vec<File>,
 }
@@ -66,7 +68,7 @@ impl Machine {
         let still = self.stand_still()?;
         self.can_be_written()?;
         let to = files.memory.as_ref().ok_or_else(|| failed("memory")(io::ErrorKind::InvalidInput.into()))?;
-        let (section, memory) = ram::write(&self.pc().ram, to).map_err(failed("memory"))?;
+        let (section, memory) = ram::write(&self.pc().ram, to, files.compress).map_err(failed("memory"))?;
         self.write(files, section)?;
         match after {
             After::GoOn => drop(still),
@@ -123,7 +125,8 @@ impl Machine {
         }
         let header = self.header(sections.len() as u32);
         let header = serde_json::to_vec(&header).map_err(|e| failed("header")(e.into()))?;
-        let bytes = format::encode(&header, &sections);
+        let version = if files.compress { format::VERSION } else { format::PLAIN };
+        let bytes = format::encode(version, &header, &sections);
         Ok(files.state.write_all_at(&bytes, 0).map_err(failed("state"))?)
     }
 

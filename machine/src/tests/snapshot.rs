@@ -50,7 +50,7 @@ fn begun(spec: MachineSpec) -> Machine {
 
 fn files(folder: &Path) -> Files {
     let make = |name: &str| File::create(folder.join(name)).unwrap();
-    Files { state: make(file::STATE), memory: Some(make(file::MEMORY)), disks: Vec::new() }
+    Files { state: make(file::STATE), memory: Some(make(file::MEMORY)), compress: false, disks: Vec::new() }
 }
 
 fn restored(folder: &Path, engine: EngineKind) -> Result<Machine, MachineError> {
@@ -117,7 +117,7 @@ fn the_fixtures_of_all_versions_go_on() {
         fs::create_dir_all(&path).unwrap();
         let cpu_model = Some("x86-64-v1".to_owned());
         let machine = begun(MachineSpec { cpu_model, memory: Size::mib(3), ..kernel.spec() });
-        machine.snapshot(&files(&path), After::Stop).unwrap();
+        machine.snapshot(&Files { compress: true, ..files(&path) }, After::Stop).unwrap();
     }
     for version in 1..=crate::snapshot::VERSION {
         let copy = tempfile::tempdir().unwrap();
@@ -235,7 +235,7 @@ fn change(folder: &Path, change: impl FnOnce(&mut Header, &mut Vec<Section>)) {
     let mut header: Header = serde_json::from_slice(&header).unwrap();
     change(&mut header, &mut sections);
     header.sections = sections.len() as u32;
-    let state = format::encode(&serde_json::to_vec(&header).unwrap(), &sections);
+    let state = format::encode(format::VERSION, &serde_json::to_vec(&header).unwrap(), &sections);
     fs::write(folder.join(file::STATE), state).unwrap();
 }
 
@@ -286,4 +286,48 @@ fn a_full_disk_leaves_the_machine_as_it_is() {
     }
     assert_eq!(ends(&machine), sum_on_a_host());
     assert!(machine.snapshot(&files(folder.path()), After::GoOn).is_err(), "it has ended");
+}
+
+#[test]
+fn packed_ram_is_small_and_goes_on_and_what_is_wrong_with_it_is_found_before_the_machine_is_made() {
+    let machine = begun(summing().spec());
+    let folder = tempfile::tempdir().unwrap();
+    let packed = Files { compress: true, ..files(folder.path()) };
+    let taken = machine.snapshot(&packed, After::GoOn).unwrap();
+    let path = folder.path().join(file::MEMORY);
+    let memory = fs::read(&path).unwrap();
+    assert_eq!(taken.memory, memory.len() as u64);
+    assert!(taken.memory < 1 << 20, "{} bytes", taken.memory);
+    for engine in [EngineKind::Interp, EngineKind::Dbt] {
+        let copy = restored(folder.path(), engine).unwrap();
+        copy.start().unwrap();
+        assert_eq!(ends(&copy), sum_on_a_host(), "{engine}");
+    }
+    assert_eq!(ends(&machine), sum_on_a_host());
+    let error = |memory: &[u8]| {
+        fs::write(&path, memory).unwrap();
+        let snapshot = Snapshot::open(Paths::in_folder(folder.path())).unwrap();
+        let engine = engine::choose(EngineKind::Interp).unwrap().engine;
+        let error = Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends()).err();
+        let error = error.map(|e| e.to_string()).unwrap_or_default();
+        assert_eq!(error, snapshot.check_memory().err().map(|e| e.to_string()).unwrap_or_default());
+        assert!(!error.contains('\n'), "{error}");
+        error
+    };
+    assert_eq!(error(&memory), "");
+    for place in (0..memory.len()).step_by(memory.len() / 40 + 1) {
+        let mut wrong = memory.clone();
+        wrong[place] ^= 1 << (place % 8);
+        // A bit that says nothing, as the checksum that a frame may have, is no error.
+        let error = error(&wrong);
+        assert!(error.is_empty() || error.contains("its RAM at"), "{place}: {error}");
+    }
+    for len in [0, 1, memory.len() / 2, memory.len() - 1] {
+        assert!(error(&memory[..len]).contains("its RAM at"), "{len}");
+    }
+    assert!(error(&[&memory[..], &[0]].concat()).contains("followed by more"));
+    // A frame of a GiB of zeros in some bytes: blocks that repeat one byte, of 128 KiB each.
+    let mut bomb = vec![0x28, 0xb5, 0x2f, 0xfd, 0x00, 0x38];
+    bomb.extend([0x02, 0x00, 0x10, 0x00].repeat(8192));
+    assert!(error(&bomb).contains("its RAM at 0x0"), "{}", error(&bomb));
 }

@@ -22,6 +22,8 @@ use crate::snapshot::{self, PROTOCOL};
 pub struct Take {
     /// The machine ends when all is written, so that its disks stay as they are.
     stop: bool,
+    /// RAM is compressed.
+    compress: bool,
     /// It is for copies on this host, with which the machine shares the RAM that neither writes.
     share: bool,
 }
@@ -39,7 +41,9 @@ pub async fn take(
     query: Result<Query<Take>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Refusal> {
-    let take = match query?.0 {
+    let query = query?.0;
+    let compress = query.compress;
+    let take = match query {
         Take { share: true, .. } => None,
         Take { stop: true, .. } => Some(After::Stop),
         Take { .. } => Some(After::GoOn),
@@ -50,7 +54,7 @@ pub async fn take(
     upgrade_socket(&context, request, PROTOCOL, move |socket, _| async move {
         let (end, ended) = oneshot::channel();
         let serve = move || {
-            if let Err(e) = snapshot::serve(&machine, &socket, take) {
+            if let Err(e) = snapshot::serve(&machine, &socket, take, compress) {
                 tracing::debug!("a client that wants a snapshot: {e}");
             }
             drop((end, machine));

@@ -1,6 +1,9 @@
 //! Machines at rest, as anybody may hand them over.
 
-use machine::snapshot::{Paths, Section, Snapshot, encode};
+use std::io::{Seek, Write};
+use std::os::fd::AsRawFd;
+
+use machine::snapshot::{PLAIN, Paths, Section, Snapshot, VERSION, encode};
 
 use super::one_line;
 use crate::Target;
@@ -8,7 +11,7 @@ use crate::Target;
 /// The file `state` of a snapshot, as it is and with checksums that are right.
 pub const STATE: Target = Target {
     name: "snapshot",
-    about: "the state of a machine at rest: the file, and with right checksums its header and its sections",
+    about: "the state of a machine at rest: the file, and with right checksums its header, its sections and packed RAM",
     seeds: || {
         let file = include_bytes!("../../../../machine/fixtures/snapshot-1/state").to_vec();
         let header = file.get(20..).unwrap_or_default();
@@ -49,7 +52,23 @@ fn run(data: &[u8]) {
         version: 1,
         data: data.to_vec(),
     };
-    look(&encode(header, &[section("ram", rest), section("cpu", header)]));
+    look(&encode(PLAIN, header, &[section("ram", rest), section("cpu", header)]));
+    // RAM of some blocks, and frames of which the checksums are not those.
+    let (checksums, frames) = rest.split_at(rest.len().min(16));
+    packed(&encode(VERSION, header, &[section("ram-zstd", checksums)]), frames);
+    look(&encode(PLAIN, header, &[section("ram-layers", rest)]));
+}
+
+fn packed(state: &[u8], frames: &[u8]) {
+    let Ok(mut memory) = tempfile::tempfile() else { return };
+    if memory.write_all(frames).and_then(|()| memory.rewind()).is_err() {
+        return;
+    }
+    let path = format!("/proc/self/fd/{}", memory.as_raw_fd()).into();
+    let paths = Paths { memory: vec![path], ..Paths::in_folder("/nonexistent".as_ref()) };
+    if let Err(error) = Snapshot::parse(paths, state).and_then(|snapshot| snapshot.check_memory()) {
+        one_line(&error);
+    }
 }
 
 fn look(file: &[u8]) {
