@@ -1,10 +1,15 @@
 //! What translated code reaches through the GS base: the guest's registers while it is outside translated code, and
 //! what code needs of the engine.
 
-// UNSAFETY: a zeroed context is made without a copy on the stack.
+// UNSAFETY: a context is mapped, zeroed, without a copy on the stack.
 #![allow(unsafe_code)]
 
 use std::mem::offset_of;
+use std::ops::{Deref, DerefMut};
+use std::ptr::{self, NonNull};
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use crate::cache::tlb::{TABLES, Table};
 
@@ -176,15 +181,52 @@ pub struct Gates {
     pub outer_flags: u32,
 }
 
-impl Context {
+/// A context in pages of its own: what is never used of its tables is never there. (An allocator that is asked for zeros so
+/// aligned writes them.)
+pub struct Mapped(NonNull<Context>);
+
+// SAFETY: owns its context, as a box does.
+unsafe impl Send for Mapped {}
+
+impl Mapped {
     /// Empty.
-    pub fn boxed() -> Box<Self> {
-        // SAFETY: integers and null pointers; zero is valid for all of them. The box has the layout of its type.
-        let mut context = unsafe { Box::<Self>::new_zeroed().assume_init() };
-        context.page_mask = !0xfff;
-        context.word_mask = !0xff8;
-        context.word32_mask = !0xffc;
-        context
+    ///
+    /// # Errors
+    /// The host has no memory.
+    pub fn new() -> Result<Self, Errno> {
+        let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+        // SAFETY: a new mapping, wherever the kernel likes.
+        let place = unsafe { mmap_anonymous(ptr::null_mut(), size_of::<Context>(), access, flags)? };
+        const { assert!(align_of::<Context>() <= 4096) };
+        let mut this = Self(NonNull::new(place.cast()).ok_or(Errno::NOMEM)?);
+        this.page_mask = !0xfff;
+        this.word_mask = !0xff8;
+        this.word32_mask = !0xffc;
+        Ok(this)
+    }
+}
+
+impl Deref for Mapped {
+    type Target = Context;
+
+    fn deref(&self) -> &Context {
+        // SAFETY: large enough and aligned to a page; integers and null pointers, for all of which zero is valid. Whoever has the
+        // mapping has the context.
+        unsafe { self.0.as_ref() }
+    }
+}
+
+impl DerefMut for Mapped {
+    fn deref_mut(&mut self) -> &mut Context {
+        // SAFETY: as above.
+        unsafe { self.0.as_mut() }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: made by `new`, and nobody has a reference any more. The kernel cannot refuse it.
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), size_of::<Context>()) };
     }
 }
 

@@ -10,7 +10,7 @@ use cpu::{CpuFault, CpuIo, CpuState, EngineError, Signals, Vcpu, VcpuExit, VmCon
 use interp::core::{Core, End, Session};
 
 use super::bell::Bell;
-use super::context::{Context, Left, from_rflags, to_rflags};
+use super::context::{Left, Mapped, from_rflags, to_rflags};
 use super::exhausted::{Area, Watch};
 use super::returns::Returns;
 use super::{transition, x87};
@@ -40,7 +40,7 @@ unsafe impl Send for DbtVcpu {}
 struct Engine {
     /// Its words are in the translator's arena: it goes first.
     bell: Bell,
-    context: Box<Context>,
+    context: Mapped,
     translator: Translator,
     returns: Returns,
     /// Of the translator, when return stacks and jump tables were emptied.
@@ -130,7 +130,10 @@ impl DbtVcpu {
             ),
         };
         let own = peers.join(signals.clone());
-        let mut context = Context::boxed();
+        let mut context = Mapped::new().map_err(|error| EngineError::Unusable {
+            engine: "dbt",
+            reason: format!("the host refuses memory ({error}): free some, or take fewer vCPUs"),
+        })?;
         let translator = Translator::new(options, &mut context.tables, peers.clone(), own.clone(), tracer)
             .map_err(refused)?;
         let lookup = translator.stubs.exits[Left::Lookup as usize];

@@ -13,7 +13,7 @@ use memory::GuestRam;
 use super::Translator;
 use crate::engine::Options;
 use crate::peers::Peers;
-use crate::runtime::context::Context;
+use crate::runtime::context::Mapped;
 use crate::trace::listing::{Listing, Names};
 
 /// Where the instructions are.
@@ -245,7 +245,7 @@ impl Bench {
     /// The host code of `insn` with `behind` behind it, without what belongs to `behind`.
     fn code(&mut self, insn: &[u8], behind: &[u8]) -> String {
         let own = self.peers.join(self.signals.clone());
-        let mut context = Context::boxed();
+        let mut context = Mapped::new().unwrap();
         let options = Options { threshold: 0, ..Options::default() };
         let mut translator =
             Translator::new(options, &mut context.tables, self.peers.clone(), own, None).unwrap();
