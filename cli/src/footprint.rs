@@ -62,3 +62,39 @@ extern "C" fn drop_pages(info: *mut dl_phdr_info, _: usize, _: *mut c_void) -> c
     }
     0
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// The program's code: start, end, and KiB of it that are resident.
+    fn code() -> (u64, u64, u64) {
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let program = std::env::current_exe().unwrap().display().to_string();
+        let mut lines = smaps.lines();
+        let head = lines.find(|line| line.contains(" r-xp ") && line.ends_with(&program)).unwrap();
+        let resident = lines.find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        let (start, end) = head.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let number = |hex| u64::from_str_radix(hex, 16).unwrap();
+        (number(start), number(end), resident.trim().trim_end_matches(" kB").parse().unwrap())
+    }
+
+    #[test]
+    fn code_that_was_used_goes_and_comes_again() {
+        let (start, end, _) = code();
+        let mut before = vec![0; (end - start) as usize];
+        let memory = File::open("/proc/self/mem").unwrap();
+        memory.read_exact_at(&mut before, start).unwrap();
+        let full = code().2;
+        assert!(full * 1024 > (end - start) / 10 * 9, "{full} KiB of {start:x}-{end:x}");
+        give_back_the_start();
+        let left = code().2;
+        assert!(left < full / 2, "{left} of {full} KiB are left");
+        let mut after = vec![0; before.len()];
+        memory.read_exact_at(&mut after, start).unwrap();
+        assert!(before == after);
+    }
+}

@@ -11,7 +11,7 @@ use std::cell::Cell;
 use std::io::IsTerminal;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use cpu::{Engine, Observe};
@@ -30,6 +30,8 @@ use plan::Plan;
 pub use restore::{RestoreArguments, restore};
 use status::Reasons;
 
+/// When a machine's start is over.
+const SETTLED: Duration = Duration::from_secs(1);
 const NO_CALLER: &str = "the host refuses a descriptor: raise its limit of open files";
 const NO_THREAD: &str = "the host refuses a thread: raise its limit of tasks";
 
@@ -189,7 +191,9 @@ impl Run<'_> {
                     let started = machine.start().map_err(|e| e.to_string());
                     match started.and_then(|()| self.report()) {
                         Ok(()) => {
-                            footprint::give_back_the_start();
+                            if !machine.ends_within(SETTLED) {
+                                footprint::give_back_the_start();
+                            }
                             machine.wait()
                         }
                         Err(e) => Outcome::Failed(e),

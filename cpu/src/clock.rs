@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the host's TSC is measured at least.
-const WHILE: Duration = Duration::from_millis(5);
+const WHILE: Duration = Duration::from_millis(3);
 /// A beginning that is older says nothing: the host may have slept meanwhile, and its clocks differ on what that was.
 const OLD: Duration = Duration::from_secs(1);
 /// Looks at both clocks, of which the best counts: one that was interrupted is wrong by as long as that took.

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use device::Action;
 use parking_lot::{Condvar, Mutex, MutexGuard};
@@ -189,6 +190,13 @@ impl Control {
         }
     }
 
+    /// Waits for the outcome, but no longer than this; false if it has not come.
+    pub fn wait_for(&self, patience: Duration) -> bool {
+        let mut state = self.state.lock();
+        self.changed.wait_while_for(&mut state, |state| state.outcome.is_none(), patience);
+        state.outcome.is_some()
+    }
+
     /// A participant that never came (its thread could not be made).
     pub fn leave(&self) {
         self.state.lock().participants -= 1;
@@ -203,7 +211,6 @@ fn gone(state: &MutexGuard<State>) -> Option<Outcome> {
 #[cfg(test)]
 mod tests {
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 

@@ -88,13 +88,14 @@ fn load(
 fn read(path: &Path) -> Result<Vec<u8>, MachineError> {
     let error = |source| MachineError::Read { path: path.to_owned(), source };
     let file = File::open(path).map_err(error)?;
-    let kind = file.metadata().map_err(error)?.file_type();
+    let meta = file.metadata().map_err(error)?;
+    let kind = meta.file_type();
     // A pipe has an end, a device may have none.
     if !kind.is_file() && !kind.is_fifo() {
         let what = if kind.is_dir() { "a directory" } else { "no regular file" };
         return Err(MachineError::NoFile { path: path.to_owned(), what });
     }
-    let mut data = Vec::new();
+    let mut data = Vec::with_capacity(meta.len().min(MAX_FILE.get()) as usize + 1);
     file.take(MAX_FILE.get() + 1).read_to_end(&mut data).map_err(error)?;
     if data.len() as u64 > MAX_FILE.get() {
         return Err(MachineError::TooLarge { path: path.to_owned(), max: MAX_FILE });

@@ -441,6 +441,11 @@ impl Machine {
         outcome
     }
 
+    /// Waits for the machine to end, but no longer than this; false if it has not.
+    pub fn ends_within(&self, patience: Duration) -> bool {
+        self.shared.control.wait_for(patience)
+    }
+
     /// How the machine ended, if it has.
     pub fn outcome(&self) -> Option<Outcome> {
         self.shared.control.outcome()

@@ -1,8 +1,8 @@
 //! From the guest's line to stdout. The port delivers single characters on the thread of a vCPU; here they are
-//! collected for a moment and written together by a thread of their own.
+//! collected for a moment and written together by a thread of their own. The first after a silence go at once: somebody may wait.
 
 use std::io::{self, Write};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guest::{LineDecoder, LineEvent};
 use parking_lot::{Condvar, Mutex};
@@ -14,6 +14,8 @@ use super::Style;
 const LIMIT: usize = 1 << 20;
 /// How long characters are collected: too short to be seen, long enough for hundreds of them.
 const COLLECT: Duration = Duration::from_millis(1);
+/// Nothing was written for so long: what comes next does not wait.
+const SILENCE: Duration = Duration::from_millis(20);
 
 #[derive(Default)]
 struct Queue {
@@ -75,7 +77,8 @@ impl Output {
         let mut broken = Some(broken);
         let mut decoder = LineDecoder::default();
         let mut data = Vec::new();
-        while self.take(&mut data) {
+        let mut last: Option<Instant> = None;
+        while self.take(&mut data, last) {
             let result = match style {
                 Style::Plain { .. } => {
                     hub.push(&data);
@@ -90,15 +93,17 @@ impl Output {
                 tracing::debug!("the console's reader is gone: {e}");
                 broken();
             }
+            last = Some(Instant::now());
         }
     }
 
-    fn take(&self, data: &mut Vec<u8>) -> bool {
+    /// What there is, taken together with what comes soon if the `last` was not long ago.
+    fn take(&self, data: &mut Vec<u8>, last: Option<Instant>) -> bool {
         let mut queue = self.queue.lock();
         while queue.data.is_empty() && !queue.closed {
             self.filled.wait(&mut queue);
         }
-        if !queue.closed {
+        if !queue.closed && last.is_some_and(|last| last.elapsed() < SILENCE) {
             drop(queue);
             std::thread::sleep(COLLECT);
             queue = self.queue.lock();
@@ -168,12 +173,27 @@ mod tests {
                 output.close();
             });
             let mut data = Vec::new();
-            while output.take(&mut data) {
+            while output.take(&mut data, None) {
                 assert!(data.len() <= LIMIT + 1024);
                 got += data.len();
             }
         });
         assert_eq!(got, 3 * LIMIT);
+    }
+
+    #[test]
+    fn what_follows_is_collected_and_the_first_is_not() {
+        let output = Output::default();
+        let mut data = Vec::new();
+        let mut took = |last| {
+            output.push(b"a");
+            let start = Instant::now();
+            assert!(output.take(&mut data, last));
+            start.elapsed()
+        };
+        assert!(took(Some(Instant::now())) >= COLLECT);
+        let before = Instant::now().checked_sub(SILENCE);
+        assert!((0..100).any(|_| took(None) < COLLECT) && (0..100).any(|_| took(before) < COLLECT));
     }
 
     #[test]
@@ -184,10 +204,10 @@ mod tests {
         assert_eq!(output.offer(&vec![7; LIMIT - 1]), LIMIT - 1);
         assert_eq!((output.offer(b"ab"), output.offer(b"b")), (1, 0));
         let mut data = Vec::new();
-        assert!(output.take(&mut data));
+        assert!(output.take(&mut data, None));
         assert_eq!((data.len(), data.last(), *told.lock()), (LIMIT, Some(&b'a'), 1));
         assert_eq!(output.offer(b"b"), 1);
-        assert!(output.take(&mut data));
+        assert!(output.take(&mut data, None));
         assert_eq!((data.len(), *told.lock()), (1, 1));
     }
 }

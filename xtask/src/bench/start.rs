@@ -38,7 +38,7 @@ const CODE: [u8; 11] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'!', 0xee, 0xfa, 0xf4, 0x
 /// What a machine says when its first CPU is about to run.
 const BEGINS: &str = "the vcpu begins";
 /// How long a machine may settle before its memory is looked at.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(1500);
 
 /// A machine's definition, and where it lives.
 struct Bench {
