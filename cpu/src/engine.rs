@@ -7,7 +7,7 @@ use memory::GuestRam;
 use thiserror::Error;
 
 use crate::x86::CpuModel;
-use crate::{ApicState, Apics, Clock, CpuIo, CpuState, Irqchip, Observe, Signals};
+use crate::{ApicState, Apics, Clock, CpuIo, CpuState, Doorbell, Irqchip, Observe, Signals};
 
 /// What an engine can do on this host; data, so that a machine is refused early and with the reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,6 +67,16 @@ pub trait Vm: Send + Sync {
     /// [`CpuIo::take_interrupt`] when the CPU accepts it.
     fn apics(&self) -> Option<Arc<dyn Apics>> {
         None
+    }
+    /// It may take doorbells.
+    fn has_doorbells(&self) -> bool {
+        false
+    }
+    /// From now on, or no longer, the guest's writes there ring, and [`CpuIo::mmio_write`] hears nothing of them. False if the
+    /// engine cannot.
+    fn doorbell(&self, bell: &Doorbell<'_>, on: bool) -> bool {
+        let _ = (bell, on);
+        false
     }
 }
 

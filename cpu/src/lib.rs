@@ -5,6 +5,7 @@
 
 mod apic;
 mod clock;
+mod doorbell;
 mod engine;
 mod hypercall;
 mod io;
@@ -16,6 +17,7 @@ pub mod x86;
 
 pub use apic::{ApicState, Apics, Irqchip};
 pub use clock::Clock;
+pub use doorbell::Doorbell;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};
 pub use hypercall::Hypercall;
 pub use io::CpuIo;

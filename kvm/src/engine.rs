@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use cpu::{Apics, Capabilities, Engine, EngineError, Irqchip, Signals, Vcpu, Vm, VmConfig};
+use cpu::{Apics, Capabilities, Doorbell, Engine, EngineError, Irqchip, Signals, Vcpu, Vm, VmConfig};
 use kvm_bindings::{
-    CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_X86_USER_SPACE_MSR, KVM_MSR_EXIT_REASON_FILTER,
-    KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap,
+    CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_X86_USER_SPACE_MSR,
+    KVM_MSR_EXIT_REASON_FILTER, KVM_MSR_EXIT_REASON_INVAL, KVM_MSR_EXIT_REASON_UNKNOWN, kvm_enable_cap,
 };
 use kvm_ioctls::{Cap, Kvm as Device, MsrFilterDefaultAction, MsrFilterRange, MsrFilterRangeFlags, VmFd};
 
@@ -220,6 +220,20 @@ struct KvmVm {
 impl Vm for KvmVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
         Ok(Box::new(KvmVcpu::new(&self.shared, index, signals).map_err(refused)?))
+    }
+
+    fn has_doorbells(&self) -> bool {
+        self.shared.vm.check_extension_raw(KVM_CAP_IOEVENTFD_ANY_LENGTH.into()) > 0
+    }
+
+    fn doorbell(&self, bell: &Doorbell<'_>, on: bool) -> bool {
+        match raw::doorbell(&self.shared.vm, bell, on) {
+            Ok(()) => true,
+            Err(failure) => {
+                tracing::debug!(?bell, on, "{failure}");
+                false
+            }
+        }
     }
 
     fn apics(&self) -> Option<Arc<dyn Apics>> {

@@ -2,9 +2,13 @@
 // UNSAFETY: system calls with pointers.
 #![allow(unsafe_code)]
 
+use std::os::fd::AsRawFd;
+
+use cpu::Doorbell;
 use kvm_bindings::{
     KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr,
-    kvm_interrupt, kvm_run__bindgen_ty_1__bindgen_ty_23 as MsrAccess, kvm_userspace_memory_region,
+    kvm_interrupt, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    kvm_run__bindgen_ty_1__bindgen_ty_23 as MsrAccess, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
 use memory::GuestRam;
@@ -14,6 +18,7 @@ use vmm_sys_util::ioctl_iow_nr;
 use crate::error::{Failure, failed};
 
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
+ioctl_iow_nr!(KVM_IOEVENTFD, KVMIO, 0x79, kvm_ioeventfd);
 ioctl_iow_nr!(KVM_SET_DEVICE_ATTR, KVMIO, 0xe1, kvm_device_attr);
 
 /// Queues an external interrupt; the vCPU has to be ready for it.
@@ -22,6 +27,23 @@ pub fn interrupt(fd: &VcpuFd, vector: u8) -> Result<(), Failure> {
     // SAFETY: a vCPU's descriptor and the argument that the request takes.
     let done = unsafe { ioctl_with_ref(fd, KVM_INTERRUPT(), &request) };
     if done == 0 { Ok(()) } else { Err(last("KVM_INTERRUPT")) }
+}
+
+/// Has writes to an address make an eventfd readable, or no longer.
+pub fn doorbell(vm: &VmFd, bell: &Doorbell<'_>, on: bool) -> Result<(), Failure> {
+    let matched = if bell.data.is_some() { 1 << kvm_ioeventfd_flag_nr_datamatch } else { 0 };
+    let request = kvm_ioeventfd {
+        datamatch: bell.data.unwrap_or(0).into(),
+        addr: bell.addr,
+        // Without a value, of any length.
+        len: if bell.data.is_some() { 4 } else { 0 },
+        fd: bell.event.as_raw_fd(),
+        flags: matched | if on { 0 } else { 1 << kvm_ioeventfd_flag_nr_deassign },
+        ..Default::default()
+    };
+    // SAFETY: a VM's descriptor and the argument that the request takes.
+    let done = unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) };
+    if done == 0 { Ok(()) } else { Err(last("KVM_IOEVENTFD")) }
 }
 
 /// The guest's TSC is the host's plus `offset`.

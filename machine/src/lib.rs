@@ -10,6 +10,7 @@ mod cgroup;
 mod console;
 mod control;
 mod disks;
+mod doorbells;
 pub mod engine;
 mod error;
 mod files;

@@ -18,6 +18,7 @@ use virtio::Balloon;
 
 use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
+use crate::doorbells::Doorbells;
 use crate::governor::Governor;
 use crate::limits::Throttles;
 use crate::meter::{Counters, MeteredDisk, MeteredNet};
@@ -53,6 +54,7 @@ pub struct Shared {
     spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
+    pub doorbells: Mutex<Doorbells>,
     /// Held by whoever lends local APICs; they are to be lent anew.
     pub lending: Mutex<bool>,
     /// Instructions between two reloads of CPU state; 0 for never.
@@ -265,6 +267,7 @@ impl Machine {
         let shared = Shared {
             control: Control::new(slots.len() + 1),
             lending: Mutex::default(),
+            doorbells: Mutex::default(),
             pc,
             disks,
             overlays,
@@ -285,6 +288,7 @@ impl Machine {
             paused: Mutex::default(),
         };
         let shared = Arc::new(shared);
+        shared.watch_doorbells();
         for patient in shared.disks.iter().filter_map(|disk| disk.patient()) {
             let machine = Arc::downgrade(&shared);
             patient.set_watcher(Box::new(move |stuck| {

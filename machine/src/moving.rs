@@ -77,5 +77,7 @@ fn replace(shared: &Shared, next: Running) -> Result<Replaced, MachineError> {
     shared.count_retired(vcpus.iter().map(|vcpu| vcpu.instructions()).sum());
     let old =
         vcpus.iter_mut().zip(fresh).map(|(vcpu, fresh)| std::mem::replace(&mut **vcpu, fresh)).collect();
-    Ok((std::mem::replace(&mut *shared.engine.lock(), next), old))
+    let replaced = std::mem::replace(&mut *shared.engine.lock(), next);
+    shared.doorbells_anew();
+    Ok((replaced, old))
 }

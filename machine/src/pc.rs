@@ -1,5 +1,6 @@
 //! The PC: which parts it has, where they are and how they are wired. `boot::acpi` tells the guest the same.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use boot::acpi;
@@ -56,6 +57,17 @@ pub struct Backends {
     pub terminal: Arc<dyn PortBackend>,
     /// The debug console, ports 0xe9 and 0x402.
     pub debug: Arc<dyn CharBackend>,
+}
+
+/// Where a driver notifies a device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notification {
+    /// Which of the virtio devices.
+    pub transport: u32,
+    /// Guest-physical address.
+    pub addr: u64,
+    /// Only writes of this value.
+    pub data: Option<u32>,
 }
 
 /// The board and everything on it but the CPUs.
@@ -177,6 +189,35 @@ impl Pc {
             transports,
             pci,
         })
+    }
+
+    /// Where the guest notifies devices that can be woken by a descriptor.
+    pub fn notifications(&self) -> Vec<Notification> {
+        let mut all = Vec::new();
+        for (transport, index) in self.transports.iter().zip(0..).filter(|(t, _)| t.event().is_some()) {
+            for (at, data) in transport.notifications() {
+                let addr = match &self.pci {
+                    // Slot 0 is the host bridge's.
+                    Some(bus) => Some(at)
+                        .filter(|&at| bus.slot_at(at).is_some_and(|slot| u32::from(slot) == index + 1)),
+                    None => Some(VIRTIO + u64::from(index) * VirtioMmio::LEN + at),
+                };
+                all.extend(addr.map(|addr| Notification { transport: index, addr, data }));
+            }
+        }
+        all
+    }
+
+    /// What wakes such a device.
+    pub fn event(&self, transport: u32) -> Option<BorrowedFd<'_>> {
+        self.transports.get(transport as usize)?.event()
+    }
+
+    /// `watcher` is called whenever notifications may have moved. Once.
+    pub fn watch_registers(&self, watcher: Box<dyn Fn() + Send + Sync>) {
+        if let Some(bus) = &self.pci {
+            bus.watch(watcher);
+        }
     }
 
     /// Has the virtio devices stand still, whatever the guest thinks, or go on.

@@ -1,6 +1,7 @@
 //! Small guests on whole machines: a flat 32-bit kernel in a file, loaded by multiboot, run by the
 //! interpreter.
 
+mod doorbells;
 mod hypercalls;
 mod life;
 mod moving;

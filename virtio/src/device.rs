@@ -1,5 +1,6 @@
 //! What a virtio device is to a transport.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use device::RestoreError;
@@ -50,6 +51,11 @@ pub trait Transport: Send + Sync {
     fn hold(&self, held: bool);
     /// The device can say what it is doing.
     fn can_be_kept(&self) -> bool;
+    /// See [`VirtioDevice::event`].
+    fn event(&self) -> Option<BorrowedFd<'_>>;
+    /// Where in memory the driver notifies the device, as far as the transport knows: all of the address, or where the board
+    /// has put its registers left aside; and the value it writes, if others mean something else.
+    fn notifications(&self) -> Vec<(u64, Option<u32>)>;
 }
 
 /// A device without its transport. Methods are called by vCPU threads and must return soon.
@@ -80,6 +86,11 @@ pub trait VirtioDevice: Send + Sync {
     fn stop(&self);
     /// The driver has put something into a queue. Any number: it comes from the guest.
     fn notify(&self, queue: u16);
+    /// Whoever makes this readable has notified the device of all its queues: for engines whose guests can do so without
+    /// leaving the kernel. None where the device has no such thing.
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
     /// Back to power-on, after `stop`.
     fn reset(&self) {}
     /// It can say what it remembers.

@@ -2,6 +2,7 @@
 //!
 //! NOT modelled: the legacy interface, shared memory regions, reset of a single queue.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use device::{Action, Device, IrqLine, Registers, RestoreError, SaveRestore, bytes};
@@ -15,6 +16,9 @@ use crate::{Interrupt, Transport, VirtioDevice};
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
 const VERSION: u32 = 2;
 const VENDOR: u32 = 0x1af4;
+/// QueueNotify.
+const NOTIFY: u64 = 0x050;
+
 /// Where the device's configuration begins.
 const CONFIG: u64 = 0x100;
 /// Interrupt status: queues; configuration.
@@ -109,7 +113,7 @@ impl VirtioMmio {
             0x030 => self.selected.lock().queue = u16::try_from(value).unwrap_or(u16::MAX),
             0x038 => setup(&|q| q.layout.size = u16::try_from(value).unwrap_or(0)),
             0x044 if value == 1 => setup(&|q| q.enabled = true),
-            0x050 => self.frontend.device().notify(u16::try_from(value).unwrap_or(u16::MAX)),
+            NOTIFY => self.frontend.device().notify(u16::try_from(value).unwrap_or(u16::MAX)),
             0x064 => self.interrupts.change(|status| *status &= !value),
             0x070 => self.set_status(value as u8),
             0x080 => setup(&|q| low(&mut q.layout.descriptors)),
@@ -171,6 +175,14 @@ impl Transport for VirtioMmio {
 
     fn can_be_kept(&self) -> bool {
         self.frontend.device().can_be_kept()
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.frontend.device().event()
+    }
+
+    fn notifications(&self) -> Vec<(u64, Option<u32>)> {
+        (0..self.frontend.queue_count()).map(|queue| (NOTIFY, Some(queue.into()))).collect()
     }
 }
 

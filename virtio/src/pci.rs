@@ -3,6 +3,7 @@
 //!
 //! NOT modelled: the transitional interface, notification data, shared memory regions.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use device::pci::{
@@ -394,6 +395,17 @@ impl Transport for VirtioPci {
 
     fn can_be_kept(&self) -> bool {
         self.frontend.device().can_be_kept()
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.frontend.device().event()
+    }
+
+    fn notifications(&self) -> Vec<(u64, Option<u32>)> {
+        let ranges = self.interrupts.inner.lock().config.ranges();
+        let Some(registers) = ranges.iter().find(|range| range.bar == REGISTERS) else { return Vec::new() };
+        let at = |queue| registers.start + NOTIFY + u64::from(queue) * u64::from(NOTIFY_STEP);
+        (0..self.frontend.queue_count()).map(|queue| (at(queue), None)).collect()
     }
 }
 

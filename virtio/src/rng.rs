@@ -1,6 +1,7 @@
 //! Entropy device (5.4): the host kernel's random numbers.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use jail::Kind;
@@ -79,6 +80,10 @@ impl VirtioDevice for Rng {
 
     fn stop(&self) {
         self.worker.stop();
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.worker.event()
     }
 
     fn notify(&self, queue: u16) {

@@ -1,13 +1,15 @@
 //! The thread that serves a device's queues: notifications ring a bell, vCPUs go on.
 
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 
 use device::Spin;
 use jail::Kind;
 use parking_lot::{Condvar, Mutex, MutexGuard};
+use rustix::event::{EventfdFlags, eventfd};
 
 use crate::{Chain, Queue, Session};
 
@@ -72,6 +74,11 @@ impl Worker {
         1 << queue.min(62)
     }
 
+    /// See [`VirtioDevice::event`](crate::VirtioDevice::event).
+    pub fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.shared.bell.event()
+    }
+
     /// Something is in this queue.
     pub fn notify(&self, queue: u16) {
         self.shared.bell.ring(Self::bit(queue));
@@ -116,13 +123,34 @@ pub struct Bell {
     asleep: Mutex<bool>,
     wake: Condvar,
     spin: Spin,
+    /// What the thread sleeps at once there is one.
+    event: OnceLock<OwnedFd>,
+    sleeps_at_event: AtomicBool,
 }
 
 impl Bell {
     const END: u64 = 1 << 63;
 
+    /// Rings all of it when it becomes readable. None if the host gives none.
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        if self.event.get().is_none() {
+            let event = eventfd(0, EventfdFlags::CLOEXEC).ok()?;
+            let _ = self.event.set(event);
+            // Who sleeps elsewhere comes here.
+            let _asleep = self.asleep.lock();
+            self.wake.notify_one();
+        }
+        self.event.get().map(AsFd::as_fd)
+    }
+
     pub fn ring(&self, bits: u64) {
         if self.rung.fetch_or(bits, Ordering::SeqCst) & bits != bits {
+            if let Some(event) = self.event.get()
+                && self.sleeps_at_event.load(Ordering::SeqCst)
+            {
+                // It counts further than anybody rings.
+                let _ = rustix::io::write(event, &1u64.to_ne_bytes());
+            }
             let asleep = self.asleep.lock();
             if *asleep {
                 self.wake.notify_one();
@@ -137,6 +165,11 @@ impl Bell {
                 return rung;
             }
             let ready = || self.rung.load(Ordering::SeqCst) != 0;
+            if let Some(event) = self.event.get() {
+                self.sleep_at(event, ready);
+                continue;
+            }
+            let ready = || ready() || self.event.get().is_some();
             self.spin.wait(None, ready, || {
                 let mut asleep = self.asleep.lock();
                 *asleep = true;
@@ -146,6 +179,17 @@ impl Bell {
                 *asleep = false;
             });
         }
+    }
+}
+
+impl Bell {
+    /// Who rings there leaves no bits.
+    fn sleep_at(&self, event: &OwnedFd, ready: impl Fn() -> bool) {
+        self.sleeps_at_event.store(true, Ordering::SeqCst);
+        if !ready() && rustix::io::read(event, &mut [0; 8]).is_ok() {
+            self.rung.fetch_or(!Self::END, Ordering::SeqCst);
+        }
+        self.sleeps_at_event.store(false, Ordering::SeqCst);
     }
 }
 

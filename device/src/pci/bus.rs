@@ -1,7 +1,7 @@
 //! The root bus: which function is in which slot, and which answers to which address.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 use thiserror::Error;
@@ -29,7 +29,11 @@ pub struct PciWindows {
     pub high: Range<u64>,
 }
 
+/// Hears of functions that may have moved.
+pub type Watcher = Box<dyn Fn() + Send + Sync>;
+
 struct Mapping {
+    slot: u8,
     range: BarRange,
     function: Arc<dyn PciFunction>,
 }
@@ -39,6 +43,8 @@ pub struct PciBus {
     windows: PciWindows,
     slots: Vec<Arc<dyn PciFunction>>,
     map: RwLock<Vec<Mapping>>,
+    /// Called when functions may have moved.
+    watcher: OnceLock<Watcher>,
 }
 
 impl PciBus {
@@ -47,7 +53,7 @@ impl PciBus {
 
     /// A bus with its host bridge in slot 0.
     pub fn new(windows: PciWindows, host_bridge: Arc<dyn PciFunction>) -> Self {
-        Self { windows, slots: vec![host_bridge], map: RwLock::default() }
+        Self { windows, slots: vec![host_bridge], map: RwLock::default(), watcher: OnceLock::new() }
     }
 
     /// The slot that [`add`](Self::add) takes next.
@@ -108,10 +114,28 @@ impl PciBus {
         // Under the lock, so that of two who move functions the last sees both.
         let mut map = self.map.write();
         map.clear();
-        for function in &self.slots {
-            let mapping = |range| Mapping { range, function: function.clone() };
+        for (function, slot) in self.slots.iter().zip(0..) {
+            let mapping = |range| Mapping { slot, range, function: function.clone() };
             map.extend(function.ranges().into_iter().map(mapping));
         }
+        drop(map);
+        if let Some(watcher) = self.watcher.get() {
+            watcher();
+        }
+    }
+
+    /// From now on `watcher` is called whenever functions may have moved. Once.
+    pub fn watch(&self, watcher: Watcher) {
+        let _ = self.watcher.set(watcher);
+    }
+
+    /// The slot whose function answers to an address in memory, if one does and the address is in a window.
+    pub fn slot_at(&self, addr: u64) -> Option<u8> {
+        if ![&self.windows.low, &self.windows.high].into_iter().any(|window| window.contains(&addr)) {
+            return None;
+        }
+        let map = self.map.read();
+        map.iter().find(|m| addr.wrapping_sub(m.range.start) < m.range.len).map(|m| m.slot)
     }
 
     /// Who answers to an address: the first in slot order, where a guest has put several.

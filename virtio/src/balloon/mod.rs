@@ -10,6 +10,7 @@
 mod statistics;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -266,6 +267,10 @@ impl VirtioDevice for Balloon {
         *self.shared.session.lock() = None;
         self.worker.stop();
         self.shared.desk.put_back();
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.worker.event()
     }
 
     fn notify(&self, queue: u16) {

@@ -7,6 +7,7 @@
 mod request;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -172,6 +173,10 @@ impl VirtioDevice for Blk {
 
     fn stop(&self) {
         self.worker.stop();
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.worker.event()
     }
 
     fn notify(&self, queue: u16) {

@@ -13,6 +13,7 @@ mod control;
 mod port;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::{Arc, OnceLock};
 
 use device::{NullBackend, RestoreError};
@@ -282,6 +283,10 @@ impl VirtioDevice for Console {
 
     fn stop(&self) {
         self.worker.stop();
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.worker.event()
     }
 
     fn notify(&self, queue: u16) {

@@ -5,6 +5,7 @@
 mod request;
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use jail::Kind;
@@ -93,6 +94,10 @@ impl VirtioDevice for Fs {
 
     fn stop(&self) {
         self.worker.stop();
+    }
+
+    fn event(&self) -> Option<BorrowedFd<'_>> {
+        self.worker.event()
     }
 
     fn notify(&self, queue: u16) {

@@ -264,3 +264,12 @@ fn a_saved_device_goes_on() {
         assert!(s.pci.restore(&wrong).is_err());
     }
 }
+
+#[test]
+fn notifications_are_where_the_registers_are() {
+    let s = Setup::new();
+    s.pci.place(REGISTERS, 0xd000_0000);
+    assert_eq!(s.pci.notifications(), [(0xd000_3000, None)]);
+    s.set_command(command::BUS_MASTER);
+    assert_eq!(s.pci.notifications(), [], "nobody answers there");
+}

@@ -30,3 +30,23 @@ fn a_huge_buffer_is_filled_in_part_and_none_at_all_is_given_back() {
     assert_eq!(queue.wait_used(), (1, 0));
     assert!(!bench.needs_reset());
 }
+
+#[test]
+fn whoever_makes_the_event_readable_has_notified_the_device() {
+    let device = Arc::new(Rng::new().unwrap());
+    let bench = Bench::new(device.clone(), 0);
+    let queue = &bench.queues[0];
+    for i in 0..40 {
+        // It sleeps, or is on its way.
+        if i % 4 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        queue.offer_chain(i % 8, &[(BUFFERS, 20, true)]);
+        // The first is rung before there is an event.
+        match i % 3 {
+            0 => bench.notify(0),
+            _ => drop(rustix::io::write(device.event().unwrap(), &1u64.to_ne_bytes()).unwrap()),
+        }
+        assert_eq!(queue.wait_used(), (u32::from(i % 8), 20));
+    }
+}

@@ -4,15 +4,17 @@
 mod raw;
 
 use std::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cpu::x86::CpuModel;
-use cpu::{Clock, CpuIo, CpuState, Engine, Irqchip, Signals, Vcpu, VcpuExit, VmConfig};
+use cpu::{Clock, CpuIo, CpuState, Doorbell, Engine, Irqchip, Signals, Vcpu, VcpuExit, VmConfig};
 use kvm::{Helpers, Kvm};
 use memory::GuestRam;
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::figure::{self, Figure, Target};
 
@@ -44,6 +46,11 @@ const LOOPS: [(&str, &[u8]); 3] = [
     ("HLT", &[0xfb, 0xf4, 0xeb, 0xfc]),        // sti; hlt
 ];
 
+/// Notifications of a queue, and an exit behind each thousand: mov cx, 1000; mov [0xc000], al; loop; out 0x10, al.
+const NOTIFY: &[u8] = &[0xb9, 0xe8, 0x03, 0xa2, 0x00, 0xc0, 0xe2, 0xfb, 0xe6, 0x10, 0xeb, 0xf4];
+const NOTIFIED: u64 = 0xc000;
+const ROUND: u32 = 1000;
+
 /// Puts a loop and the handler where they belong.
 fn place(ram: &GuestRam, code: &[u8]) -> Result<()> {
     ram.write(START, code)?;
@@ -58,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         bail!("kvm cannot be measured here: {why}");
     }
     // What is done once per process is not the VM's.
-    exits(&engine, LOOPS[0].1, 1)?;
+    exits(&engine, LOOPS[0].1, 1, None)?;
     let mut figures = Vec::new();
     for (name, code) in LOOPS {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
@@ -66,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             theirs.push(
                 1e6 * seconds(raw::Guest::new(code)?.exits(arguments.exits)?) / f64::from(arguments.exits),
             );
-            ours.push(1e6 * seconds(exits(&engine, code, arguments.exits)?) / f64::from(arguments.exits));
+            ours.push(1e6 * seconds(exits(&engine, code, arguments.exits, None)?) / f64::from(arguments.exits));
         }
         figures.push(figure(format!("an exit by {name}"), "us", ours, theirs, 1.05));
     }
@@ -76,10 +83,20 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         raw::Guest::new(LOOPS[0].1)?.exits(1)?;
         theirs.push(1e3 * seconds(used() - start));
         let start = used();
-        exits(&engine, LOOPS[0].1, 1)?;
+        exits(&engine, LOOPS[0].1, 1, None)?;
         ours.push(1e3 * seconds(used() - start));
     }
     figures.push(figure("a VM, made, run for one instruction and ended".to_owned(), "ms", ours, theirs, 1.5));
+    let event = eventfd(0, EventfdFlags::CLOEXEC)?;
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.runs {
+        let rounds = arguments.exits.div_ceil(ROUND);
+        let each = |time: Duration| 1e6 * seconds(time) / f64::from(rounds * ROUND);
+        theirs.push(each(exits(&engine, NOTIFY, rounds * (ROUND + 1), None)?));
+        ours.push(each(exits(&engine, NOTIFY, rounds, Some(event.as_fd()))?));
+    }
+    let name = "a queue's notification by a doorbell, beside one by an exit";
+    figures.push(figure(name.to_owned(), "us", ours, theirs, 0.95));
     figure::conclude(&figures, arguments.json)
 }
 
@@ -103,8 +120,8 @@ fn engine() -> Kvm {
     Kvm::trusted(Helpers { step: helper.clone(), stretch: helper })
 }
 
-/// How long the engine takes for so many exits of `code`.
-fn exits(engine: &Kvm, code: &[u8], count: u32) -> Result<Duration> {
+/// How long the engine takes for so many exits of `code`; a descriptor is rung by notifications.
+fn exits(engine: &Kvm, code: &[u8], count: u32, event: Option<BorrowedFd<'_>>) -> Result<Duration> {
     let ram = Arc::new(GuestRam::new(RAM)?);
     place(&ram, code)?;
     let signals = Arc::new(Signals::new());
@@ -115,7 +132,12 @@ fn exits(engine: &Kvm, code: &[u8], count: u32) -> Result<Duration> {
         vcpus: 1,
         irqchip: Irqchip::Userspace,
     };
-    let mut vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
+    let vm = engine.create_vm(config)?;
+    if let Some(event) = event {
+        let bell = Doorbell { addr: NOTIFIED, data: None, event };
+        ensure!(vm.doorbell(&bell, true), "kvm takes no doorbell");
+    }
+    let mut vcpu = vm.create_vcpu(0, signals.clone())?;
     let mut state = CpuState::reset();
     (state.segments[1].selector, state.segments[1].base, state.rip) = (0, 0, START);
     state.gpr[4] = STACK;
