@@ -73,7 +73,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             theirs.push(
                 1e6 * seconds(raw::Guest::new(code)?.exits(arguments.exits)?) / f64::from(arguments.exits),
             );
-            ours.push(1e6 * seconds(exits(&engine, code, arguments.exits, None)?) / f64::from(arguments.exits));
+            ours.push(
+                1e6 * seconds(exits(&engine, code, arguments.exits, None)?) / f64::from(arguments.exits),
+            );
         }
         figures.push(figure(format!("an exit by {name}"), "us", ours, theirs, 1.05));
     }
