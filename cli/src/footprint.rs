@@ -67,6 +67,7 @@ extern "C" fn drop_pages(info: *mut dl_phdr_info, _: usize, _: *mut c_void) -> c
 mod tests {
     use std::fs::{self, File};
     use std::os::unix::fs::FileExt;
+    use std::time::Duration;
 
     use super::*;
 
@@ -90,9 +91,13 @@ mod tests {
         memory.read_exact_at(&mut before, start).unwrap();
         let full = code().2;
         assert!(full * 1024 > (end - start) / 10 * 9, "{full} KiB of {start:x}-{end:x}");
-        give_back_the_start();
-        let left = code().2;
-        assert!(left < full / 2, "{left} of {full} KiB are left");
+        // Other tests use the same code until they are done.
+        let mut left = (0..1000).map(|_| {
+            give_back_the_start();
+            std::thread::sleep(Duration::from_millis(10));
+            code().2
+        });
+        assert!(left.any(|left| left < full / 2), "{full} KiB do not become less");
         let mut after = vec![0; before.len()];
         memory.read_exact_at(&mut after, start).unwrap();
         assert!(before == after);
