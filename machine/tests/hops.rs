@@ -3,6 +3,7 @@
 //! it has computed has to be right in the end.
 #![allow(clippy::unwrap_used)]
 
+use std::fs::File;
 use std::sync::Arc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -13,7 +14,8 @@ use cpu::Engine;
 use cpu::x86::{cr4, xcr0};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use machine::{Backends, Irqchip, Machine, MachineSpec, NullBackend, Size, engine};
+use machine::snapshot::{After, Files, Paths, file};
+use machine::{Backends, Irqchip, Machine, MachineSpec, NullBackend, Size, Snapshot, engine};
 
 const MOVES: usize = 1000;
 /// Time with an engine.
@@ -207,6 +209,11 @@ fn build(p: &mut Program, timer: Timer) -> Done {
     Ok(())
 }
 
+fn backends() -> Backends {
+    let nothing = Arc::new(NullBackend);
+    Backends { console: nothing.clone(), terminal: nothing.clone(), debug: nothing }
+}
+
 fn machine(engine: &dyn Engine, irqchip: Irqchip, timer: Timer) -> (Machine, tempfile::NamedTempFile) {
     let case = BoardCase {
         name: "hops",
@@ -228,9 +235,7 @@ fn machine(engine: &dyn Engine, irqchip: Irqchip, timer: Timer) -> (Machine, tem
         irqchip,
         ..MachineSpec::default()
     };
-    let nothing = Arc::new(NullBackend);
-    let backends = Backends { console: nothing.clone(), terminal: nothing.clone(), debug: nothing };
-    let machine = Machine::new(spec, engine, backends).unwrap();
+    let machine = Machine::new(spec, engine, backends()).unwrap();
     machine.start().unwrap();
     (machine, kernel)
 }
@@ -282,12 +287,43 @@ fn hops_between_all_engines_leave_it_right() {
 
 #[test]
 fn so_do_hops_from_and_to_local_apics_of_the_kernels() {
-    hop(Irqchip::Split, Timer::Periodic, MOVES);
+    hop(Irqchip::Split, Timer::Periodic, MOVES / 5);
 }
 
 #[test]
 fn no_timer_is_lost_on_the_way() {
-    hop(Irqchip::Split, Timer::OneShot, MOVES / 2);
+    hop(Irqchip::Split, Timer::OneShot, MOVES);
+}
+
+/// On to the next tick.
+fn ticks_on(machine: &Machine) {
+    wait_for_tick(machine, machine.pc().ram.load_u64(TICKS).unwrap() + 1);
+}
+
+#[test]
+fn pauses_and_snapshots_leave_timers_running_on_any_engine() {
+    for from in engine::all() {
+        let (machine, _kernel) = machine(from.as_ref(), Irqchip::Split, Timer::OneShot);
+        ticks_on(&machine);
+        machine.pause().unwrap();
+        sleep(5 * STAY);
+        machine.resume();
+        ticks_on(&machine);
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| File::create(folder.path().join(name)).unwrap();
+        let (state, memory) = (make(file::STATE), Some(make(file::MEMORY)));
+        let files = Files { state, memory, compress: false, disks: Vec::new() };
+        machine.snapshot(&files, After::GoOn).unwrap();
+        ticks_on(&machine);
+        conclude(&machine);
+        for to in engine::all() {
+            let snapshot = Snapshot::open(Paths::in_folder(folder.path())).unwrap();
+            let machine = Machine::restore(&snapshot, snapshot.spec(), to.as_ref(), backends()).unwrap();
+            machine.start().unwrap();
+            ticks_on(&machine);
+            conclude(&machine);
+        }
+    }
 }
 
 fn wait_for_tick(machine: &Machine, number: u64) {
@@ -309,7 +345,7 @@ fn hop(irqchip: Irqchip, timer: Timer, moves: usize) {
         assert_eq!(machine.engine(), engine.name());
     }
     let took = start.elapsed();
-    wait_for_tick(&machine, machine.pc().ram.load_u64(TICKS).unwrap() + 1);
+    ticks_on(&machine);
     let [rounds, ticks, faults] = conclude(&machine);
     println!("{moves} moves in {took:?}: {rounds} rounds, {ticks} ticks, {faults} faults");
     assert!(ticks > 10 && faults > 10, "{ticks} {faults}");
