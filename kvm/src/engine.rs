@@ -1,5 +1,6 @@
 //! KVM behind the engine contract.
 
+use std::arch::x86_64::__cpuid;
 use std::sync::Arc;
 
 use cpu::{Apics, Capabilities, Doorbell, Engine, EngineError, Irqchip, Signals, Vcpu, Vm, VmConfig};
@@ -148,9 +149,10 @@ impl Shared {
         let split = match config.irqchip {
             Irqchip::Userspace => false,
             Irqchip::Split => true,
-            // One that lacks modes needs other engines, and those need our local APICs.
+            // One that lacks modes needs other engines, and those need our local APICs. Emulators need no guest to be known.
             Irqchip::Auto => {
                 vm.check_extension(Cap::SplitIrqchip)
+                    && is_in_hardware()
                     && modes.unwrap_or_else(|| probe::modes(&helpers)) == Modes::All
             }
         };
@@ -178,6 +180,11 @@ impl Shared {
         // Nobody can help.
         if self.split && modes == Modes::Long { Modes::Unpaged } else { modes }
     }
+}
+
+/// The host's CPU has VMX or SVM.
+fn is_in_hardware() -> bool {
+    __cpuid(1).ecx & 1 << 5 != 0 || __cpuid(0x8000_0001).ecx & 1 << 2 != 0
 }
 
 /// A signal may interrupt the making of a VM.
