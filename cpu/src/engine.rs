@@ -6,7 +6,7 @@ use std::sync::Arc;
 use memory::GuestRam;
 use thiserror::Error;
 
-use crate::x86::CpuModel;
+use crate::x86::{CpuModel, Feature};
 use crate::{ApicState, Apics, Clock, CpuIo, CpuState, Doorbell, Irqchip, Observe, Signals};
 
 /// What an engine can do on this host; data, so that a machine is refused early and with the reason.
@@ -31,6 +31,10 @@ pub trait Engine: Send + Sync {
     /// What speaks against it here although it works, for a choice among engines; found out now, in a few milliseconds.
     fn drawback(&self) -> Option<String> {
         None
+    }
+    /// Features of a model that it does not promise to guests here: it may refuse the state of one that has them.
+    fn lacking(&self, _: &CpuModel) -> Feature {
+        Feature::empty()
     }
     /// Makes a machine's execution context.
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError>;

@@ -1,7 +1,7 @@
 //! CPUID: our model's leaves, without what this KVM does not have.
 
 use cpu::VmConfig;
-use cpu::x86::CpuidEnv;
+use cpu::x86::{CpuModel, CpuidEnv, CpuidResult, Feature};
 use kvm_bindings::{CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2};
 use kvm_ioctls::Kvm;
 
@@ -51,6 +51,15 @@ pub fn leaves(config: &VmConfig, index: u32, supported: &CpuId) -> Result<CpuId,
         }
     }
     CpuId::from_entries(&entries).map_err(|_| Failure { call: "KVM_SET_CPUID2", errno: libc::E2BIG })
+}
+
+/// Features of a model that this KVM does not have.
+pub fn lacking(model: &CpuModel, supported: &CpuId) -> Feature {
+    model.lacking(|leaf, subleaf| {
+        let has = supported.as_slice().iter().find(|e| e.function == leaf && e.index == subleaf);
+        let has = has.copied().unwrap_or_default();
+        CpuidResult { eax: has.eax, ebx: has.ebx, ecx: has.ecx, edx: has.edx }
+    })
 }
 
 /// Takes away what is not there.

@@ -3,6 +3,7 @@
 use std::arch::x86_64::__cpuid;
 use std::sync::Arc;
 
+use cpu::x86::{CpuModel, Feature};
 use cpu::{Apics, Capabilities, Doorbell, Engine, EngineError, Irqchip, Signals, Vcpu, Vm, VmConfig};
 use kvm_bindings::{
     CpuId, KVM_CAP_EXIT_ON_EMULATION_FAILURE, KVM_CAP_IOEVENTFD_ANY_LENGTH, KVM_CAP_X86_USER_SPACE_MSR,
@@ -111,6 +112,13 @@ impl Engine for Kvm {
             Ok(speed) => speed.drawback(),
             Err(error) => Some(error.to_string()),
         }
+    }
+
+    fn lacking(&self, model: &CpuModel) -> Feature {
+        // Without KVM no machine is made, and that says why.
+        let supported =
+            Device::new().map_err(failed("open(/dev/kvm)")).and_then(|kvm| cpuid::supported(&kvm));
+        supported.map_or(Feature::empty(), |supported| cpuid::lacking(model, &supported))
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {

@@ -39,6 +39,18 @@ pub enum MachineError {
         /// Its limit.
         max: u32,
     },
+    /// An engine does not take a guest that was given elsewhere what it lacks.
+    #[error(
+        "engine {engine} lacks {missing} here, which the guest was given ({source}): take another engine"
+    )]
+    Lacks {
+        /// Engine name.
+        engine: &'static str,
+        /// Features of the CPU.
+        missing: String,
+        /// What it has refused.
+        source: EngineError,
+    },
     /// A memory size that no machine has.
     #[error("guest memory of {memory} is not possible: give whole MiB, at least {least}")]
     MemorySize {

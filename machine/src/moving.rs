@@ -5,6 +5,7 @@
 //! of vCPUs that are gone, and a new one makes no such entry as long as the page's marks stand; without them, the page is of
 //! another generation (`memory/src/page.rs`).
 
+use cpu::x86::CpuModel;
 use cpu::{Engine, Vcpu, Vm, VmConfig};
 
 use crate::machine::Shared;
@@ -36,9 +37,21 @@ impl Machine {
         let shared = self.shared();
         let vm = create_vm(engine, shared.config.clone())?;
         // What is replaced goes when the guest runs again.
-        let replaced = shared.held(|| replace(shared, Running { name: engine.name(), vm }))??;
+        let replaced = shared.held(|| replace(shared, Running { name: engine.name(), vm }))?;
+        let replaced = replaced.map_err(|error| explained(error, engine, &shared.config.model))?;
         tracing::info!("moved from engine {} to {}", replaced.0.name, engine.name());
         Ok(())
+    }
+}
+
+/// Why an engine refuses a guest that was elsewhere: it may lack what the guest was given there.
+pub fn explained(error: MachineError, engine: &dyn Engine, model: &CpuModel) -> MachineError {
+    let missing = engine.lacking(model);
+    match error {
+        MachineError::Engine(source) if !missing.is_empty() => {
+            MachineError::Lacks { engine: engine.name(), missing: missing.names().join(", "), source }
+        }
+        other => other,
     }
 }
 

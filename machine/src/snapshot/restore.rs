@@ -12,6 +12,7 @@ use jail::Kind;
 
 use super::ram::Content;
 use super::{Header, Section, SnapshotError, file, format, packed, part};
+use crate::moving::explained;
 use crate::{Backends, Format, Hypercalls, Machine, MachineError, MachineSpec, Outcome};
 
 /// The section of a CPU.
@@ -184,7 +185,7 @@ impl Machine {
         let ram = snapshot.content.map(*memory, snapshot.memory()?)?;
         let machine =
             Self::assemble(spec, engine, backends, Arc::new(model), Arc::new(ram), Arc::new(clock))?;
-        machine.take_over(snapshot)?;
+        machine.take_over(snapshot).map_err(|error| explained(error, engine, machine.model()))?;
         machine.await_start(*tsc);
         if snapshot.paths.foreign {
             machine.check_in_background(snapshot)?;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cpu::x86::{CpuModel, Feature};
 use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
 use dbt::Dbt;
 
@@ -11,6 +12,7 @@ use crate::MachineError;
 /// The translator, but for the second CPU of a machine, or for more CPUs than it says to have.
 struct Refusing {
     max_vcpus: u32,
+    lacks: Feature,
 }
 
 struct RefusingVm(Box<dyn Vm>);
@@ -21,6 +23,9 @@ impl Engine for Refusing {
     }
     fn capabilities(&self) -> Capabilities {
         Capabilities { max_vcpus: self.max_vcpus, ..Dbt::new().capabilities() }
+    }
+    fn lacking(&self, model: &CpuModel) -> Feature {
+        model.features() & self.lacks
     }
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
         Ok(Box::new(RefusingVm(Dbt::new().create_vm(config)?)))
@@ -60,11 +65,17 @@ fn a_machine_that_is_refused_goes_on_where_it_is() {
         debug: Arc::new(NullBackend),
     };
     let machine = Machine::new(spec, &Dbt::new(), backends).unwrap();
-    let refusing = Refusing { max_vcpus: 2 };
+    let refusing = Refusing { max_vcpus: 2, lacks: Feature::empty() };
     assert!(matches!(machine.move_to(&refusing), Err(MachineError::State { state: "not started", .. })));
     machine.start().unwrap();
     counts(&machine);
-    assert!(matches!(machine.move_to(&Refusing { max_vcpus: 1 }), Err(MachineError::EngineCpus { .. })));
+    let one = Refusing { max_vcpus: 1, ..refusing };
+    assert!(matches!(machine.move_to(&one), Err(MachineError::EngineCpus { .. })));
+    let model = CpuModel::best_for_host();
+    let lacking = Refusing { lacks: Feature::SSE3 | Feature::CX16, ..refusing };
+    let refused = machine.move_to(&lacking).unwrap_err().to_string();
+    let expected = "engine refusing lacks cx16, sse3 here, which the guest was given (cpu state is not valid: a register): take another engine";
+    assert!(refused == expected || !model.has(lacking.lacks), "{refused}");
     for _ in 0..3 {
         let refused = machine.move_to(&refusing).unwrap_err().to_string();
         assert_eq!(refused, "cpu state is not valid: a register");

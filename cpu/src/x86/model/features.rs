@@ -86,6 +86,11 @@ impl Feature {
         .union(Self::XSAVEC)
         .union(Self::XGETBV1);
 
+    /// Their names, in lower case.
+    pub fn names(self) -> Vec<String> {
+        self.iter_names().map(|(name, _)| name.to_lowercase()).collect()
+    }
+
     /// What this host has (the operating system's support for AVX included).
     pub fn of_host() -> Self {
         let detected = [

@@ -46,6 +46,8 @@ const NAMED: [(&str, Feature); 4] = [
 ];
 
 const HOST: &str = "host";
+/// Leaves and subleaves of CPUID with bits for features.
+const FEATURE_LEAVES: [(u32, u32); 4] = [(1, 0), (7, 0), (0x8000_0001, 0), (0xd, 1)];
 
 impl CpuModel {
     /// The model of that name, or without a name the largest named one that this host has.
@@ -92,7 +94,31 @@ impl CpuModel {
 
     /// The optional features it has, by name.
     pub fn feature_names(&self) -> Vec<String> {
-        self.features.iter_names().map(|(name, _)| name.to_lowercase()).collect()
+        self.features.names()
+    }
+
+    /// Its features of which CPUID has bits that are not in `given`, which says what a guest can be given of a leaf and a subleaf.
+    pub fn lacking(&self, given: impl Fn(u32, u32) -> CpuidResult) -> Feature {
+        let env = CpuidEnv { apic_id: 0, vcpus: 1, apic: true, osxsave: false, xcr0: 0, tsc_hz: 0 };
+        let lacks = |feature: &Feature, (leaf, subleaf): (u32, u32)| {
+            // Only CPUID is asked, so that the instructions need not be looked up.
+            let without = Self { features: self.features - *feature, ..self.clone() };
+            let registers = |r: CpuidResult| [r.eax, r.ebx, r.ecx, r.edx];
+            let [with, without, given] =
+                [self.cpuid(leaf, subleaf, &env), without.cpuid(leaf, subleaf, &env), given(leaf, subleaf)]
+                    .map(registers);
+            (0..4)
+                .map(|i| (with[i] & !without[i], given[i]))
+                .fold((false, false), |(own, lacks), (bits, given)| {
+                    (own || bits != 0, lacks || bits & !given != 0)
+                })
+        };
+        let lacks = |feature: &Feature| {
+            // Leaf 0xd has the parts of XSAVE, and nothing without it.
+            let places = FEATURE_LEAVES.map(|place| lacks(feature, place));
+            places.into_iter().find(|(own, _)| *own).is_some_and(|(_, lacks)| lacks)
+        };
+        self.features.iter().filter(lacks).fold(Feature::empty(), |all, feature| all | feature)
     }
 
     /// All names, smallest model first.

@@ -55,3 +55,19 @@ fn leaves_agree_with_each_other() {
     let leaf = model.cpuid(0x15, 0, &env());
     assert_eq!(u64::from(leaf.ecx) * u64::from(leaf.ebx) / u64::from(leaf.eax), 2_000_000_000);
 }
+
+#[test]
+fn what_somebody_cannot_give_is_found_by_the_bits_of_cpuid() {
+    let model = CpuModel::new("x86-64-v3", Feature::V3);
+    let with = |features: Feature| {
+        let other = CpuModel::new("x86-64-v3", features);
+        model.lacking(move |leaf, subleaf| other.cpuid(leaf, subleaf, &env()))
+    };
+    assert_eq!(with(Feature::V3), Feature::empty());
+    assert_eq!(with(Feature::V3_SHA), Feature::empty());
+    for missing in [Feature::AVX2, Feature::CX16, Feature::XSAVEC, Feature::LZCNT | Feature::RDRAND] {
+        assert_eq!(with(Feature::V3 - missing), missing);
+    }
+    let nothing = model.lacking(|_, _| CpuidResult { eax: 0, ebx: 0, ecx: 0, edx: 0 });
+    assert_eq!(nothing, Feature::V3);
+}
