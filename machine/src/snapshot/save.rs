@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
+use std::thread::Builder;
 use std::time::{Duration, Instant, SystemTime};
 
 use block::{BlockBackend, Operation, Request};
@@ -68,8 +69,8 @@ impl Machine {
         let still = self.stand_still()?;
         self.can_be_written()?;
         let to = files.memory.as_ref().ok_or_else(|| failed("memory")(io::ErrorKind::InvalidInput.into()))?;
-        let (section, memory) = ram::write(&self.pc().ram, to, files.compress).map_err(failed("memory"))?;
-        self.write(files, section)?;
+        let ram = || Ok(ram::write(&self.pc().ram, to, files.compress).map_err(failed("memory"))?);
+        let memory = self.write(files, ram)?;
         match after {
             After::GoOn => drop(still),
             After::Stop => {
@@ -93,10 +94,12 @@ impl Machine {
         }
         let still = self.stand_still()?;
         self.can_be_written()?;
-        let layers = self.pc().ram.freeze()?;
-        self.write(files, ram::layers(&layers)?)?;
+        let memory = self.write(files, || {
+            let layers = self.pc().ram.freeze()?;
+            Ok((ram::layers(&layers)?, layers.files().to_vec()))
+        })?;
         drop(still);
-        Ok(Copied { pause: began.elapsed(), memory: layers.files().to_vec() })
+        Ok(Copied { pause: began.elapsed(), memory })
     }
 
     fn can_be_written(&self) -> Result<(), SnapshotError> {
@@ -107,14 +110,25 @@ impl Machine {
         if self.pc().can_be_kept() { Ok(()) } else { Err(SnapshotError::Share) }
     }
 
-    fn write(&self, files: &Files, ram: Section) -> Result<(), MachineError> {
-        let mut sections = vec![ram];
-        for (state, index) in self.cpu_states()?.iter().zip(0..) {
-            sections.push(part::encode(super::restore::CPU, index, super::restore::CPU_VERSION, state)?);
-        }
-        for (saved, instance) in self.pc().saved() {
-            sections.push(saved.to_section(instance)?);
-        }
+    /// Writes everything; `ram` writes RAM, while a thread writes disks.
+    fn write<T>(
+        &self,
+        files: &Files,
+        ram: impl FnOnce() -> Result<(Section, T), MachineError>,
+    ) -> Result<T, MachineError> {
+        std::thread::scope(|scope| {
+            let thread = Builder::new().name("snapshot-disks".to_owned());
+            let disks =
+                thread.spawn_scoped(scope, || self.write_disks(files)).map_err(MachineError::Thread)?;
+            let (section, rest) = ram()?;
+            self.write_state(files, section)?;
+            let written =
+                disks.join().map_err(|_| failed("disks")(io::Error::other("a panic: report it")))?;
+            written.map(|()| rest)
+        })
+    }
+
+    fn write_disks(&self, files: &Files) -> Result<(), MachineError> {
         for (disk, index) in self.disks().iter().zip(0usize..) {
             flush(disk.as_ref()).map_err(failed(&format!("disk {index}")))?;
         }
@@ -122,6 +136,17 @@ impl Machine {
             let what = super::file::disk(index);
             let from = self.overlay(index).ok_or(io::ErrorKind::NotFound).map_err(io::Error::from);
             from.and_then(|from| disks::copy(from, to)).map_err(failed(&what))?;
+        }
+        Ok(())
+    }
+
+    fn write_state(&self, files: &Files, ram: Section) -> Result<(), MachineError> {
+        let mut sections = vec![ram];
+        for (state, index) in self.cpu_states()?.iter().zip(0..) {
+            sections.push(part::encode(super::restore::CPU, index, super::restore::CPU_VERSION, state)?);
+        }
+        for (saved, instance) in self.pc().saved() {
+            sections.push(saved.to_section(instance)?);
         }
         let header = self.header(sections.len() as u32);
         let header = serde_json::to_vec(&header).map_err(|e| failed("header")(e.into()))?;
