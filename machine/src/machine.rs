@@ -220,7 +220,11 @@ impl Machine {
     pub fn new(spec: MachineSpec, engine: &dyn Engine, backends: Backends) -> Result<Self, MachineError> {
         spec.validate()?;
         let model = Arc::new(CpuModel::named(spec.cpu_model.as_deref())?);
-        let ram = Arc::new(GuestRam::freezable(spec.memory.get())?);
+        let ram = Arc::new(if spec.clonable {
+            GuestRam::freezable(spec.memory.get())
+        } else {
+            GuestRam::new(spec.memory.get())
+        }?);
         let machine = Self::assemble(spec, engine, backends, model, ram, Arc::new(Clock::new()))?;
         machine.shared.reset()?;
         Ok(machine)

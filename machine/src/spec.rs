@@ -83,6 +83,9 @@ pub struct MachineSpec {
     pub boot: Protocol,
     /// A reset by the guest ends the machine.
     pub no_reboot: bool,
+    /// The first copy costs as little as others, and RAM somewhat more when it is first touched.
+    #[serde(skip_serializing_if = "is_default")]
+    pub clonable: bool,
 }
 
 fn is_empty(path: &std::path::Path) -> bool {
@@ -162,6 +165,7 @@ impl Default for MachineSpec {
             irqchip: Irqchip::default(),
             boot: Protocol::default(),
             no_reboot: false,
+            clonable: false,
         }
     }
 }

@@ -160,7 +160,12 @@ fn copy(machine: &Machine) -> Machine {
 
 #[test]
 fn a_machine_that_shares_its_ram_goes_on_and_so_do_its_copies() {
-    let machine = begun(MachineSpec { engine: EngineKind::Interp, ..summing().spec() });
+    sharing(true);
+    sharing(false);
+}
+
+fn sharing(clonable: bool) {
+    let machine = begun(MachineSpec { engine: EngineKind::Interp, clonable, ..summing().spec() });
     let mut copies = Vec::new();
     for number in 0..3 {
         copies.push(copy(&machine));

@@ -46,7 +46,7 @@ fn is_awake(machines: &Machines, name: &str) -> Result<()> {
 }
 
 fn measure(arguments: &Arguments, machines: &Machines) -> Result<[Figure; 7]> {
-    machines.call(&["run", "-d", "--name", "one", "--memory", "512M", &arguments.guest])?;
+    machines.call(&["run", "-d", "--clonable", "--name", "one", "--memory", "512M", &arguments.guest])?;
     is_awake(machines, "one")?;
     let snapshot = machines.path("snapshot");
     let path = snapshot.display().to_string();
