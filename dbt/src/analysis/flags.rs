@@ -43,6 +43,25 @@ pub fn before(insn: &Instruction, behind: u32) -> u32 {
     behind & !overwritten(insn) | insn.rflags_read() & ALL
 }
 
+/// Takes from the flags of which it is `unknown` whether they are live those that an instruction overwrites. False where
+/// the look ahead ends.
+fn look(insn: &Instruction, unknown: &mut u32) -> bool {
+    // Reading flags is not all that shows them: system instructions and string operations may save them.
+    let shows = insn.rflags_read() & *unknown != 0 || insn.is_string_instruction() || insn.is_privileged();
+    let goes_on = !shows && !insn.is_invalid() && insn.flow_control() == FlowControl::Next;
+    if goes_on {
+        *unknown &= !overwritten(insn);
+    }
+    goes_on && *unknown != 0
+}
+
+/// Flags live before `insns`, by a look at them alone.
+pub fn live_before(insns: &[Instruction]) -> u32 {
+    let mut unknown = ALL;
+    let _ = insns.iter().all(|insn| look(insn, &mut unknown));
+    unknown
+}
+
 /// Flags live where `bytes` are executed, by a look ahead of a few instructions, and how many bytes that answer depends on.
 pub fn live_at(bytes: &[u8], code32: bool) -> (u32, usize) {
     let mut decoder = Decoder::new(code32::bits(code32), bytes, DecoderOptions::NONE);
@@ -50,22 +69,14 @@ pub fn live_at(bytes: &[u8], code32: bool) -> (u32, usize) {
     let (mut unknown, mut seen) = (ALL, 0);
     for _ in 0..8 {
         decoder.decode_out(&mut insn);
-        if insn.is_invalid() {
-            break;
+        let before = unknown;
+        let goes_on = look(&insn, &mut unknown);
+        if unknown != before {
+            seen = decoder.position();
         }
-        if insn.rflags_read() & unknown != 0 || insn.flow_control() != FlowControl::Next {
-            break;
-        }
-        // Reading flags is not all that shows them: system instructions and string operations may save them.
-        if insn.is_string_instruction() || insn.is_privileged() {
-            break;
-        }
-        unknown &= !overwritten(&insn);
-        seen = decoder.position();
-        if unknown == 0 {
+        if !goes_on {
             break;
         }
     }
-    // Nothing depends on bytes that all flags survive.
-    (unknown, if unknown == ALL { 0 } else { seen })
+    (unknown, seen)
 }

@@ -74,8 +74,12 @@ impl Block {
     fn find_live(&mut self, page: &[u8]) {
         let mut seen = std::mem::take(&mut self.seen);
         seen.clear();
-        let code32 = self.code32;
+        let (code32, insns) = (self.code32, &self.insns);
         let mut ahead = |target: u64| match usize::try_from(target) {
+            // A loop.
+            Ok(_) if let Ok(i) = insns.binary_search_by_key(&target, Instruction::ip) => {
+                flags::live_before(&insns[i..])
+            }
             Ok(target) if target < page.len() => {
                 let (live, len) = flags::live_at(&page[target..], code32);
                 if len > 0 {
@@ -114,4 +118,28 @@ impl Block {
 /// It is a direct branch whose target has as many bits as the code.
 fn near(insn: &Instruction) -> bool {
     matches!(insn.op0_kind(), OpKind::NearBranch64 | OpKind::NearBranch32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Flags are dead at the branch back to a loop that overwrites them far behind its head: the look ahead is as long as
+    /// the block.
+    #[test]
+    fn a_loop_is_looked_at_as_a_whole() {
+        // Twelve times MOV EAX, EBX; then ADD EAX, 1 or nothing; JNE to the start; HLT.
+        let flags_at_the_head = |add: &[u8]| {
+            let mut code = [0x89, 0xd8].repeat(12);
+            code.extend_from_slice(add);
+            let back = -(code.len() as i8 + 2);
+            code.extend_from_slice(&[0x75, back as u8, 0xf4]);
+            code.resize(4096, 0xf4);
+            let mut block = Block::default();
+            block.decode(&code, 0, |_| false);
+            block.live_ahead.last().copied()
+        };
+        assert_eq!(flags_at_the_head(&[0x83, 0xc0, 0x01]), Some(false));
+        assert_eq!(flags_at_the_head(&[]), Some(true));
+    }
 }
