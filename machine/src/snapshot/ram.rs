@@ -18,6 +18,9 @@ const SECTION_VERSION: u32 = 1;
 const BLOCK: usize = 64 << 10;
 /// What is copied and looked at together.
 pub const PIECE: usize = 4 * BLOCK;
+/// Bytes of RAM whose pages are looked at together. In files, the end of what holds data is searched for from wherever the look
+/// begins: by pieces, that would be once for each piece of it.
+const WINDOW: usize = 128 << 20;
 const PAGE: usize = PAGE_SIZE as usize;
 
 /// Writes all RAM into an empty file, with holes or packed; the section, and bytes that were written.
@@ -26,25 +29,29 @@ pub fn write(ram: &GuestRam, file: &File, packed: bool) -> io::Result<(Section, 
         file.set_len(ram.size())?;
     }
     let mut crcs = Vec::with_capacity(ram.size() as usize / BLOCK);
-    let (mut piece, mut pages) = (vec![0; PIECE], [false; PIECE / PAGE]);
+    let mut piece = vec![0; PIECE];
     let (mut start, mut written) = (0, 0);
     for range in ram.ranges() {
-        for at in (0..range.len).step_by(PIECE) {
-            let len = (range.len - at).min(PIECE as u64) as usize;
-            let pages = &mut pages[..len.div_ceil(PAGE)];
-            ram.look(range.start + at, pages).map_err(io::Error::other)?;
-            if !pages.contains(&true) {
-                crcs.extend(std::iter::repeat_n(0, len.div_ceil(BLOCK)));
-                continue;
+        for window in (0..range.len).step_by(WINDOW) {
+            let len = (range.len - window).min(WINDOW as u64) as usize;
+            let mut pages = vec![false; len.div_ceil(PAGE)];
+            ram.look(range.start + window, &mut pages).map_err(io::Error::other)?;
+            for (index, pages) in pages.chunks_mut(PIECE / PAGE).enumerate() {
+                let at = window + (index * PIECE) as u64;
+                let len = (range.len - at).min(PIECE as u64) as usize;
+                if !pages.contains(&true) {
+                    crcs.extend(std::iter::repeat_n(0, len.div_ceil(BLOCK)));
+                    continue;
+                }
+                let piece = &mut piece[..len];
+                fill(ram, range.start + at, pages, piece)?;
+                if !packed {
+                    written += write_runs(file, start + at, pages, piece)?;
+                } else if pages.contains(&true) {
+                    written += packed::append(file, piece)?;
+                }
+                crcs.extend(checksums(piece));
             }
-            let piece = &mut piece[..len];
-            fill(ram, range.start + at, pages, piece)?;
-            if !packed {
-                written += write_runs(file, start + at, pages, piece)?;
-            } else if pages.contains(&true) {
-                written += packed::append(file, piece)?;
-            }
-            crcs.extend(checksums(piece));
         }
         start += range.len;
     }
