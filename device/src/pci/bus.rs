@@ -134,16 +134,20 @@ impl PciBus {
         if ![&self.windows.low, &self.windows.high].into_iter().any(|window| window.contains(&addr)) {
             return None;
         }
-        let map = self.map.read();
-        map.iter().find(|m| addr.wrapping_sub(m.range.start) < m.range.len).map(|m| m.slot)
+        self.answering(addr, |m| m.slot)
     }
 
-    /// Who answers to an address: the first in slot order, where a guest has put several.
+    /// What is to be known of who answers to an address: the first in slot order, where a guest has put several.
+    fn answering<T>(&self, addr: u64, what: impl FnOnce(&Mapping) -> T) -> Option<T> {
+        self.map.read().iter().find(|m| addr.wrapping_sub(m.range.start) < m.range.len).map(what)
+    }
+
+    /// Who answers to an address, and where in which of its ranges.
     fn find(&self, addr: u64) -> Option<(Arc<dyn PciFunction>, u8, u64, u64)> {
-        let map = self.map.read();
-        let m = map.iter().find(|m| addr.wrapping_sub(m.range.start) < m.range.len)?;
-        let offset = addr - m.range.start;
-        Some((m.function.clone(), m.range.bar, offset, m.range.len - offset))
+        self.answering(addr, |m| {
+            let offset = addr - m.range.start;
+            (m.function.clone(), m.range.bar, offset, m.range.len - offset)
+        })
     }
 
     /// Load from memory. What nobody answers to reads as all ones.
