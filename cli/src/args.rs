@@ -174,7 +174,8 @@ pub struct RunArguments {
     #[arg(long, value_name = "NAME", value_parser = one_of::<EngineKind>(EngineKind::NAMES))]
     pub engine: Option<EngineKind>,
     /// Whose interrupt controllers the guest has on KVM: `userspace`, all are Guesthouse's; `split`, local APICs are KVM's, so
-    /// that timers, HLT and messages between CPUs do not leave the kernel [default: auto, split where KVM runs every mode].
+    /// that timers, HLT and messages between CPUs do not leave the kernel; `kernel`, I/O APIC and 8259s as well, for systems
+    /// that interrupt by them [default: auto, split where KVM runs every mode].
     #[arg(long, value_name = "KIND", value_parser = one_of::<Irqchip>(Irqchip::NAMES))]
     pub irqchip: Option<Irqchip>,
     /// What the guest's CPUID says; without it the best model that this host can run (`guesthouse doctor`

@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Chips;
+
 /// Whose the interrupt controllers of a machine are while it runs on an engine that could have some itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -16,11 +18,13 @@ pub enum Irqchip {
     Userspace,
     /// Local APICs are the engine's; I/O APIC, 8259 and timers of the board are the machine's.
     Split,
+    /// I/O APIC and 8259 are the engine's, too; timers of the board are the machine's.
+    Kernel,
 }
 
 impl Irqchip {
     /// All of them, for help texts.
-    pub const NAMES: [&'static str; 3] = ["auto", "userspace", "split"];
+    pub const NAMES: [&'static str; 4] = ["auto", "userspace", "split", "kernel"];
 }
 
 impl fmt::Display for Irqchip {
@@ -29,6 +33,7 @@ impl fmt::Display for Irqchip {
             Self::Auto => "auto",
             Self::Userspace => "userspace",
             Self::Split => "split",
+            Self::Kernel => "kernel",
         })
     }
 }
@@ -37,7 +42,7 @@ impl FromStr for Irqchip {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        [Self::Auto, Self::Userspace, Self::Split]
+        [Self::Auto, Self::Userspace, Self::Split, Self::Kernel]
             .into_iter()
             .find(|kind| kind.to_string() == name)
             .ok_or_else(|| format!("no irqchip {name:?}: take one of {}", Self::NAMES.join(", ")))
@@ -51,6 +56,10 @@ pub trait Apics: Send + Sync {
     /// Input `pin` of the I/O APIC sends this message from now on, whether it is masked or not: the engine tells of the
     /// end of those that are level-triggered ([`CpuIo::end_of_interrupt`](crate::CpuIo::end_of_interrupt)).
     fn route(&self, pin: u32, address: u64, data: u32);
+    /// The board's interrupt controllers, if the engine has them, too. It needs no routes then.
+    fn chips(&self) -> Option<&dyn Chips> {
+        None
+    }
 }
 
 /// State of a local APIC. Times are ticks of the machine clock.

@@ -58,7 +58,7 @@ pub struct VmConfig {
     pub model: Arc<CpuModel>,
     /// Number of vCPUs (CPUID topology).
     pub vcpus: u32,
-    /// Whose the local APICs are to be: others than [`Irqchip::Userspace`] are for those who look at [`Vm::apics`].
+    /// Whose the interrupt controllers are to be: others than [`Irqchip::Userspace`] are for those who look at [`Vm::apics`].
     pub irqchip: Irqchip,
 }
 
@@ -68,7 +68,7 @@ pub trait Vm: Send + Sync {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError>;
     /// The way to its local APICs, if they are the engine's. They are given their state by [`Vcpu::set_apic`] before a
     /// vCPU runs; [`Signals::INTR`] then is the 8259's output, whose vector is asked for by
-    /// [`CpuIo::take_interrupt`] when the CPU accepts it.
+    /// [`CpuIo::take_interrupt`] when the CPU accepts it, unless the 8259s are the engine's, too.
     fn apics(&self) -> Option<Arc<dyn Apics>> {
         None
     }

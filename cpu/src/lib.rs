@@ -4,6 +4,7 @@
 //! engine, so that a guest saved on one engine resumes on another.
 
 mod apic;
+mod chips;
 mod clock;
 mod doorbell;
 mod engine;
@@ -16,6 +17,7 @@ mod state;
 pub mod x86;
 
 pub use apic::{ApicState, Apics, Irqchip};
+pub use chips::{Chips, ChipsState, I8259Chip, I8259Init, I8259State, IoapicState};
 pub use clock::Clock;
 pub use doorbell::Doorbell;
 pub use engine::{Capabilities, CpuFault, Engine, EngineError, Vcpu, VcpuExit, Vm, VmConfig};

@@ -2,9 +2,10 @@
 //!
 //! # Locks
 //! A device locks inside, so all methods take `&self`. Locks are taken in this order and never the other
-//! way round: part (UART, timer, ...) -> 8259 pair -> I/O APIC -> one local APIC -> `cpu::Signals`. A part
-//! may hold its own lock while it moves its [`IrqLine`](crate::IrqLine), which keeps the level in step with
-//! its registers; backends are called with no lock held. No lock is ever held across two local APICs.
+//! way round: part (UART, timer, ...) -> who has the controllers (`ApicBus`) -> 8259 pair -> I/O APIC ->
+//! one local APIC -> `cpu::Signals`. A part may hold its own lock while it moves its [`IrqLine`](crate::IrqLine),
+//! which keeps the level in step with its registers; backends are called with no lock held. No lock is ever held
+//! across two local APICs.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

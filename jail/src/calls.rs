@@ -51,8 +51,9 @@ impl Call {
 /// `_IOC_TYPE` of an ioctl's number, and what it is for KVM.
 const IOCTL_TYPE: u64 = 0xff00;
 const KVM: u64 = 0xae00;
-/// An interrupt for a guest whose local APICs are KVM's: what a device's thread may give its guest anyway.
+/// Interrupts for a guest whose interrupt controllers are KVM's: what a device's thread may give its guest anyway.
 const KVM_SIGNAL_MSI: u64 = 0x4020_aea5;
+const KVM_IRQ_LINE: u64 = 0x4008_ae61;
 /// TUNSETIFF, TUNSETOFFLOAD, TUNSETVNETHDRSZ.
 const TUN: &[u64] = &[0x4004_54ca, 0x4004_54d0, 0x4004_54d8];
 /// TCGETS, TCSETS, TCSETSW, TCSETSF, the same with speeds (TCGETS2 ...), TIOCGWINSZ; FIONREAD, FIONBIO. Not TIOCSTI, by which
@@ -107,7 +108,7 @@ pub const EVERY: &[Call] = &[
     Any(SYS_poll),
     Any(SYS_ppoll),
     Value(SYS_ioctl, 1, TERMINAL),
-    Value(SYS_ioctl, 1, &[KVM_SIGNAL_MSI]),
+    Value(SYS_ioctl, 1, &[KVM_SIGNAL_MSI, KVM_IRQ_LINE]),
     Any(SYS_rt_sigprocmask),
     Any(SYS_rt_sigaction),
     Any(SYS_rt_sigreturn),

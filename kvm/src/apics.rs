@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cpu::Apics;
+use cpu::{Apics, Chips, Irqchip};
 use kvm_bindings::{
     KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KvmIrqRouting, kvm_enable_cap, kvm_irq_routing_entry,
     kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi, kvm_msi,
@@ -10,6 +10,7 @@ use kvm_bindings::{
 use kvm_ioctls::VmFd;
 use parking_lot::Mutex;
 
+use crate::chips::KernelChips;
 use crate::engine::Shared;
 use crate::error::{Failure, failed};
 
@@ -28,12 +29,15 @@ pub struct KernelApics {
     shared: Arc<Shared>,
     /// What inputs of the I/O APIC send. KVM sends nothing by itself: it looks there whose end it has to tell of.
     routes: Mutex<[Option<(u64, u32)>; PINS]>,
+    /// The other controllers, where KVM has all.
+    chips: Option<KernelChips>,
 }
 
 impl KernelApics {
     /// Those of `shared`, whose KVM has them.
     pub fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, routes: Mutex::new([None; PINS]) }
+        let chips = (shared.irqchip == Irqchip::Kernel).then(|| KernelChips::new(shared.clone()));
+        Self { shared, routes: Mutex::new([None; PINS]), chips }
     }
 }
 
@@ -59,6 +63,10 @@ impl Apics for KernelApics {
         if let Err(failure) = set {
             tracing::error!(pin, "level-triggered interrupts may come once and not again: {failure}");
         }
+    }
+
+    fn chips(&self) -> Option<&dyn Chips> {
+        Some(self.chips.as_ref()?)
     }
 }
 

@@ -16,7 +16,7 @@ use crate::error::{Failure, failed};
 use crate::modes::Modes;
 use crate::probe::Speed;
 use crate::vcpu::KvmVcpu;
-use crate::{apics, cpuid, probe, raw};
+use crate::{apics, chips, cpuid, probe, raw};
 
 const NAME: &str = "kvm";
 /// Where KVM has pages of its own that the guest does not see, should the host's CPU need them for real mode; no board has
@@ -62,8 +62,12 @@ impl Kvm {
     }
 }
 
-/// What is missing, with the remedy.
-fn missing() -> Option<String> {
+/// What controllers of KVM's need to be told of lines and messages.
+const ROUTING: (Cap, &str) = (Cap::IrqRouting, "KVM_CAP_IRQ_ROUTING");
+const MESSAGES: (Cap, &str) = (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI");
+
+/// What is missing for a machine with these interrupt controllers, with the remedy.
+fn missing(irqchip: Irqchip) -> Option<String> {
     let device = match Device::new() {
         Ok(device) => device,
         Err(error) => {
@@ -94,8 +98,19 @@ fn missing() -> Option<String> {
         (Cap::X86UserSpaceMsr, "KVM_CAP_X86_USER_SPACE_MSR"),
         (Cap::X86MsrFilter, "KVM_CAP_X86_MSR_FILTER"),
     ];
-    let lacks = needed.iter().find(|(cap, _)| !device.check_extension(*cap));
-    lacks.map(|(_, name)| format!("the host's KVM has no {name}: take Linux 5.16 or newer"))
+    let controllers: &[_] = match irqchip {
+        Irqchip::Auto | Irqchip::Userspace => &[],
+        Irqchip::Split => &[(Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"), ROUTING, MESSAGES],
+        Irqchip::Kernel => &[(Cap::Irqchip, "KVM_CAP_IRQCHIP"), ROUTING, MESSAGES],
+    };
+    let lacking = |caps: &[(Cap, &'static str)]| {
+        caps.iter().find(|(cap, _)| !device.check_extension(*cap)).map(|(_, name)| *name)
+    };
+    if let Some(name) = lacking(&needed) {
+        return Some(format!("the host's KVM has no {name}: take Linux 5.16 or newer"));
+    }
+    let name = lacking(controllers)?;
+    Some(format!("the host's KVM has no {name}, which --irqchip {irqchip} needs: take --irqchip userspace"))
 }
 
 impl Engine for Kvm {
@@ -104,7 +119,12 @@ impl Engine for Kvm {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { unusable: missing(), max_vcpus: 255, full_virtualization: true, exact_limit: false }
+        Capabilities {
+            unusable: missing(Irqchip::Auto),
+            max_vcpus: 255,
+            full_virtualization: true,
+            exact_limit: false,
+        }
     }
 
     fn drawback(&self) -> Option<String> {
@@ -122,11 +142,11 @@ impl Engine for Kvm {
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
-        if let Some(reason) = missing() {
+        if let Some(reason) = missing(config.irqchip) {
             return Err(EngineError::Unusable { engine: NAME, reason });
         }
         let shared = Arc::new(Shared::new(config, self.helpers.clone(), self.modes).map_err(refused)?);
-        let apics = shared.split.then(|| Arc::new(KernelApics::new(shared.clone())));
+        let apics = shared.has_apics().then(|| Arc::new(KernelApics::new(shared.clone())));
         Ok(Box::new(KvmVm { shared, apics }))
     }
 }
@@ -142,8 +162,8 @@ pub struct Shared {
     pub config: VmConfig,
     pub supported: CpuId,
     pub helpers: Helpers,
-    /// Local APICs are KVM's.
-    pub split: bool,
+    /// Which interrupt controllers are KVM's; not [`Irqchip::Auto`].
+    pub irqchip: Irqchip,
     modes: Option<Modes>,
 }
 
@@ -154,20 +174,22 @@ impl Shared {
         let vm = create(&device)?;
         vm.set_identity_map_address(IDENTITY_MAP).map_err(failed("KVM_SET_IDENTITY_MAP_ADDR"))?;
         vm.set_tss_address(TSS).map_err(failed("KVM_SET_TSS_ADDR"))?;
-        let split = match config.irqchip {
-            Irqchip::Userspace => false,
-            Irqchip::Split => true,
+        let irqchip = match config.irqchip {
             // One that lacks modes needs other engines, and those need our local APICs. Emulators need no guest to be known.
             Irqchip::Auto => {
-                vm.check_extension(Cap::SplitIrqchip)
+                let split = vm.check_extension(Cap::SplitIrqchip)
                     && is_in_hardware()
-                    && modes.unwrap_or_else(|| probe::modes(&helpers)) == Modes::All
+                    && modes.unwrap_or_else(|| probe::modes(&helpers)) == Modes::All;
+                if split { Irqchip::Split } else { Irqchip::Userspace }
             }
+            asked => asked,
         };
-        if split {
-            apics::enable(&vm)?;
+        match irqchip {
+            Irqchip::Kernel => chips::create(&vm)?,
+            Irqchip::Split => apics::enable(&vm)?,
+            _ => {}
         }
-        leave_msrs_to_us(&vm, split)?;
+        leave_msrs_to_us(&vm, irqchip != Irqchip::Userspace)?;
         if vm.check_extension_raw(KVM_CAP_EXIT_ON_EMULATION_FAILURE.into()) > 0 {
             let cap = kvm_enable_cap {
                 cap: KVM_CAP_EXIT_ON_EMULATION_FAILURE,
@@ -177,16 +199,21 @@ impl Shared {
             vm.enable_cap(&cap).map_err(failed("KVM_CAP_EXIT_ON_EMULATION_FAILURE"))?;
         }
         raw::map(&vm, &config.ram)?;
-        Ok(Self { vm, config, supported, helpers, split, modes })
+        Ok(Self { vm, config, supported, helpers, irqchip, modes })
     }
 }
 
 impl Shared {
+    /// Local APICs are KVM's.
+    pub fn has_apics(&self) -> bool {
+        self.irqchip != Irqchip::Userspace
+    }
+
     /// What KVM is trusted with. The guest's kernel may never leave 64-bit mode: it is asked when it matters.
     pub fn modes(&self) -> Modes {
         let modes = self.modes.unwrap_or_else(|| probe::modes(&self.helpers));
         // Nobody can help.
-        if self.split && modes == Modes::Long { Modes::Unpaged } else { modes }
+        if self.has_apics() && modes == Modes::Long { Modes::Unpaged } else { modes }
     }
 }
 
@@ -206,7 +233,7 @@ fn create(device: &Device) -> Result<VmFd, Failure> {
 }
 
 /// Registers that the machine's clock and, unless they are KVM's, local APICs have, and those that KVM does not know, are asked of us.
-fn leave_msrs_to_us(vm: &VmFd, split: bool) -> Result<(), Failure> {
+fn leave_msrs_to_us(vm: &VmFd, has_apics: bool) -> Result<(), Failure> {
     use cpu::x86::msr;
     let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
     let cap = kvm_enable_cap {
@@ -223,7 +250,7 @@ fn leave_msrs_to_us(vm: &VmFd, split: bool) -> Result<(), Failure> {
         ours(msr::APIC_BASE, both),
         ours(msr::TSC_DEADLINE, both),
     ];
-    let ranges = if split { &ranges[..2] } else { &ranges[..] };
+    let ranges = if has_apics { &ranges[..2] } else { &ranges[..] };
     vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
 }
 

@@ -2,10 +2,12 @@
 //! requests.
 //!
 //! Either all interrupt controllers are the machine's: KVM gets vectors one by one (`vcpu`), local timers are alarms of the
-//! thread (`kick`). Or local APICs are KVM's as long as the machine runs (`apics`, `vcpu/split.rs`). What KVM cannot execute, an instruction or a whole mode, other engines do on the vCPU's
-//! state (`helper`).
+//! thread (`kick`). Or local APICs are KVM's as long as the machine runs (`apics`, `vcpu/split.rs`), and the other
+//! controllers with them if that is asked for (`chips`). What KVM cannot execute, an instruction or a whole mode, other engines do
+//! on the vCPU's state (`helper`).
 
 mod apics;
+mod chips;
 mod cpuid;
 mod engine;
 mod error;

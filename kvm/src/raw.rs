@@ -6,8 +6,9 @@ use std::os::fd::AsRawFd;
 
 use cpu::Doorbell;
 use kvm_bindings::{
-    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO, kvm_device_attr,
-    kvm_interrupt, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch, kvm_ioeventfd_flag_nr_deassign,
+    KVM_EXIT_IO, KVM_EXIT_IO_OUT, KVM_IRQCHIP_IOAPIC, KVM_VCPU_TSC_CTRL, KVM_VCPU_TSC_OFFSET, KVMIO,
+    kvm_device_attr, kvm_interrupt, kvm_ioapic_state, kvm_ioeventfd, kvm_ioeventfd_flag_nr_datamatch,
+    kvm_ioeventfd_flag_nr_deassign, kvm_irqchip, kvm_pic_state,
     kvm_run__bindgen_ty_1__bindgen_ty_23 as MsrAccess, kvm_userspace_memory_region,
 };
 use kvm_ioctls::{VcpuFd, VmFd};
@@ -44,6 +45,28 @@ pub fn doorbell(vm: &VmFd, bell: &Doorbell<'_>, on: bool) -> Result<(), Failure>
     // SAFETY: a VM's descriptor and the argument that the request takes.
     let done = unsafe { ioctl_with_ref(vm, KVM_IOEVENTFD(), &request) };
     if done == 0 { Ok(()) } else { Err(last("KVM_IOEVENTFD")) }
+}
+
+/// The state of one of KVM's 8259s.
+pub fn pic(vm: &VmFd, id: u32) -> Result<kvm_pic_state, Failure> {
+    let chip = irqchip(vm, id)?;
+    // SAFETY: the part of the union that goes with this number; plain numbers, whatever it is.
+    Ok(unsafe { chip.chip.pic })
+}
+
+/// The state of KVM's I/O APIC, and the entries of its table.
+pub fn ioapic(vm: &VmFd) -> Result<(kvm_ioapic_state, [u64; 24]), Failure> {
+    let chip = irqchip(vm, KVM_IRQCHIP_IOAPIC)?;
+    // SAFETY: the part of the union that goes with this number; plain numbers, whatever it is.
+    let state = unsafe { chip.chip.ioapic };
+    // SAFETY: both parts of the union are plain numbers of 64 bits together.
+    Ok((state, state.redirtbl.map(|entry| unsafe { entry.bits })))
+}
+
+fn irqchip(vm: &VmFd, chip_id: u32) -> Result<kvm_irqchip, Failure> {
+    let mut chip = kvm_irqchip { chip_id, ..Default::default() };
+    vm.get_irqchip(&mut chip).map_err(failed("KVM_GET_IRQCHIP"))?;
+    Ok(chip)
 }
 
 /// The guest's TSC is the host's plus `offset`.

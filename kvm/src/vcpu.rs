@@ -120,13 +120,13 @@ impl KvmVcpu {
         self.has_nmi = false;
         self.store_tsc_adjust()?;
         self.follow_clock()?;
-        if self.shared.split { self.give_activity(new) } else { Ok(()) }
+        if self.shared.has_apics() { self.give_activity(new) } else { Ok(()) }
     }
 
     /// The state that KVM's vCPU is in.
     fn taken(&self) -> Result<CpuState, Failure> {
         let mut state = self.kept.clone();
-        if self.shared.split {
+        if self.shared.has_apics() {
             // First: a start-up that has arrived changes the registers.
             state.events.halted = split::activity(&self.fd)? == KVM_MP_STATE_HALTED;
         }
@@ -225,7 +225,7 @@ impl KvmVcpu {
             if self.ready
                 && let Some(vector) = io.take_interrupt()
             {
-                let taken = if self.shared.split {
+                let taken = if self.shared.has_apics() {
                     self.inject_external(vector)
                 } else {
                     raw::interrupt(&self.fd, vector)
@@ -253,7 +253,7 @@ impl KvmVcpu {
 
     /// The local APIC, if it is not KVM's, may have changed: its task priority, which KVM has in CR8, and its timer.
     fn look_at_apic(&mut self, io: &dyn CpuIo, inside: &Inside) {
-        if self.shared.split {
+        if self.shared.has_apics() {
             return;
         }
         self.fd.get_kvm_run().cr8 = io.task_priority().into();
@@ -284,8 +284,9 @@ impl KvmVcpu {
     /// Has the stepper execute one instruction.
     fn step(&mut self, io: &dyn CpuIo, interrupt: Option<u8>) -> Outcome {
         let mut state = self.taken().map_err(|e| self.fault(e.to_string()))?;
-        let outcome = if self.shared.split {
-            let io = SplitIo::new(io, &self.fd).map_err(|e| self.fault(e.to_string()))?;
+        let outcome = if self.shared.has_apics() {
+            let io =
+                SplitIo::new(io, &self.fd, self.shared.irqchip).map_err(|e| self.fault(e.to_string()))?;
             let outcome = self.stepper.step(&self.shared, self.index, &mut state, interrupt, &io);
             if let Some(reason) = io.finish().map_err(|e| self.fault(e.to_string()))? {
                 return Err(self.fault(reason.to_owned()));
@@ -356,7 +357,7 @@ impl Vcpu for KvmVcpu {
             return Err(EngineError::BadState("the xsave image has the wrong length".into()));
         }
         if modes::refuse(state, || self.shared.modes()) {
-            if self.shared.split {
+            if self.shared.has_apics() {
                 return Err(EngineError::BadState(NO_STRETCH.to_owned()));
             }
             self.counters.stretches += 1;

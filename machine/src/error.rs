@@ -12,9 +12,9 @@ use memory::MemoryError;
 use net::NetError;
 use thiserror::Error;
 
-use crate::Size;
 use crate::snapshot::SnapshotError;
 use crate::spec::MAX_CPUS;
+use crate::{BoardKind, Size};
 
 /// Errors of making a machine; each message is one line: fact, object, remedy.
 #[derive(Debug, Error)]
@@ -50,6 +50,12 @@ pub enum MachineError {
         missing: String,
         /// What it has refused.
         source: EngineError,
+    },
+    /// The controllers of an engine's are more than the board has.
+    #[error("a {board} has no 8259, and the kernel's interrupt controllers have: take --irqchip split")]
+    Irqchip {
+        /// The board.
+        board: BoardKind,
     },
     /// A memory size that no machine has.
     #[error("guest memory of {memory} is not possible: give whole MiB, at least {least}")]

@@ -76,7 +76,7 @@ pub struct MachineSpec {
     pub board: BoardKind,
     /// How guest code is run.
     pub engine: EngineKind,
-    /// Whose local APICs it has on an engine that has some itself.
+    /// Whose interrupt controllers it has on an engine that has some itself.
     #[serde(skip_serializing_if = "is_default")]
     pub irqchip: Irqchip,
     /// How the kernel is started.
@@ -182,6 +182,9 @@ impl MachineSpec {
         if !(1..=MAX_CPUS).contains(&self.cpus) {
             return Err(MachineError::Cpus(self.cpus));
         }
+        if (self.irqchip, self.board) == (Irqchip::Kernel, BoardKind::Microvm) {
+            return Err(MachineError::Irqchip { board: self.board });
+        }
         if self.memory < MIN_MEMORY || !self.memory.get().is_multiple_of(1 << 20) {
             return Err(MachineError::MemorySize { memory: self.memory, least: MIN_MEMORY });
         }
@@ -254,6 +257,18 @@ mod tests {
             assert!(MachineSpec { memory, ..spec() }.validate().is_err(), "{memory}");
         }
         assert!(matches!(MachineSpec::default().validate(), Err(MachineError::NoKernel)));
+    }
+
+    #[test]
+    fn a_board_without_an_8259_gets_none_from_the_kernel() {
+        let irqchip = |board, irqchip| MachineSpec { board, irqchip, ..spec() }.validate();
+        irqchip(BoardKind::Pc, Irqchip::Kernel).unwrap();
+        irqchip(BoardKind::Microvm, Irqchip::Split).unwrap();
+        let error = irqchip(BoardKind::Microvm, Irqchip::Kernel).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "a microvm has no 8259, and the kernel's interrupt controllers have: take --irqchip split"
+        );
     }
 
     #[test]

@@ -42,8 +42,8 @@ const NOT_EMULATED: Known = &[
     ("the emulator knows no data breakpoints", &["a data breakpoint is hit in every round of a loop"]),
 ];
 
-/// The same with local APICs in the kernel.
-const NOT_SPLIT: Known = &[
+/// The same with local APICs in the kernel, whoever has the other controllers.
+const NOT_IN_KERNEL: Known = &[
     (
         "an interrupt is in service no longer than its delivery",
         &[
@@ -115,6 +115,7 @@ fn main() -> ExitCode {
             add(engine.name().to_owned(), Irqchip::Userspace, None);
             if engine.name() == "kvm" {
                 add("kvm, split".to_owned(), Irqchip::Split, None);
+                add("kvm, kernel".to_owned(), Irqchip::Kernel, None);
             }
             if capabilities.exact_limit {
                 add(format!("{}, state moved", engine.name()), Irqchip::Userspace, Some(RELOAD_EVERY));
@@ -126,10 +127,11 @@ fn main() -> ExitCode {
 
 /// Why a KVM that emulates gets a case wrong, or takes too long for it.
 fn reason(case: &BoardCase, irqchip: Irqchip) -> Option<&'static str> {
-    let lists = if irqchip == Irqchip::Split { [NOT_EMULATED, NOT_SPLIT] } else { [NOT_EMULATED, &[]] };
+    let ours = irqchip == Irqchip::Userspace;
+    let lists = [NOT_EMULATED, if ours { &[] } else { NOT_IN_KERNEL }];
     let known =
         lists.into_iter().flatten().find(|(_, cases)| cases.contains(&case.name)).map(|(why, _)| *why);
-    let starts = irqchip == Irqchip::Split && STARTED.contains(&case.name);
+    let starts = !ours && STARTED.contains(&case.name);
     known.or((case.cpus > 1 && !starts).then_some("emulation of several CPUs takes too long"))
 }
 

@@ -47,15 +47,56 @@ const USER_DATA_SELECTOR: u16 = 0x2b;
 const USER_CODE_SELECTOR: u16 = 0x33;
 const TSS_SELECTOR: u16 = 0x38;
 const VECTOR: u32 = 0x40;
+const LINT0: u32 = 0x350;
+const LINT0_MASKED: u32 = 1 << 16;
 /// Of the timer, in nanoseconds.
 const PERIOD: u32 = 2_000_000;
 
-/// Mode of the local APIC's timer, as in its vector's register.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// The same in counts of the 8254.
+const PIT_PERIOD: u32 = 2386;
+
+/// What interrupts the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Timer {
-    /// Started again by each of its interrupts: if one is lost, there are no more.
-    OneShot = 0,
-    Periodic = 1 << 17,
+    /// The local APIC's, started again by each of its interrupts: if one is lost, there are no more.
+    OneShot,
+    /// The local APIC's.
+    Periodic,
+    /// The 8254, by the I/O APIC.
+    Ioapic,
+    /// The 8254, by the 8259.
+    Pic,
+}
+
+impl Timer {
+    fn start(self, a: &mut Asm) -> Done {
+        match self {
+            Self::OneShot | Self::Periodic => {
+                let mode = if self == Self::Periodic { 1 << 17 } else { 0 };
+                a.set_apic(0x3e0, 0xb)?;
+                a.set_apic(0x320, mode | VECTOR)?;
+                a.set_apic(0x380, PERIOD)
+            }
+            Self::Ioapic => {
+                a.set_apic(LINT0, LINT0_MASKED)?;
+                a.route(2, 0, VECTOR)?;
+                a.pit(2, PIT_PERIOD)
+            }
+            Self::Pic => {
+                a.init_pic(1 << 0)?;
+                a.pit(2, PIT_PERIOD)
+            }
+        }
+    }
+
+    /// At the end of its interrupt.
+    fn end(self, a: &mut Asm) -> Done {
+        if self == Self::Pic { a.outb(0x20, 0x20) } else { a.eoi() }
+    }
+
+    fn vector(self) -> u8 {
+        if self == Self::Pic { 0x20 } else { VECTOR as u8 }
+    }
 }
 
 type Done = Result<(), IcedError>;
@@ -118,9 +159,7 @@ fn ring0(a: &mut Asm, timer: Timer) -> Done {
     a.xor(edx, edx)?;
     a.mov(eax, (xcr0::X87 | xcr0::SSE | xcr0::AVX) as u32)?;
     a.xsetbv()?;
-    a.set_apic(0x3e0, 0xb)?;
-    a.set_apic(0x320, timer as u32 | VECTOR)?;
-    a.set_apic(0x380, PERIOD)?;
+    timer.start(a)?;
     // To ring 3.
     a.mov(rax, u64::from(USER_DATA_SELECTOR))?;
     a.push(rax)?;
@@ -184,7 +223,7 @@ fn build(p: &mut Program, timer: Timer) -> Done {
         }
         ring0(a, timer)
     })?;
-    p.on(VECTOR as u8, |a| {
+    p.on(timer.vector(), |a| {
         a.inc(qword_ptr(TICKS))?;
         if timer == Timer::OneShot {
             a.set_apic(0x380, PERIOD)?;
@@ -193,7 +232,7 @@ fn build(p: &mut Program, timer: Timer) -> Done {
         a.and(rax, -2)?;
         a.mov(qword_ptr(pte(FLEETING)), rax)?;
         a.invlpg(byte_ptr(FLEETING))?;
-        a.eoi()
+        timer.end(a)
     })?;
     let fault = p.piece(|a| {
         a.push(rax)?;
@@ -221,6 +260,8 @@ fn machine(engine: &dyn Engine, irqchip: Irqchip, timer: Timer) -> (Machine, tem
         build: match timer {
             Timer::OneShot => |p| build(p, Timer::OneShot),
             Timer::Periodic => |p| build(p, Timer::Periodic),
+            Timer::Ioapic => |p| build(p, Timer::Ioapic),
+            Timer::Pic => |p| build(p, Timer::Pic),
         },
         outcome: Outcome::Exit(0),
         expect: &[],
@@ -270,12 +311,15 @@ fn conclude(machine: &Machine) -> [u64; 3] {
 #[test]
 fn the_guest_is_right_on_each_engine() {
     for engine in engine::all() {
-        for irqchip in [Irqchip::Userspace, Irqchip::Split] {
-            let (machine, _kernel) = machine(engine.as_ref(), irqchip, Timer::Periodic);
-            wait_for_tick(&machine, 10);
-            let [rounds, ticks, faults] = conclude(&machine);
-            println!("{}, {irqchip}: {rounds} rounds, {ticks} ticks, {faults} faults", engine.name());
-            assert!(rounds > 0 && ticks > 0 && faults > 0);
+        for irqchip in [Irqchip::Userspace, Irqchip::Split, Irqchip::Kernel] {
+            for timer in [Timer::Periodic, Timer::Ioapic, Timer::Pic] {
+                let (machine, _kernel) = machine(engine.as_ref(), irqchip, timer);
+                wait_for_tick(&machine, 10);
+                let [rounds, ticks, faults] = conclude(&machine);
+                let name = engine.name();
+                println!("{name}, {irqchip}, {timer:?}: {rounds} rounds, {ticks} ticks, {faults} faults");
+                assert!(rounds > 0 && ticks > 0 && faults > 0);
+            }
         }
     }
 }
@@ -291,6 +335,18 @@ fn so_do_hops_from_and_to_local_apics_of_the_kernels() {
 }
 
 #[test]
+fn so_do_hops_from_and_to_all_controllers_of_the_kernels() {
+    hop(Irqchip::Kernel, Timer::Ioapic, MOVES);
+    hop(Irqchip::Kernel, Timer::Pic, MOVES / 5);
+}
+
+#[test]
+fn controllers_of_ours_go_on_beside_local_apics_of_the_kernels() {
+    hop(Irqchip::Split, Timer::Ioapic, MOVES / 5);
+    hop(Irqchip::Split, Timer::Pic, MOVES / 5);
+}
+
+#[test]
 fn no_timer_is_lost_on_the_way() {
     hop(Irqchip::Split, Timer::OneShot, MOVES);
 }
@@ -302,8 +358,14 @@ fn ticks_on(machine: &Machine) {
 
 #[test]
 fn pauses_and_snapshots_leave_timers_running_on_any_engine() {
+    stand_still_on_any_engine(Irqchip::Split, Timer::OneShot);
+    stand_still_on_any_engine(Irqchip::Kernel, Timer::Ioapic);
+    stand_still_on_any_engine(Irqchip::Kernel, Timer::Pic);
+}
+
+fn stand_still_on_any_engine(irqchip: Irqchip, timer: Timer) {
     for from in engine::all() {
-        let (machine, _kernel) = machine(from.as_ref(), Irqchip::Split, Timer::OneShot);
+        let (machine, _kernel) = machine(from.as_ref(), irqchip, timer);
         ticks_on(&machine);
         machine.pause().unwrap();
         sleep(5 * STAY);
@@ -323,6 +385,21 @@ fn pauses_and_snapshots_leave_timers_running_on_any_engine() {
             ticks_on(&machine);
             conclude(&machine);
         }
+    }
+}
+
+#[test]
+fn a_reset_begins_with_controllers_that_are_reset() {
+    for timer in [Timer::Ioapic, Timer::Pic] {
+        let (machine, _kernel) = machine(engine::all()[0].as_ref(), Irqchip::Kernel, timer);
+        for _ in 0..3 {
+            wait_for_tick(&machine, 3);
+            machine.pause().unwrap();
+            machine.pc().ram.store_u64(TICKS, 0);
+            machine.reset();
+            machine.resume();
+        }
+        wait_for_tick(&machine, 3);
     }
 }
 

@@ -3,23 +3,25 @@
 //! Destinations are found without a lock: the registers they depend on are mirrored in atomics. Delivery takes
 //! the lock of one local APIC at a time.
 //!
-//! An engine may have the local APICs itself while it runs the machine. Who has them changes while no vCPU runs, under a lock
-//! that every message is sent under: none is lost.
+//! An engine may have the local APICs itself while it runs the machine, and the I/O APIC and the 8259s with them. Who has them
+//! changes while no vCPU runs, under a lock that every message is sent under, and every line changes under: none is lost.
 
 use std::sync::{Arc, OnceLock, Weak};
 
-use cpu::{ApicState, Apics, Clock, EngineError, Signals};
-use parking_lot::RwLock;
+use cpu::{ApicState, Apics, Chips, ChipsState, Clock, EngineError, Signals};
+use parking_lot::{RwLock, RwLockReadGuard};
 
 use super::lapic::Core;
 use super::{Delivery, Destination, I8259, Ioapic, Message};
+use crate::{Device, RestoreError, SaveRestore};
 
 /// All local APICs of a machine; vCPU `i` has APIC id `i`.
 pub struct ApicBus {
     cores: Vec<Arc<Core>>,
     ioapic: OnceLock<Weak<Ioapic>>,
     pic: OnceLock<Weak<I8259>>,
-    /// Has the local APICs, in place of `cores`. Taken after the I/O APIC's lock and before a local APIC's.
+    /// Has the local APICs, in place of `cores`. Taken before a local APIC's lock; whoever changes a line takes it before the
+    /// controllers' locks, too, so that it is taken again by whoever sends a message.
     lent: RwLock<Option<Arc<dyn Apics>>>,
 }
 
@@ -64,7 +66,7 @@ impl ApicBus {
 
     /// Delivers a message; true if a local APIC accepted it.
     pub fn send(&self, message: &Message) -> bool {
-        let lent = self.lent.read();
+        let lent = self.lent.read_recursive();
         if let Some(apics) = &*lent {
             let (address, data) = message.to_msi();
             return apics.send(address, data);
@@ -85,6 +87,15 @@ impl ApicBus {
         targets.fold(false, |accepted, core| core.accept(message) | accepted)
     }
 
+    /// Who has the controllers stays so as long as this lives.
+    pub(super) fn owner(&self) -> Owner<'_> {
+        Owner(self.lent.read())
+    }
+
+    fn board(&self) -> Option<(Arc<Ioapic>, Arc<I8259>)> {
+        Some((self.ioapic.get()?.upgrade()?, self.pic.get()?.upgrade()?))
+    }
+
     /// Has an engine have the local APICs: `give` hands the state of each over. True if it did not have them before. No
     /// vCPU runs.
     pub(super) fn lend(
@@ -98,6 +109,13 @@ impl ApicBus {
         }
         let states: Vec<_> = self.cores.iter().map(|core| core.save()).collect();
         states.iter().try_for_each(&mut give)?;
+        if let (Some(chips), Some((ioapic, pic))) = (apics.chips(), self.board()) {
+            // Last: it may interrupt local APICs.
+            chips.give(&ChipsState { ioapic: ioapic.save(), pic: pic.save() })?;
+            // What is left has all inputs masked.
+            pic.reset();
+            ioapic.reset();
+        }
         self.cores.iter().for_each(|core| core.lend());
         for state in states {
             // What had arrived and was not looked at arrives there.
@@ -118,21 +136,27 @@ impl ApicBus {
         &self,
         mut take: impl FnMut(u32) -> Result<ApicState, EngineError>,
     ) -> Result<(), EngineError> {
+        let bad = |e: RestoreError| EngineError::BadState(e.to_string());
         let mut lent = self.lent.write();
-        if lent.is_none() {
-            return Ok(());
-        }
+        let Some(apics) = &*lent else { return Ok(()) };
+        // First: what it sends to a local APIC from here on, it sends again.
+        let chips = apics.chips().map(Chips::take).transpose()?;
         let states = self.cores.iter().map(|core| take(core.id())).collect::<Result<Vec<_>, _>>()?;
         *lent = None;
         for (core, state) in self.cores.iter().zip(&states) {
-            core.give_back(state).map_err(|e| EngineError::BadState(e.to_string()))?;
+            core.give_back(state).map_err(bad)?;
+        }
+        if let (Some(chips), Some((ioapic, pic))) = (chips, self.board()) {
+            // Before the I/O APIC, whose inputs are masked until then: no message is sent under the lock.
+            pic.give_back(&chips.pic);
+            ioapic.give_back(&chips.ioapic).map_err(bad)?;
         }
         Ok(())
     }
 
     /// Input `pin` of the I/O APIC sends `message` from now on.
     pub(super) fn route(&self, pin: u32, message: &Message) {
-        if let Some(apics) = &*self.lent.read() {
+        if let Some(apics) = &*self.lent.read_recursive() {
             let (address, data) = message.to_msi();
             apics.route(pin, address, data);
         }
@@ -160,5 +184,15 @@ impl ApicBus {
 
     pub(super) fn acknowledge_pic(&self) -> Option<u8> {
         self.pic.get().and_then(Weak::upgrade).map(|pic| pic.acknowledge())
+    }
+}
+
+/// See [`ApicBus::owner`].
+pub(super) struct Owner<'a>(RwLockReadGuard<'a, Option<Arc<dyn Apics>>>);
+
+impl Owner<'_> {
+    /// The engine's I/O APIC and 8259s, if it has them.
+    pub(super) fn chips(&self) -> Option<&dyn Chips> {
+        self.0.as_ref()?.chips()
     }
 }

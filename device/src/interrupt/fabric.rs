@@ -80,27 +80,30 @@ impl InterruptFabric {
         self.apics.pulse_lint1();
     }
 
-    /// Has an engine have the local APICs, unless it has them already: `give` hands the state of each over. No vCPU runs.
+    /// Has an engine have the local APICs, unless it has them already: `give` hands the state of each over. With them go the
+    /// I/O APIC and the 8259s, to an engine that has some. No vCPU runs.
     ///
     /// # Errors
-    /// That of `give`; the APICs are still here.
+    /// That of `give`, or the engine refuses the others; all are still here.
     pub fn lend(
         &self,
         apics: &Arc<dyn Apics>,
         give: impl FnMut(&ApicState) -> Result<(), EngineError>,
     ) -> Result<(), EngineError> {
-        if self.apics.lend(apics, give)? {
+        if self.apics.lend(apics, give)? && apics.chips().is_none() {
             self.ioapic.announce();
         }
         Ok(())
     }
 
-    /// Takes the local APICs back, if an engine has them: `take` asks it for the state of each. No vCPU runs.
+    /// Takes back what an engine has of the controllers, if so: `take` asks it for the state of each local APIC. No vCPU runs.
     ///
     /// # Errors
-    /// That of `take`, or the engine gave a state that no APIC can be in.
+    /// That of `take`, or the engine gave a state that no controller can be in.
     pub fn recall(&self, take: impl FnMut(u32) -> Result<ApicState, EngineError>) -> Result<(), EngineError> {
-        self.apics.recall(take)
+        self.apics.recall(take)?;
+        self.ioapic.settle();
+        Ok(())
     }
 
     /// All controllers back to power-on.
@@ -121,13 +124,18 @@ impl MsiSink for InterruptFabric {
 
 impl IrqSink for InterruptFabric {
     fn set_level(&self, pin: u32, asserted: bool) {
+        let owner = self.apics.owner();
         if pin < 16 {
             self.pic.set_input(pin as u8, asserted);
         }
-        match pin {
-            0 => self.ioapic.set_level(TIMER_PIN, asserted),
-            TIMER_PIN => {} // the cascade input, no line of its own
-            _ => self.ioapic.set_level(pin, asserted),
+        let changed = match pin {
+            0 => self.ioapic.set_input(TIMER_PIN, asserted),
+            TIMER_PIN => false, // the cascade input, no line of its own
+            _ => self.ioapic.set_input(pin, asserted),
+        };
+        // Ours have all inputs masked then, and know the levels.
+        if let Some(chips) = owner.chips().filter(|_| changed) {
+            chips.set_line(pin, asserted);
         }
     }
 }

@@ -4,14 +4,13 @@
 //! NOT modelled: 8080 mode, buffered mode, LTIM (the ELCR decides), other cascades. An edge stays latched
 //! when its line falls before the acknowledge.
 
+use cpu::I8259State;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use crate::{Action, Device, IrqLine, PortWindow, Registers, RestoreError, SaveRestore, bytes};
 
 mod chip;
 
-pub use chip::ChipState;
 use chip::{Chip, Role};
 
 /// Input of the master that the slave drives.
@@ -28,14 +27,6 @@ struct Pair {
     slave: Chip,
     /// Level of the INT output.
     int: bool,
-}
-
-/// Saved state of [`I8259`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct I8259State {
-    pub master: ChipState,
-    pub slave: ChipState,
 }
 
 impl Pair {
@@ -102,6 +93,14 @@ impl I8259 {
         self.output.lower();
         pair.update(&self.output);
         vector
+    }
+
+    /// An engine gives the registers back; inputs are known here.
+    pub(super) fn give_back(&self, given: &I8259State) {
+        let mut pair = self.inner.lock();
+        pair.master.give_back(&given.master);
+        pair.slave.give_back(&given.slave);
+        pair.update(&self.output);
     }
 
     /// Level of the INT output.

@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
+use cpu::IoapicState;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use super::{ApicBus, Delivery, Destination, Message};
 use crate::{Action, Device, IrqSink, Registers, RestoreError, SaveRestore, bytes};
@@ -32,16 +32,6 @@ struct Inner {
     table: [u64; PINS],
     /// Inputs that are asserted.
     inputs: u32,
-}
-
-/// Saved state of [`Ioapic`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct IoapicState {
-    pub id: u8,
-    pub select: u8,
-    pub table: [u64; PINS],
-    pub inputs: u32,
 }
 
 impl Inner {
@@ -157,22 +147,40 @@ impl Ioapic {
     pub fn end_of_interrupt(&self, vector: u8) {
         self.inner.lock().end_of_interrupt(vector, &self.bus);
     }
-}
 
-impl IrqSink for Ioapic {
-    fn set_level(&self, pin: u32, asserted: bool) {
+    /// Sets the level of an input; true if it was another one.
+    pub(super) fn set_input(&self, pin: u32, asserted: bool) -> bool {
         if pin >= Self::PINS {
-            return;
+            return false;
         }
         let mut inner = self.inner.lock();
         let was = inner.inputs >> pin & 1 != 0;
         if was == asserted {
-            return;
+            return false;
         }
         inner.inputs ^= 1 << pin;
         if asserted {
             inner.service(pin as usize, &self.bus);
         }
+        true
+    }
+
+    /// An engine gives the registers back; inputs are known here.
+    pub(super) fn give_back(&self, given: &IoapicState) -> Result<(), RestoreError> {
+        let inputs = self.inner.lock().inputs;
+        self.restore(&IoapicState { inputs, ..given.clone() })
+    }
+
+    /// Sends what an engine has given back without sending it.
+    pub(super) fn settle(&self) {
+        let mut inner = self.inner.lock();
+        (0..PINS).for_each(|pin| inner.service_level(pin, &self.bus));
+    }
+}
+
+impl IrqSink for Ioapic {
+    fn set_level(&self, pin: u32, asserted: bool) {
+        self.set_input(pin, asserted);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Between [`CpuState`] and what KVM keeps of a vCPU.
 
 pub mod apic;
+pub mod chips;
 mod msrs;
 mod segments;
 mod xsave;

@@ -24,7 +24,7 @@ impl KvmVcpu {
         self.ready = run.ready_for_interrupt_injection != 0;
         let (reason, cr8) = (run.exit_reason, run.cr8);
         // The machine knows what the guest did until here before it learns of the exit.
-        if cr8 != priority && !self.shared.split {
+        if cr8 != priority && !self.shared.has_apics() {
             io.set_task_priority(cr8 as u8);
         }
         if self.alarm.is_due() {
@@ -133,7 +133,7 @@ impl KvmVcpu {
         if !modes::doubt(&state, || self.shared.modes()) {
             return Ok(Next::Leave(VcpuExit::Shutdown));
         }
-        if self.shared.split {
+        if self.shared.has_apics() {
             return Err(self.fault(super::NO_STRETCH.to_owned()));
         }
         let stretch = Stretch::new(&self.shared, self.index, self.signals.clone(), &state);

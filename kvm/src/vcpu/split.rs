@@ -1,10 +1,11 @@
 //! A vCPU whose local APIC is KVM's: HLT, start-up, IPIs, timers and priorities are the kernel's affair. What is left to do is
-//! the 8259's interrupts, the I/O APIC's ends of interrupt, and the state on its way from and to the machine.
+//! the 8259's interrupts and the I/O APIC's ends of interrupt, unless those are KVM's, too, and the state on its way from and to
+//! the machine.
 
 use std::cell::Cell;
 
 use cpu::x86::rflags;
-use cpu::{ApicState, CpuIo, CpuState};
+use cpu::{ApicState, CpuIo, CpuState, Irqchip};
 use kvm_bindings::{
     KVM_MP_STATE_HALTED, KVM_MP_STATE_INIT_RECEIVED, KVM_MP_STATE_RUNNABLE, KVM_MP_STATE_SIPI_RECEIVED,
     KVM_MP_STATE_UNINITIALIZED, kvm_mp_state, kvm_vcpu_events,
@@ -60,7 +61,7 @@ impl KvmVcpu {
 
     /// Before the machine gets to see the vCPU: notes KVM's local APIC, whose timers run on.
     pub(super) fn stand(&mut self) -> Result<(), Failure> {
-        if self.shared.split {
+        if self.shared.has_apics() {
             self.standing = None;
             self.standing = Some(self.taken_apic()?);
         }
@@ -118,22 +119,36 @@ fn bit(vectors: &[u32; 8], vector: u8) -> bool {
     vectors[usize::from(vector >> 5)] >> (vector & 31) & 1 != 0
 }
 
+/// What the stepper's instruction wanted, and cannot have.
+const NO_LAPIC: &str = "an instruction that kvm does not know writes to the local APIC";
+const NO_CHIPS: &str =
+    "an instruction that kvm does not know reaches the I/O APIC or the 8259s, which kvm has";
+
+/// Where those are.
+fn is_chip_port(port: u16) -> bool {
+    matches!(port, 0x20 | 0x21 | 0xa0 | 0xa1 | 0x4d0 | 0x4d1)
+}
+const IOAPIC: u64 = 0xfec0_0000;
+
 /// The machine for the stepper, with KVM's local APIC.
 pub struct SplitIo<'a> {
     io: &'a dyn CpuIo,
     fd: &'a VcpuFd,
     /// The register page is there, if it is.
     page: Option<u64>,
+    /// The other controllers are KVM's, too.
+    chips: bool,
     priority: Cell<u8>,
     refused: Cell<Option<&'static str>>,
 }
 
 impl<'a> SplitIo<'a> {
     /// Before a step.
-    pub fn new(io: &'a dyn CpuIo, fd: &'a VcpuFd) -> Result<Self, Failure> {
+    pub fn new(io: &'a dyn CpuIo, fd: &'a VcpuFd, irqchip: Irqchip) -> Result<Self, Failure> {
         let sregs = fd.get_sregs().map_err(failed("KVM_GET_SREGS"))?;
         let page = apic::page(sregs.apic_base);
-        Ok(Self { io, fd, page, priority: Cell::new(sregs.cr8 as u8), refused: Cell::new(None) })
+        let (priority, refused) = (Cell::new(sregs.cr8 as u8), Cell::new(None));
+        Ok(Self { io, fd, page, chips: irqchip == Irqchip::Kernel, priority, refused })
     }
 
     /// After it: CR8 is KVM's. What the instruction wanted and cannot have, if so.
@@ -147,6 +162,12 @@ impl<'a> SplitIo<'a> {
         Ok(self.refused.get())
     }
 
+    fn look_for_chips(&self, is_theirs: bool) {
+        if self.chips && is_theirs {
+            self.refused.set(Some(NO_CHIPS));
+        }
+    }
+
     fn offset(&self, addr: u64) -> Option<usize> {
         self.page.filter(|page| addr & !0xfff == *page).map(|_| (addr & 0xfff) as usize)
     }
@@ -154,13 +175,16 @@ impl<'a> SplitIo<'a> {
 
 impl CpuIo for SplitIo<'_> {
     fn port_read(&self, port: u16, data: &mut [u8]) {
+        self.look_for_chips(is_chip_port(port));
         self.io.port_read(port, data);
     }
     fn port_write(&self, port: u16, data: &[u8]) {
+        self.look_for_chips(is_chip_port(port));
         self.io.port_write(port, data);
     }
 
     fn mmio_read(&self, addr: u64, data: &mut [u8]) {
+        self.look_for_chips(addr & !0xfff == IOAPIC);
         let Some(offset) = self.offset(addr) else { return self.io.mmio_read(addr, data) };
         let value = apic::register(self.fd, offset).unwrap_or(0).to_le_bytes();
         for (i, byte) in data.iter_mut().enumerate() {
@@ -169,10 +193,11 @@ impl CpuIo for SplitIo<'_> {
     }
 
     fn mmio_write(&self, addr: u64, data: &[u8]) {
+        self.look_for_chips(addr & !0xfff == IOAPIC);
         if self.offset(addr).is_none() {
             return self.io.mmio_write(addr, data);
         }
-        self.refused.set(Some("an instruction that kvm does not know writes to the local APIC"));
+        self.refused.set(Some(NO_LAPIC));
     }
 
     fn take_interrupt(&self) -> Option<u8> {

@@ -1,5 +1,7 @@
+use cpu::{Chips, ChipsState};
+
 use super::*;
-use crate::Registers;
+use crate::{Registers, SaveRestore};
 
 struct Pc {
     fabric: Arc<InterruptFabric>,
@@ -307,6 +309,101 @@ fn lent_local_apics_get_messages_and_come_back_with_what_they_got() {
     assert_eq!(pc.take(1), None, "TPR holds it back");
     pc.lapic_write(1, 0x80, 0);
     assert_eq!(pc.take(1), Some(0x20));
+}
+
+/// An engine's controllers, all of them: the state they were given, and what they were told.
+#[derive(Default)]
+struct WholeEngine {
+    state: parking_lot::Mutex<Option<ChipsState>>,
+    told: parking_lot::Mutex<Vec<(&'static str, u32, bool)>>,
+}
+
+impl Apics for WholeEngine {
+    fn send(&self, _: u64, data: u32) -> bool {
+        self.told.lock().push(("message", data, true));
+        true
+    }
+
+    fn route(&self, pin: u32, _: u64, _: u32) {
+        self.told.lock().push(("route", pin, true));
+    }
+
+    fn chips(&self) -> Option<&dyn Chips> {
+        Some(self)
+    }
+}
+
+impl Chips for WholeEngine {
+    fn set_line(&self, line: u32, asserted: bool) {
+        self.told.lock().push(("line", line, asserted));
+    }
+
+    fn give(&self, state: &ChipsState) -> Result<(), EngineError> {
+        *self.state.lock() = Some(state.clone());
+        Ok(())
+    }
+
+    fn take(&self) -> Result<ChipsState, EngineError> {
+        self.state.lock().clone().ok_or_else(|| EngineError::BadState("never given".to_owned()))
+    }
+}
+
+#[test]
+fn controllers_that_are_all_lent_get_lines_and_come_back() {
+    let pc = Pc::new(1);
+    for (offset, value) in [(0u64, 0x11u8), (1, 0x20), (1, 4), (1, 1), (1, 0xee)] {
+        let _ = pc.fabric.pic().write(offset, &[value]);
+    }
+    pc.route(4, 0x41, 0);
+    pc.route(10, 0x80a0, 0);
+    pc.fabric.line(10).raise();
+    let engine = Arc::new(WholeEngine::default());
+    let apics: Arc<dyn Apics> = engine.clone();
+    let mut states = Vec::new();
+    pc.fabric
+        .lend(&apics, |state| {
+            states.push(state.clone());
+            Ok(())
+        })
+        .unwrap();
+    let given = engine.take().unwrap();
+    assert_eq!((given.ioapic.inputs, given.ioapic.table[10] as u32), (1 << 10, 0xc0a0));
+    assert_eq!((given.pic.master.base, given.pic.master.imr), (0x20, 0xee));
+    assert_eq!(states[0].irr[5], 1, "the local APIC has it");
+    // Lines go there when they change, also the timer's and one that only the 8259s have open; nothing happens here.
+    for (line, asserted) in [(4, true), (4, true), (0, true), (10, false), (20, true)] {
+        pc.fabric.line(line).set(asserted);
+    }
+    let told = std::mem::take(&mut *engine.told.lock());
+    assert_eq!(told, [("line", 4, true), ("line", 0, true), ("line", 10, false), ("line", 20, true)]);
+    assert_eq!((pc.take(0), pc.fabric.pic().output()), (None, false));
+    pc.fabric.line(10).raise();
+    // There the CPU has ended the level's interrupt, and not been interrupted again.
+    engine.state.lock().as_mut().unwrap().ioapic.table[10] &= !0x4000;
+    engine.state.lock().as_mut().unwrap().pic.master.irr = 1 << 0;
+    engine.told.lock().clear();
+    states[0].irr[5] = 0;
+    pc.fabric.recall(|_| Ok(states[0].clone())).unwrap();
+    assert_eq!(
+        pc.fabric.ioapic().save().inputs,
+        1 << 2 | 1 << 4 | 1 << 10 | 1 << 20 | 1,
+        "lines and the 8259"
+    );
+    assert_eq!(pc.take(0), Some(0xa0));
+    pc.lapic_write(0, 0x350, 0x700);
+    assert_eq!(pc.take(0), Some(0x20), "the 8259's");
+    // An edge is one only after the line has fallen.
+    pc.eoi(0);
+    pc.fabric.line(10).lower();
+    while pc.take(0).is_some() {
+        pc.eoi(0);
+    }
+    pc.fabric.line(4).raise();
+    assert_eq!(pc.take(0), None);
+    pc.fabric.line(4).lower();
+    pc.fabric.line(4).raise();
+    assert_eq!(pc.take(0), Some(0x41));
+    assert!(engine.told.lock().is_empty());
 }
 
 #[test]

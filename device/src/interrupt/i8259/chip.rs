@@ -1,16 +1,6 @@
 //! One 8259A.
 
-use serde::{Deserialize, Serialize};
-
-/// Which initialisation command word comes next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub(super) enum Init {
-    #[default]
-    Done,
-    Icw2,
-    Icw3,
-    Icw4,
-}
+use cpu::{I8259Chip, I8259Init as Init};
 
 /// Which of the pair.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,28 +47,6 @@ pub(super) struct Chip {
     special_nested: bool,
     poll: bool,
     read_isr: bool,
-}
-
-/// Saved state of one 8259A.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[allow(missing_docs)]
-pub struct ChipState {
-    pub irr: u8,
-    pub imr: u8,
-    pub isr: u8,
-    pub inputs: u8,
-    pub elcr: u8,
-    pub base: u8,
-    pub lowest: u8,
-    pub(super) init: Init,
-    pub wants_icw4: bool,
-    pub single: bool,
-    pub auto_eoi: bool,
-    pub rotate_on_auto_eoi: bool,
-    pub special_mask: bool,
-    pub special_nested: bool,
-    pub poll: bool,
-    pub read_isr: bool,
 }
 
 impl Chip {
@@ -271,8 +239,8 @@ impl Chip {
         self.irr = self.irr & !self.elcr | self.inputs & self.elcr;
     }
 
-    pub(super) fn save(&self) -> ChipState {
-        ChipState {
+    pub(super) fn save(&self) -> I8259Chip {
+        I8259Chip {
             irr: self.irr,
             imr: self.imr,
             isr: self.isr,
@@ -292,8 +260,13 @@ impl Chip {
         }
     }
 
+    /// The state but for the inputs, which stay.
+    pub(super) fn give_back(&mut self, given: &I8259Chip) {
+        self.restore(&I8259Chip { inputs: self.inputs, ..given.clone() });
+    }
+
     /// Every state is harmless; what has fewer bits than its field is cut to size.
-    pub(super) fn restore(&mut self, state: &ChipState) {
+    pub(super) fn restore(&mut self, state: &I8259Chip) {
         *self = Self {
             role: self.role,
             irr: state.irr,
