@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use cpu::x86::CpuModel;
-use cpu::{Clock, CpuIo, CpuState, Doorbell, Engine, Irqchip, Signals, Vcpu, VcpuExit, VmConfig};
+use cpu::{ApicState, Clock, CpuIo, CpuState, Doorbell, Engine, Irqchip, Signals, Vcpu, VcpuExit, VmConfig};
 use kvm::{Helpers, Kvm};
 use memory::GuestRam;
 use rustix::event::{EventfdFlags, eventfd};
@@ -50,6 +50,9 @@ const LOOPS: [(&str, &[u8]); 3] = [
 const NOTIFY: &[u8] = &[0xb9, 0xe8, 0x03, 0xa2, 0x00, 0xc0, 0xe2, 0xfb, 0xe6, 0x10, 0xeb, 0xf4];
 const NOTIFIED: u64 = 0xc000;
 const ROUND: u32 = 1000;
+
+/// An interrupt as a device writes it: address and data, for the first CPU.
+const MESSAGE: (u64, u32) = (0xfee0_0000, 0x41);
 
 /// Puts a loop and the handler where they belong.
 fn place(ram: &GuestRam, code: &[u8]) -> Result<()> {
@@ -99,6 +102,13 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let name = "a queue's notification by a doorbell, beside one by an exit";
     figures.push(figure(name.to_owned(), "us", ours, theirs, 0.95));
+    let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+    for _ in 0..arguments.runs {
+        let each = |time: Duration| 1e6 * seconds(time) / f64::from(arguments.exits);
+        theirs.push(each(raw::Irqfd::new()?.interrupts(arguments.exits)?));
+        ours.push(each(messages(&engine, arguments.exits)?));
+    }
+    figures.push(figure("a device's message, beside one by an irqfd".to_owned(), "us", ours, theirs, 1.1));
     figure::conclude(&figures, arguments.json)
 }
 
@@ -122,19 +132,31 @@ fn engine() -> Kvm {
     Kvm::trusted(Helpers { step: helper.clone(), stretch: helper })
 }
 
+fn config(ram: Arc<GuestRam>, irqchip: Irqchip) -> VmConfig {
+    let (clock, model) = (Arc::new(Clock::new()), Arc::new(CpuModel::best_for_host()));
+    VmConfig { ram, clock, model, vcpus: 1, irqchip }
+}
+
+/// How long the engine takes for so many messages to a CPU that does not run.
+fn messages(engine: &Kvm, count: u32) -> Result<Duration> {
+    let vm = engine.create_vm(config(Arc::new(GuestRam::new(RAM)?), Irqchip::Split))?;
+    let mut vcpu = vm.create_vcpu(0, Arc::new(Signals::new()))?;
+    let lvt = [1 << 16; 6];
+    vcpu.set_apic(&ApicState { apic_base: 0xfee0_0900, svr: 0x1ff, lvt, ..ApicState::default() })?;
+    let apics = vm.apics().context("kvm has no local APICs")?;
+    let start = used();
+    for _ in 0..count {
+        ensure!(apics.send(MESSAGE.0, MESSAGE.1), "the local APIC takes no message");
+    }
+    Ok(used() - start)
+}
+
 /// How long the engine takes for so many exits of `code`; a descriptor is rung by notifications.
 fn exits(engine: &Kvm, code: &[u8], count: u32, event: Option<BorrowedFd<'_>>) -> Result<Duration> {
     let ram = Arc::new(GuestRam::new(RAM)?);
     place(&ram, code)?;
     let signals = Arc::new(Signals::new());
-    let config = VmConfig {
-        ram,
-        clock: Arc::new(Clock::new()),
-        model: Arc::new(CpuModel::best_for_host()),
-        vcpus: 1,
-        irqchip: Irqchip::Userspace,
-    };
-    let vm = engine.create_vm(config)?;
+    let vm = engine.create_vm(config(ram, Irqchip::Userspace))?;
     if let Some(event) = event {
         let bell = Doorbell { addr: NOTIFIED, data: None, event };
         ensure!(vm.doorbell(&bell, true), "kvm takes no doorbell");

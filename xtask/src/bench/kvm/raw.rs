@@ -6,13 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVMIO, kvm_interrupt, kvm_userspace_memory_region};
+use kvm_bindings::{
+    KVM_CAP_SPLIT_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_MAX_CPUID_ENTRIES, KVMIO, KvmIrqRouting, kvm_enable_cap,
+    kvm_interrupt, kvm_irq_routing_entry, kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_msi,
+    kvm_userspace_memory_region,
+};
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 use memory::GuestRam;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::ioctl::ioctl_with_ref;
 use vmm_sys_util::ioctl_iow_nr;
 
-use super::{RAM, STACK, START, VECTOR, place, used};
+use super::{MESSAGE, RAM, STACK, START, VECTOR, place, used};
 
 ioctl_iow_nr!(KVM_INTERRUPT, KVMIO, 0x86, kvm_interrupt);
 
@@ -66,6 +71,45 @@ impl Guest {
                 }
                 other => bail!("the guest of the benchmark ended: {other:?}"),
             }
+        }
+        Ok(used() - start)
+    }
+}
+
+/// A CPU whose local APIC is KVM's, and a descriptor that interrupts it when it is written to. It does not run.
+pub struct Irqfd {
+    event: EventFd,
+    _vcpu: VcpuFd,
+    _vm: VmFd,
+}
+
+impl Irqfd {
+    pub fn new() -> Result<Self> {
+        const SVR: usize = 0xf0;
+        const GSI: u32 = 24;
+        let vm = Kvm::new()?.create_vm()?;
+        let split =
+            kvm_enable_cap { cap: KVM_CAP_SPLIT_IRQCHIP, args: [GSI.into(), 0, 0, 0], ..Default::default() };
+        vm.enable_cap(&split)?;
+        let vcpu = vm.create_vcpu(0)?;
+        let mut apic = vcpu.get_lapic()?;
+        (apic.regs[SVR], apic.regs[SVR + 1]) = (-1, 1);
+        vcpu.set_lapic(&apic)?;
+        let (address, data) = MESSAGE;
+        let msi = kvm_irq_routing_msi { address_lo: address as u32, data, ..Default::default() };
+        let u = kvm_irq_routing_entry__bindgen_ty_1 { msi };
+        let route = kvm_irq_routing_entry { gsi: GSI, type_: KVM_IRQ_ROUTING_MSI, u, ..Default::default() };
+        vm.set_gsi_routing(&KvmIrqRouting::from_entries(&[route])?)?;
+        let event = EventFd::new(EFD_NONBLOCK)?;
+        vm.register_irqfd(&event, GSI)?;
+        Ok(Self { event, _vcpu: vcpu, _vm: vm })
+    }
+
+    /// How long so many interrupts take who causes them.
+    pub fn interrupts(&self, count: u32) -> Result<Duration> {
+        let start = used();
+        for _ in 0..count {
+            self.event.write(1)?;
         }
         Ok(used() - start)
     }
