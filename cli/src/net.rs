@@ -20,6 +20,10 @@ const MOST: usize = 1 << 17;
 /// How long a switch may take to go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What everybody who goes without is told.
+const NO_JAIL: &str =
+    "guesthouse: --no-jail: a machine that breaks into its switch has all rights that you have";
+
 const HELP: &str = "\
 Examples:
   guesthouse net create lan                           addresses of 10.5.0.0/24, and a way out
@@ -72,6 +76,9 @@ pub enum NetAction {
     Serve {
         /// The switch.
         name: String,
+        /// Keep all rights.
+        #[arg(long)]
+        no_jail: bool,
     },
 }
 
@@ -97,6 +104,10 @@ pub struct CreateArguments {
     /// Write all frames to a file, for tcpdump and the like.
     #[arg(long, value_name = "FILE")]
     pub capture: Option<PathBuf>,
+    /// Keep all rights: the switch's process is not limited to the system calls, files and capabilities that it needs. For
+    /// who looks for a fault of the jail's.
+    #[arg(long)]
+    pub no_jail: bool,
 }
 
 /// Carries it out; the exit status.
@@ -107,7 +118,7 @@ pub fn run(action: &NetAction) -> anyhow::Result<u8> {
         NetAction::Inspect { name, json } => list::one(&there(name)?, *json)?,
         NetAction::Capture { name, file } => capture(&there(name)?, file)?,
         NetAction::Rm { names, force } => names.iter().try_for_each(|name| remove(&there(name)?, *force))?,
-        NetAction::Serve { name } => return serve::serve(&folder(name)?),
+        NetAction::Serve { name, no_jail } => return serve::serve(&folder(name)?, *no_jail),
     }
     Ok(0)
 }
@@ -163,6 +174,7 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<()> {
 
     let mut child = Command::new(std::env::current_exe()?)
         .args(["net", "serve", name])
+        .args(arguments.no_jail.then_some("--no-jail"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -175,7 +187,12 @@ fn create(arguments: &CreateArguments) -> anyhow::Result<()> {
     let mut said = String::new();
     child.stdout.take().context("the switch's process has no output")?.read_to_string(&mut said)?;
     match said.trim() {
-        serve::READY => Ok(()),
+        serve::READY => {
+            if arguments.no_jail {
+                eprintln!("{NO_JAIL}");
+            }
+            Ok(())
+        }
         "" => bail!("the switch's process has ended ({}): see guesthouse net ls", child.wait()?),
         why => bail!("{why}"),
     }

@@ -124,8 +124,16 @@ fn every_thread_is_limited_while_a_machine_does_all_it_can() {
         let is_main = thread.field("Pid") == thread.field("Tgid");
         assert_eq!(filters > OF_PROCESS, !is_main, "{name}: {filters} programs");
     }
+    let switch: serde_json::Value = serde_json::from_str(&ok(&["net", "inspect", "lan", "--json"])).unwrap();
+    let threads = Thread::all(switch["pid"].as_u64().unwrap() as u32);
+    assert!(threads.iter().any(|thread| thread.name == "net-user"), "{}", threads.len());
+    for thread in &threads {
+        let numbers = ["Seccomp", "NoNewPrivs", "Seccomp_filters"].map(|key| thread.number(key));
+        assert_eq!(numbers, [2, 1, OF_PROCESS + 1], "the switch's {}", thread.name);
+    }
     ok(&["rm", "--force", "m"]);
     ok(&["net", "rm", "lan"]);
+    assert!(!folder.path().join("guesthouse/nets/lan").exists());
     assert!(!folder.path().join("guesthouse/names/m").exists());
 }
 
@@ -143,6 +151,27 @@ fn who_wants_no_jail_is_told_what_that_means() {
     child.kill().unwrap();
     let error = String::from_utf8(child.wait_with_output().unwrap().stderr).unwrap();
     assert!(error.contains("--no-jail: ") && error.lines().count() == 1, "{error}");
+}
+
+#[test]
+fn a_switch_without_a_jail_says_so_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = guesthouse(arguments);
+        command.env("XDG_RUNTIME_DIR", folder.path()).stdin(Stdio::null()).output().unwrap()
+    };
+    let output = run(&["net", "create", "lan", "--no-jail"]);
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && error.contains("--no-jail: ") && error.lines().count() == 1,
+        "{error}"
+    );
+    let switch: serde_json::Value =
+        serde_json::from_slice(&run(&["net", "inspect", "lan", "--json"]).stdout).unwrap();
+    for thread in Thread::all(switch["pid"].as_u64().unwrap() as u32) {
+        assert_eq!((thread.number("Seccomp"), thread.number("NoNewPrivs")), (0, 0), "{}", thread.name);
+    }
+    assert!(run(&["net", "rm", "lan"]).status.success());
 }
 
 /// The guest resets itself after a key. Meanwhile its kernel's name has become a link to another file.

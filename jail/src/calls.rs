@@ -74,6 +74,8 @@ const TERMINAL: &[u64] = &[
 const PR_SET_VMA: u64 = 0x5356_4d41;
 /// How the process was started; libraries look for the clock there.
 const PR_GET_AUXV: u64 = 0x4155_5856;
+/// Instead of a process's number.
+const THIS_PROCESS: u64 = 0;
 const EXEC: u64 = libc::PROT_EXEC as u64;
 const THREAD: u64 = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
 const UNIX: u64 = libc::AF_UNIX as u64;
@@ -122,9 +124,9 @@ pub const EVERY: &[Call] = &[
     Any(SYS_exit_group),
 ];
 
-/// Makes threads, and no processes; each takes on a list of its own. clone3 is answered with ENOSYS (see `filter.rs`): its
-/// flags are where no filter can look, and C libraries then call clone.
-const THREADS: &[Call] = &[
+/// Makes threads, and no processes; each takes on a list of its own. Every process in a jail may. clone3 is answered with
+/// ENOSYS (see `filter.rs`): its flags are where no filter can look, and C libraries then call clone.
+pub const THREADS: &[Call] = &[
     Bits(SYS_clone, 0, THREAD, THREAD),
     Any(SYS_clone3),
     Any(SYS_seccomp),
@@ -283,6 +285,13 @@ pub const NET: &[&[Call]] = &[INTERNET, ACCEPT, SOCKET_DATA, EVENTS, OPEN];
 pub const LINK: &[&[Call]] = &[UNIX_CALLS, SOCKET_DATA, EVENTS, OPEN, &[Value(SYS_ioctl, 1, TUN)]];
 /// A guest calls programs of the host's through it.
 pub const SOCKET: &[&[Call]] = &[UNIX_CALLS, ACCEPT, SOCKET_DATA, EVENTS];
+/// It lets members in, and removes its folder in the end. The networks behind it want to know how many files may be open.
+pub const SWITCH: &[&[Call]] = &[
+    ACCEPT,
+    SOCKET_DATA,
+    EVENTS,
+    &[Any(SYS_unlink), Any(SYS_rmdir), Value(SYS_prlimit64, 0, &[THIS_PROCESS])],
+];
 /// The log turns over.
 pub const CONSOLE: &[&[Call]] = &[FILE_DATA, OPEN, NAMES];
 /// It writes what the machine is doing, starts what clients ask for, changes weights, makes another engine's machine, and
@@ -305,7 +314,7 @@ pub const API: &[&[Call]] = &[
 pub const CLIENT: &[&[Call]] = &[SOCKET_DATA, THREADS];
 /// It stops and ends the process.
 pub const SIGNALS: &[&[Call]] = &[THREADS, &[Any(SYS_rt_sigtimedwait)]];
-/// The main thread, besides what the machine's threads may do: makes machines, again after a failure, and clears up.
+/// What only a machine's main thread does is here, too: new rings, ports, TAP devices.
 pub const MAIN: &[&[Call]] = &[
     FILE_DATA,
     OPEN,

@@ -22,16 +22,16 @@ type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 pub struct Filter(BpfProgram);
 
 impl Filter {
-    /// For a process with threads of these kinds.
+    /// For a process with threads of these kinds, which it makes.
     pub fn of_process(kinds: &[Kind]) -> Result<Self, Error> {
-        let lists: Vec<_> = kinds.iter().flat_map(|kind| kind.lists()).chain(calls::MAIN).copied().collect();
-        Ok(Self(program(&lists, &[(SYS_clone3, ENOSYS)])?))
+        let lists: Vec<_> =
+            kinds.iter().flat_map(|kind| kind.lists()).chain([&calls::THREADS]).copied().collect();
+        Ok(Self(program(&lists, &[&[(SYS_clone3, ENOSYS)][..], &denied()].concat())?))
     }
 
     /// For a thread of this kind.
     pub fn of_thread(kind: Kind) -> Result<Self, Error> {
-        let told: Vec<_> = calls::OPENS.iter().map(|&call| (call, EACCES)).collect();
-        Ok(Self(program(kind.lists(), &told)?))
+        Ok(Self(program(kind.lists(), &denied())?))
     }
 
     /// From now on, for the calling thread.
@@ -43,6 +43,10 @@ impl Filter {
     pub fn install_for_all(&self) -> Result<(), Error> {
         apply_filter_all_threads(&self.0)
     }
+}
+
+fn denied() -> Vec<(i64, i32)> {
+    calls::OPENS.iter().map(|&call| (call, EACCES)).collect()
 }
 
 /// Allows these calls, and answers those that are `told` with an error, if they are in no list or may not be.

@@ -5,6 +5,8 @@ use crate::calls::{self, Call};
 /// What a thread is for, and with it what it may ask of the host's kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Makes machines, again after a failure, and clears up: the main thread of a machine's process.
+    Main,
     /// Runs guest code.
     Vcpu,
     /// Runs guest code on KVM, and makes another engine for what KVM refuses.
@@ -23,6 +25,8 @@ pub enum Kind {
     Net,
     /// A member of a switch, or a TAP device: frames, one descriptor.
     Link,
+    /// Passes frames on between the members of a switch.
+    Switch,
     /// Lets clients of a port or a socket device in.
     Socket,
     /// Reads and writes the user's terminal, and the log of what the guest says.
@@ -37,7 +41,8 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
+        Self::Main,
         Self::Vcpu,
         Self::KvmVcpu,
         Self::Timer,
@@ -47,6 +52,7 @@ impl Kind {
         Self::Share,
         Self::Net,
         Self::Link,
+        Self::Switch,
         Self::Socket,
         Self::Console,
         Self::Api,
@@ -57,6 +63,7 @@ impl Kind {
     /// The lists of calls that it may make, besides those that every thread may make.
     pub(crate) const fn lists(self) -> &'static [&'static [Call]] {
         match self {
+            Self::Main => calls::MAIN,
             Self::Vcpu => calls::VCPU,
             Self::KvmVcpu => calls::KVM_VCPU,
             Self::Timer => &[],
@@ -66,6 +73,7 @@ impl Kind {
             Self::Share => calls::SHARE,
             Self::Net => calls::NET,
             Self::Link => calls::LINK,
+            Self::Switch => calls::SWITCH,
             Self::Socket => calls::SOCKET,
             Self::Console => calls::CONSOLE,
             Self::Api => calls::API,

@@ -1,4 +1,4 @@
-//! What a machine's process keeps when everything is set up: the files, the system calls and the capabilities it needs.
+//! What the process of a machine or of a switch keeps when everything is set up: the files, the system calls and the capabilities it needs.
 //!
 //! A process enters a [`Jail`] once, for good. From then on its threads are limited by the kernel: all of them by one list
 //! of system calls, by the paths that were named (Landlock), and by what is left of root's capabilities; a thread that was

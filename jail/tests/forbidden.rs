@@ -52,7 +52,8 @@ const fn socket(name: &'static str, family: i32, allowed: &'static [Kind]) -> At
 
 const EXEC: i64 = libc::PROT_EXEC as i64;
 const ANONYMOUS: i64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as i64;
-const SPAWNERS: &[Kind] = &[Kind::KvmVcpu, Kind::Board, Kind::Disk, Kind::Api, Kind::Client, Kind::Signals];
+const SPAWNERS: &[Kind] =
+    &[Kind::Main, Kind::KvmVcpu, Kind::Board, Kind::Disk, Kind::Api, Kind::Client, Kind::Signals];
 
 const ATTEMPTS: &[Attempt] = &[
     call("execve", libc::SYS_execve, [0; 4]),
@@ -73,23 +74,27 @@ const ATTEMPTS: &[Attempt] = &[
     call("keyctl", libc::SYS_keyctl, [0; 4]),
     call("perf", libc::SYS_perf_event_open, [0; 4]),
     call("module", libc::SYS_finit_module, [0; 4]),
-    call("new-ring", libc::SYS_io_uring_setup, [1, 0, 0, 0]),
+    Attempt {
+        name: "new-ring",
+        what: What::Call(libc::SYS_io_uring_setup, [1, 0, 0, 0]),
+        allowed: &[Kind::Main],
+    },
     call("type-at-the-terminal", libc::SYS_ioctl, [0, libc::TIOCSTI as i64, 0, 0]),
     socket("packets", libc::AF_PACKET, &[]),
     socket("netlink", libc::AF_NETLINK, &[]),
     socket("vsock", libc::AF_VSOCK, &[]),
     socket("internet", libc::AF_INET, &[Kind::Net]),
     socket("internet6", libc::AF_INET6, &[Kind::Net]),
-    socket("unix", libc::AF_UNIX, &[Kind::Link, Kind::Socket]),
+    socket("unix", libc::AF_UNIX, &[Kind::Main, Kind::Link, Kind::Socket]),
     Attempt {
         name: "map-code",
         what: What::Call(libc::SYS_mmap, [0, 4096, libc::PROT_READ as i64 | EXEC, ANONYMOUS]),
-        allowed: &[Kind::KvmVcpu, Kind::Api],
+        allowed: &[Kind::Main, Kind::KvmVcpu, Kind::Api],
     },
     Attempt {
         name: "make-code",
         what: What::Call(libc::SYS_mprotect, [0, 4096, EXEC, 0]),
-        allowed: &[Kind::KvmVcpu, Kind::Api],
+        allowed: &[Kind::Main, Kind::KvmVcpu, Kind::Api],
     },
     Attempt {
         name: "thread",
@@ -110,7 +115,8 @@ fn other_architecture() {
 }
 
 /// Kinds that may open files by name; the others are told that they may not, and go on.
-const OPENERS: &[Kind] = &[Kind::Board, Kind::Share, Kind::Net, Kind::Link, Kind::Console, Kind::Api];
+const OPENERS: &[Kind] =
+    &[Kind::Main, Kind::Board, Kind::Share, Kind::Net, Kind::Link, Kind::Console, Kind::Api];
 
 /// What is seen from inside, by name, and with which status the process ends.
 const SCENES: &[(&str, u8, fn())] = &[

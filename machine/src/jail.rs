@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 use block::Format;
 use block::tools::info;
 use jail::{Access, Jail, Kind};
+use net::UserNet;
 use net::switch::Home;
 
 use crate::snapshot::file::INHERITED;
 use crate::{DiskSpec, MachineSpec, NetSpec};
 
 /// Threads that every machine has.
-const KINDS: [Kind; 6] = [Kind::Vcpu, Kind::KvmVcpu, Kind::Timer, Kind::Board, Kind::Device, Kind::Disk];
+const KINDS: [Kind; 7] =
+    [Kind::Main, Kind::Vcpu, Kind::KvmVcpu, Kind::Timer, Kind::Board, Kind::Device, Kind::Disk];
 /// Most images in a chain that are looked for.
 const MAX_LAYERS: usize = 64;
 
@@ -85,14 +87,7 @@ fn allow_disk(jail: &mut Jail, disk: &DiskSpec) {
 fn allow_net(jail: &mut Jail, net: &NetSpec) {
     let capture = match net {
         NetSpec::User(config) => {
-            jail.kind(Kind::Net).allow_tcp();
-            jail.allow("/etc/resolv.conf", Access::Read);
-            // Where it is a link, its target is replaced when the host moves.
-            if let Ok(target) = Path::new("/etc/resolv.conf").canonicalize()
-                && !target.starts_with("/etc")
-            {
-                jail.allow(folder_of(&target), Access::Read);
-            }
+            UserNet::allow(jail);
             &config.capture
         }
         NetSpec::Tap(config) => {

@@ -2,9 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsFd;
 
 use anyhow::Context;
-use net::switch::{Folder, Switch, SwitchSpec};
+use jail::Kind;
+use net::Capture;
+use net::switch::{Folder, Held, Switch, SwitchSpec};
 use rustix::stdio::{dup2_stderr, dup2_stdout};
 
 use crate::exit;
@@ -16,22 +19,25 @@ pub const READY: &str = "ready";
 const MOST: u64 = 1 << 20;
 
 /// Serves a switch whose definition is read from stdin until somebody asks it to end; the exit status.
-pub fn serve(folder: &Folder) -> anyhow::Result<u8> {
-    match begin(folder) {
+pub fn serve(folder: &Folder, no_jail: bool) -> anyhow::Result<u8> {
+    let mut caller = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    match begin(folder, no_jail, &mut caller) {
         Ok((held, mut switch)) => {
+            drop(caller);
+            jail::narrow(Kind::Switch);
             switch.run();
             // Its members see their sockets close when the folder is gone.
             held.remove();
             Ok(0)
         }
         Err(error) => {
-            println!("{}", crate::describe(&error));
+            writeln!(caller, "{}", crate::describe(&error))?;
             Ok(exit::USAGE)
         }
     }
 }
 
-fn begin(folder: &Folder) -> anyhow::Result<(net::switch::Held, Switch)> {
+fn begin(folder: &Folder, no_jail: bool, caller: &mut File) -> anyhow::Result<(Held, Switch)> {
     let mut text = Vec::new();
     io::stdin().take(MOST).read_to_end(&mut text)?;
     let spec: SwitchSpec =
@@ -45,14 +51,18 @@ fn begin(folder: &Folder) -> anyhow::Result<(net::switch::Held, Switch)> {
         }
         _ => anyhow::Error::new(error).context(format!("{} cannot be used", folder.path().display())),
     })?;
-    let begin = || -> anyhow::Result<Switch> {
-        let log = File::create(folder.log()).context("the switch's log cannot be written")?;
-        let listener = held.listen(&spec).context("the switch's socket cannot be made")?;
-        let switch = Switch::new(&spec, listener)?;
-        std::env::set_current_dir("/")?;
-        writeln!(io::stdout(), "{READY}")?;
-        dup2_stderr(&log)?;
+    let mut begin = || -> anyhow::Result<Switch> {
+        dup2_stderr(File::create(folder.log()).context("the switch's log cannot be written")?)?;
         dup2_stdout(File::options().write(true).open("/dev/null")?)?;
+        let listener = held.listen(&spec).context("the switch's socket cannot be made")?;
+        let capture = spec.capture.as_deref().map(Capture::create).transpose()?;
+        std::env::set_current_dir("/")?;
+        if !no_jail {
+            let enforced = Switch::jail(&spec, folder).enter();
+            tracing::info!(whole = enforced.is_whole(), "the jail: {enforced}");
+        }
+        let switch = Switch::new(&spec, listener, capture)?;
+        writeln!(caller, "{READY}")?;
         Ok(switch)
     };
     match begin() {

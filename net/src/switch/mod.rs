@@ -19,6 +19,7 @@ mod frame;
 mod guard;
 mod hello;
 mod home;
+mod jail;
 mod leases;
 mod macs;
 mod owners;

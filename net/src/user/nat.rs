@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use jail::Kind;
+use jail::{Jail, Kind};
 use smoltcp::wire::{EthernetFrame, EthernetProtocol, IpProtocol};
 
 use super::context::Context;
@@ -46,6 +46,12 @@ pub struct Nat {
 pub type UserNet = Threaded<Nat>;
 
 impl UserNet {
+    /// What such a network needs of its host, in the jail of its process.
+    pub fn allow(jail: &mut Jail) {
+        jail.kind(Kind::Net).allow_tcp();
+        Resolver::allow(jail);
+    }
+
     /// Makes the network; forwarded ports are taken from now on. `mac` is the guest's card.
     ///
     /// # Errors

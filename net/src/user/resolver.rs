@@ -1,8 +1,12 @@
 //! The host's name server: what /etc/resolv.conf says, as it changes.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use jail::{Access, Jail};
+
+const FILE: &str = "/etc/resolv.conf";
 /// How long an answer is taken for granted.
 const FRESH: Duration = Duration::from_secs(1);
 
@@ -15,6 +19,18 @@ pub struct Resolver {
 }
 
 impl Resolver {
+    /// It may read its file, in the jail of its process.
+    pub fn allow(jail: &mut Jail) {
+        jail.allow(FILE, Access::Read);
+        // Where it is a link, its target is replaced when the host moves.
+        if let Ok(target) = Path::new(FILE).canonicalize()
+            && !target.starts_with("/etc")
+            && let Some(folder) = target.parent()
+        {
+            jail.allow(folder, Access::Read);
+        }
+    }
+
     /// One that asks whom a text in the form of resolv.conf says.
     #[cfg(test)]
     pub fn of(text: &str) -> Self {
@@ -35,7 +51,7 @@ impl Resolver {
         {
             return server;
         }
-        let server = std::fs::read_to_string("/etc/resolv.conf").ok().and_then(|text| parse(&text));
+        let server = std::fs::read_to_string(FILE).ok().and_then(|text| parse(&text));
         self.known = Some((now, server));
         server
     }

@@ -64,7 +64,8 @@ fn setup() -> Option<Setup> {
     listen(&listener, 8).ok()?;
     let vlans = ["1=10.5.0.0/24", "2"].iter().filter_map(|text| text.parse().ok()).collect();
     let spec = SwitchSpec { vlans, no_uplink: true, ..SwitchSpec::default() };
-    Some(Setup { switch: Switch::new(&spec, listener).ok()?, address, members: BTreeMap::new(), sent: 0 })
+    let switch = Switch::new(&spec, listener, None).ok()?;
+    Some(Setup { switch, address, members: BTreeMap::new(), sent: 0 })
 }
 
 impl Setup {

@@ -69,11 +69,12 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// A switch whose members connect to `listener`, a socket that does not block.
+    /// A switch whose members connect to `listener`, a socket that does not block. All frames are shown to `capture`, which
+    /// is made before: the switch itself opens no files.
     ///
     /// # Errors
-    /// The host refuses descriptors, threads or the capture.
-    pub fn new(spec: &SwitchSpec, listener: OwnedFd) -> Result<Self, NetError> {
+    /// The host refuses descriptors or threads.
+    pub fn new(spec: &SwitchSpec, listener: OwnedFd, capture: Option<Capture>) -> Result<Self, NetError> {
         let (bell, poller) = (Arc::new(Bell::new()?), Poller::new()?);
         poller.watch_bell(&bell, token::of(token::BELL, 0))?;
         poller.watch(&listener, token::of(token::LISTENER, 0))?;
@@ -95,7 +96,7 @@ impl Switch {
             next: 0,
             watchers: Vec::new(),
             uplinks,
-            capture: spec.capture.as_deref().map(Capture::create).transpose()?,
+            capture,
             parcel: Parcel::default(),
             busy: false,
             ended: false,

@@ -50,7 +50,7 @@ fn setup(spec: SwitchSpec) -> Setup {
     let listener = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     bind(&listener, &address).unwrap();
     listen(&listener, 8).unwrap();
-    Setup { switch: Switch::new(&spec, listener).unwrap(), address, _folder: folder }
+    Setup { switch: Switch::new(&spec, listener, None).unwrap(), address, _folder: folder }
 }
 
 fn plain() -> SwitchSpec {
