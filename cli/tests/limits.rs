@@ -65,6 +65,46 @@ fn a_cap_holds() {
     }
 }
 
+/// Of the ticks in /proc/stat of a guest with a CPU that computes and one that sleeps: user, system, steal, fields 2, 4 and
+/// 9; and the ticks that passed, which are hundredths of a second.
+#[test]
+fn a_guest_sees_what_its_cap_takes() {
+    let script = "read -r begin; read -r _ u0 _ s0 _ _ _ _ t0 _ </proc/stat; read -r b _ </proc/uptime; e=$b
+                  while [ ${e%.*} -lt $((${b%.*} + 6)) ]; do
+                      i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; read -r e _ </proc/uptime
+                  done
+                  read -r _ u _ s _ _ _ _ t _ </proc/stat
+                  echo $((u-u0)) $((s-s0)) $((t-t0)) $((${e%.*}${e#*.}-${b%.*}${b#*.}))";
+    let folder = TempDir::new().unwrap();
+    let user = |arguments: &[&str]| {
+        let mut command = guesthouse(arguments);
+        command.env("XDG_RUNTIME_DIR", folder.path()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+    };
+    let mut child =
+        user(&["run", "--name", "capped", "--cpus", "2", "--", "sh", "-c", script]).spawn().unwrap();
+    // It has begun by the time it answers; a boot within the cap would take its time.
+    let begun = || user(&["exec", "capped", "--", "true"]).output().unwrap().status.success();
+    let start = Instant::now();
+    while !begun() {
+        assert!(start.elapsed() < Duration::from_secs(120), "the guest does not begin");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(user(&["limit", "capped", "--cpu-cap", "0.2"]).status().unwrap().success());
+    child.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    let stdout = String::from_utf8(output.stdout).unwrap();
+    let ticks: Vec<f64> = stdout.split_whitespace().map(|word| word.parse().unwrap()).collect();
+    let [user, system, steal, passed] = ticks[..] else { panic!("{stdout}") };
+    let wanted = user + system + steal;
+    let (share, cpus) = (steal / wanted, wanted / passed);
+    println!("user, system, steal: {ticks:?}: {share:.3} of what {cpus:.3} CPUs wanted");
+    // A host that is busy takes more.
+    assert!((0.7..0.98).contains(&share), "{ticks:?}");
+    // Who sleeps loses nothing.
+    assert!((0.9..1.5).contains(&cpus), "{ticks:?}");
+}
+
 #[test]
 fn weights_share_a_cpu() {
     // Both below the normal weight, which needs no privileges.

@@ -109,6 +109,10 @@ pub trait Vcpu: Send {
     fn set_apic(&mut self, _: &ApicState) -> Result<(), EngineError> {
         Err(EngineError::BadState("the engine has no local APIC".to_owned()))
     }
+    /// It is halted, where the engine itself has it sleep in [`run`](Self::run).
+    fn sleeps(&self) -> bool {
+        false
+    }
     /// Instructions retired so far, where the engine counts them.
     fn instructions(&self) -> u64 {
         0

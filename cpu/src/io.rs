@@ -64,6 +64,12 @@ pub trait CpuIo {
         let _ = adjust;
     }
 
+    /// MSR [`KVM_STEAL_TIME`](crate::x86::msr::KVM_STEAL_TIME) is now this, without reserved bits: the machine, which knows what
+    /// time the CPU loses, writes it there.
+    fn set_steal_time(&self, msr: u64) {
+        let _ = msr;
+    }
+
     /// When the machine's clock reads this, [`poll`](Self::poll) wants to be called; `None` while no local timer runs.
     /// It may change whenever the guest writes to a device or to a local APIC's register, and by `poll`. For engines that do
     /// not call `poll` every few microseconds.

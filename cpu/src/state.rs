@@ -62,6 +62,9 @@ pub struct Msrs {
     /// Where the guest wants KVM's clock for this CPU; bit 0: it does.
     #[serde(default)]
     pub kvm_system_time: u64,
+    /// Where the guest wants to be told of the time that this CPU loses; bit 0: it does.
+    #[serde(default)]
+    pub kvm_steal_time: u64,
 }
 
 /// What the CPU has to do before or after its next instruction.

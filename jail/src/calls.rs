@@ -263,14 +263,16 @@ const RUN: &[Call] = &[
 /// Executable memory for an engine: a memfd, mapped twice; with names for perf, memory that becomes executable.
 const CODE: &[Call] =
     &[Any(SYS_memfd_create), Any(SYS_ftruncate), Any(SYS_fcntl), Any(SYS_mmap), Any(SYS_mprotect)];
+/// A vCPU's thread asks the host how long it has waited for a CPU.
+const OWN_NUMBERS: &[Call] = &[Any(SYS_pread64)];
 /// How the host's scheduler weighs threads.
 const WEIGHTS: &[Call] = &[Any(SYS_getpriority), Any(SYS_setpriority)];
 
 /// Guest code runs there, and what it may have broken into has least: memory, and no descriptor that is not open. The
 /// translator keeps its own pointer in GS (`arch_prctl`, where the CPU has no instruction for it).
-pub const VCPU: &[&[Call]] = &[RUN, &[Any(SYS_arch_prctl)]];
+pub const VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, &[Any(SYS_arch_prctl)]];
 /// A KVM without a mode of the guest's is helped out by the translator, which is made when it is needed.
-pub const KVM_VCPU: &[&[Call]] = &[RUN, CODE, THREADS, &[Any(SYS_arch_prctl)]];
+pub const KVM_VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, CODE, THREADS, &[Any(SYS_arch_prctl)]];
 /// A port's data goes straight from its queue to the client.
 pub const DEVICE: &[&[Call]] = &[SOCKET_DATA, EVENTS];
 /// A pool of threads grows.

@@ -232,7 +232,7 @@ fn create(device: &Device) -> Result<VmFd, Failure> {
     }
 }
 
-/// Registers that the machine's clock and, unless they are KVM's, local APICs have, and those that KVM does not know, are asked of us.
+/// Registers that the machine and its clock and, unless they are KVM's, local APICs have, and those that KVM does not know, are asked of us.
 fn leave_msrs_to_us(vm: &VmFd, has_apics: bool) -> Result<(), Failure> {
     use cpu::x86::msr;
     let reasons = KVM_MSR_EXIT_REASON_INVAL | KVM_MSR_EXIT_REASON_UNKNOWN | KVM_MSR_EXIT_REASON_FILTER;
@@ -247,10 +247,11 @@ fn leave_msrs_to_us(vm: &VmFd, has_apics: bool) -> Result<(), Failure> {
     let ranges = [
         ours(msr::TSC, MsrFilterRangeFlags::WRITE),
         ours(msr::TSC_ADJUST, MsrFilterRangeFlags::WRITE),
+        ours(msr::KVM_STEAL_TIME, both),
         ours(msr::APIC_BASE, both),
         ours(msr::TSC_DEADLINE, both),
     ];
-    let ranges = if has_apics { &ranges[..2] } else { &ranges[..] };
+    let ranges = if has_apics { &ranges[..3] } else { &ranges[..] };
     vm.set_msr_filter(MsrFilterDefaultAction::ALLOW, ranges).map_err(failed("KVM_X86_SET_MSR_FILTER"))
 }
 

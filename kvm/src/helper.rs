@@ -91,6 +91,9 @@ macro_rules! forward {
         fn set_tsc_adjust(&self, adjust: u64) {
             self.io.set_tsc_adjust(adjust);
         }
+        fn set_steal_time(&self, msr: u64) {
+            self.io.set_steal_time(msr);
+        }
         fn deadline(&self) -> Option<u64> {
             self.io.deadline()
         }

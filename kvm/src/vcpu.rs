@@ -378,6 +378,10 @@ impl Vcpu for KvmVcpu {
         self.give_apic(state).map_err(|e| EngineError::BadState(e.to_string()))
     }
 
+    fn sleeps(&self) -> bool {
+        self.shared.split && split::activity(&self.fd).is_ok_and(|activity| activity == KVM_MP_STATE_HALTED)
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let Counters { ports, mmio, msrs, halts, interrupts, windows, kicks, emulated, stretches } =
             self.counters;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use cpu::Signals;
 use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, getpid, getpriority_process, setpriority_process};
@@ -70,12 +69,9 @@ impl Governor {
         }
     }
 
-    /// A vCPU comes here between exits, and stays while the machine has used up its time and nobody calls.
-    pub fn pass(&self, signals: &Signals, is_called: impl Fn() -> bool) {
-        while self.holds.load(Ordering::SeqCst) && !is_called() {
-            signals.wait(Signals::EXIT, None);
-            signals.clear(Signals::EXIT);
-        }
+    /// The machine has used up its time: vCPUs stand back, and are called when that or anything else changes.
+    pub fn holds(&self) -> bool {
+        self.holds.load(Ordering::SeqCst)
     }
 
     /// No vCPU runs any more.

@@ -31,6 +31,7 @@ mod shares;
 mod size;
 pub mod snapshot;
 mod spec;
+mod stolen;
 mod vcpu;
 mod vsock;
 

@@ -8,6 +8,7 @@ mod moving;
 mod parts;
 mod smp;
 mod snapshot;
+mod stolen;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cpu::x86::{cr0, rflags};
 use cpu::{CpuFault, CpuIo, CpuState, EngineError, Hypercall, Signals, Vcpu, VcpuExit};
@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::control::Go;
 use crate::machine::Shared;
+use crate::stolen::Stolen;
 use crate::{Outcome, Report};
 
 /// A vCPU between the machine, which may look at it while it stands still, and its thread.
@@ -23,6 +24,8 @@ pub struct Slot {
     pub signals: Arc<Signals>,
     /// Its local APIC.
     pub lapic: LocalApic,
+    /// What the guest has in the MSR of its lost time.
+    pub steal_time: AtomicU64,
     /// Why guest code was left so far.
     pub exits: Exits,
     /// What the engine counted when it was last asked.
@@ -74,8 +77,8 @@ fn count(counter: &AtomicU64) {
 impl Slot {
     /// A vCPU that is about to begin.
     pub fn new(vcpu: Box<dyn Vcpu>, signals: Arc<Signals>, lapic: LocalApic) -> Self {
-        let (exits, counted, answered) = Default::default();
-        Self { vcpu: Mutex::new(vcpu), signals, lapic, exits, counted, answered }
+        let (steal_time, exits, counted, answered) = Default::default();
+        Self { vcpu: Mutex::new(vcpu), signals, lapic, steal_time, exits, counted, answered }
     }
 
     /// What the engine counts, as new as it is to be had soon.
@@ -98,18 +101,20 @@ impl Slot {
         }
     }
 
-    /// Replaces the CPU state, and tells the APIC what it has to know of it.
+    /// Replaces the CPU state, and tells others what they have to know of it.
     pub fn set_state(&self, vcpu: &mut dyn Vcpu, state: &CpuState) -> Result<(), EngineError> {
         vcpu.set_state(state)?;
         self.lapic.set_tsc_adjust(state.msrs.tsc_adjust);
+        self.steal_time.store(state.msrs.kvm_steal_time, Ordering::Relaxed);
         Ok(())
     }
 }
 
 /// The life of a vCPU thread.
 pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
-    let runner =
-        Runner { shared, index, slot, io: Io { shared, index, lapic: &slot.lapic, exits: &slot.exits } };
+    let stolen = Stolen::new(&shared.pc.ram, &shared.pc.clock, &slot.steal_time);
+    let io = Io { shared, index, lapic: &slot.lapic, exits: &slot.exits, stolen };
+    let runner = Runner { shared, index, slot, io };
     shared.governor.enter();
     let is_kvm = shared.engine.lock().name == "kvm";
     jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
@@ -135,15 +140,15 @@ impl Runner<'_> {
     /// Runs until the machine wants something that is not this CPU's affair alone.
     fn until_kicked(&self, vcpu: &mut Box<dyn Vcpu>) -> Result<(), Outcome> {
         let (signals, lapic) = (&*self.slot.signals, &self.slot.lapic);
+        let mut asleep = false;
         loop {
             // Cleared first: whatever is requested from here on sets it again.
             signals.clear(Signals::EXIT);
             self.slot.answer(vcpu.as_ref());
-            let is_called = || {
-                self.slot.answer(vcpu.as_ref());
-                self.shared.is_called()
-            };
-            self.shared.governor.pass(signals, is_called);
+            if self.shared.governor.holds() {
+                self.stand_back(vcpu.as_ref(), asleep || vcpu.sleeps());
+            }
+            asleep = false;
             if self.shared.is_called() {
                 return Ok(());
             }
@@ -154,7 +159,10 @@ impl Runner<'_> {
             }
             match self.run(vcpu) {
                 Ok(VcpuExit::Kicked) => {}
-                Ok(VcpuExit::Halt) => self.wait_for_interrupt(vcpu.as_ref()),
+                Ok(VcpuExit::Halt) => {
+                    self.wait_for_interrupt(vcpu.as_ref());
+                    asleep = true;
+                }
                 Ok(VcpuExit::Limit) => self.reload(vcpu)?,
                 Ok(VcpuExit::Shutdown) => {
                     let (state, count) = (vcpu.state(), vcpu.instructions());
@@ -166,7 +174,37 @@ impl Runner<'_> {
         }
     }
 
+    /// Waits while the machine has used up its time and nobody calls. A CPU loses that time, unless it sleeps, and then from the
+    /// moment on at which something would wake it.
+    fn stand_back(&self, vcpu: &dyn Vcpu, asleep: bool) {
+        let signals = &*self.slot.signals;
+        let (mut since, mut mask) = (None, Signals::EXIT | Signals::INTR | Signals::NMI);
+        while self.shared.governor.holds() && !self.shared.is_called() {
+            self.slot.lapic.poll();
+            if since.is_none() && (!asleep || signals.load() & mask & !Signals::EXIT != 0) {
+                (since, mask) = (Some(Instant::now()), Signals::EXIT);
+            }
+            signals.wait(mask, since.is_none().then(|| self.until_deadline()).flatten());
+            signals.clear(Signals::EXIT);
+            self.slot.answer(vcpu);
+        }
+        if let Some(since) = since {
+            self.io.stolen.waited(since.elapsed());
+        }
+    }
+
+    /// When the local APIC's timer is due; `None` if it does not run.
+    fn until_deadline(&self) -> Option<Duration> {
+        let clock = &self.shared.pc.clock;
+        self.slot.lapic.next_deadline().map(|deadline| {
+            let ns = clock.tsc_to_ns(deadline.saturating_sub(clock.tsc()));
+            // Guests may ask for years; the host's clock cannot count that far.
+            Duration::from_nanos(ns.min(60_000_000_000))
+        })
+    }
+
     fn run(&self, vcpu: &mut Box<dyn Vcpu>) -> Result<VcpuExit, CpuFault> {
+        self.io.stolen.tell();
         let exit = match self.shared.reload_every() {
             None => vcpu.run(&self.io),
             Some(instructions) => vcpu.run_limited(&self.io, instructions),
@@ -237,13 +275,7 @@ impl Runner<'_> {
             if signals.load() & mask != 0 {
                 return;
             }
-            let clock = &self.shared.pc.clock;
-            let timeout = lapic.next_deadline().map(|deadline| {
-                let ns = clock.tsc_to_ns(deadline.saturating_sub(clock.tsc()));
-                // Guests may ask for years; the host's clock cannot count that far.
-                Duration::from_nanos(ns.min(60_000_000_000))
-            });
-            signals.wait(mask, timeout);
+            signals.wait(mask, self.until_deadline());
         }
     }
 
@@ -275,6 +307,7 @@ struct Io<'a> {
     index: u32,
     lapic: &'a LocalApic,
     exits: &'a Exits,
+    stolen: Stolen<'a>,
 }
 
 impl CpuIo for Io<'_> {
@@ -328,6 +361,10 @@ impl CpuIo for Io<'_> {
         self.lapic.set_tsc_adjust(adjust);
     }
 
+    fn set_steal_time(&self, msr: u64) {
+        self.stolen.set(msr);
+    }
+
     fn deadline(&self) -> Option<u64> {
         self.lapic.next_deadline()
     }
@@ -345,5 +382,6 @@ impl CpuIo for Io<'_> {
 
     fn poll(&self) {
         self.lapic.poll();
+        self.stolen.tell();
     }
 }

@@ -1,4 +1,4 @@
-//! What a hypervisor offers its guests: hypercalls, KVM's clock.
+//! What a hypervisor offers its guests: hypercalls, KVM's clock, steal time.
 
 use cpu::x86::gpr::*;
 use cpu::x86::{msr, vector};
@@ -61,7 +61,7 @@ pub(super) const CASES: &[Case] = &[
         expect: &[Expect::Fault(0x61, 0), Expect::Reg(RDI, NOT_PERMITTED)],
     },
     Case {
-        name: "the signature of KVM leads to its clock",
+        name: "the signature of KVM leads to its clock and to steal time",
         mode: Mode::Long,
         build: |g| {
             g.asm.mov(eax, 0x4000_0000)?;
@@ -69,10 +69,13 @@ pub(super) const CASES: &[Case] = &[
             g.asm.mov(edi, ebx)?;
             g.asm.mov(eax, 0x4000_0001)?;
             g.asm.cpuid()?;
-            g.asm.and(eax, 1 << 3 | 1 << 24)?;
+            g.asm.and(eax, 1 << 3 | 1 << 5 | 1 << 24)?;
             g.asm.hlt()
         },
-        expect: &[Expect::Reg32(RDI, u32::from_le_bytes(*b"KVMK")), Expect::Reg32(RAX, 1 << 3 | 1 << 24)],
+        expect: &[
+            Expect::Reg32(RDI, u32::from_le_bytes(*b"KVMK")),
+            Expect::Reg32(RAX, 1 << 3 | 1 << 5 | 1 << 24),
+        ],
     },
     Case {
         name: "KVM's clock is written with an even version, and runs by a TSC that is stable",
@@ -123,6 +126,18 @@ pub(super) const CASES: &[Case] = &[
             g.asm.hlt()
         },
         expect: &[Expect::Reg32(RDI, 0), Expect::Reg32(RSI, 0)],
+    },
+    Case {
+        name: "steal time's MSR keeps what a guest writes, and reserved bits are #GP",
+        mode: Mode::Long,
+        build: |g| {
+            set(&mut g.asm, msr::KVM_STEAL_TIME, layout::DATA as u32 | 1)?;
+            g.asm.rdmsr()?;
+            g.asm.mov(edi, eax)?;
+            set(&mut g.asm, msr::KVM_STEAL_TIME, layout::DATA as u32 | 2)?;
+            g.asm.hlt()
+        },
+        expect: &[Expect::Reg32(RDI, layout::DATA as u32 | 1), Expect::Fault(vector::GP, 0)],
     },
     Case {
         name: "a number beside KVM's is #GP",

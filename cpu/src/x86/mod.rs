@@ -5,6 +5,7 @@ mod exception;
 mod model;
 pub mod msr;
 pub mod pvclock;
+pub mod steal;
 
 pub use bits::{cr0, cr4, efer, rflags, seg_attr, xcr0};
 pub use exception::{Exception, vector};

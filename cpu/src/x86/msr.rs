@@ -34,6 +34,7 @@ pub const X2APIC_FIRST: u32 = 0x800;
 pub const X2APIC_LAST: u32 = 0x8ff;
 pub const KVM_WALL_CLOCK: u32 = 0x4b56_4d00;
 pub const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
+pub const KVM_STEAL_TIME: u32 = 0x4b56_4d03;
 pub const EFER: u32 = 0xc000_0080;
 pub const STAR: u32 = 0xc000_0081;
 pub const LSTAR: u32 = 0xc000_0082;

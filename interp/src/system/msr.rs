@@ -1,6 +1,6 @@
 //! RDMSR and WRMSR (Intel SDM volume 4). Registers of the local APIC belong to the machine; unknown ones raise #GP.
 
-use cpu::x86::{efer, gpr, msr, seg};
+use cpu::x86::{efer, gpr, msr, seg, steal};
 use iced_x86::Mnemonic;
 
 use super::serialised;
@@ -106,6 +106,7 @@ impl Cpu {
             }
             msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_OLD => msrs.kvm_wall_clock,
             msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_OLD => msrs.kvm_system_time,
+            msr::KVM_STEAL_TIME => msrs.kvm_steal_time,
             PLATFORM_ID | DEBUGCTL | msr::MCG_CAP | msr::MCG_STATUS => 0,
             _ => msrs.mtrr_fixed[fixed_mtrr(number)?],
         })
@@ -154,6 +155,7 @@ impl Cpu {
             }
             msr::KVM_WALL_CLOCK | msr::KVM_WALL_CLOCK_OLD => return self.set_wall_clock(value),
             msr::KVM_SYSTEM_TIME | msr::KVM_SYSTEM_TIME_OLD => return self.set_system_time(value),
+            msr::KVM_STEAL_TIME => return self.set_steal_time(value),
             // Predictors and caches that the guest cannot observe: the commands do nothing.
             msr::PRED_CMD | msr::FLUSH_CMD => return value & !1 == 0,
             // Debug controls are accepted and not acted upon; so is a query of the microcode revision.
@@ -175,6 +177,15 @@ impl Cpu {
         self.io().set_tsc_adjust(adjust);
         self.publish_time();
         true
+    }
+
+    fn set_steal_time(&mut self, value: u64) -> bool {
+        let valid = value & steal::RESERVED == 0;
+        if valid {
+            self.msrs.kvm_steal_time = value;
+            self.io().set_steal_time(value);
+        }
+        valid
     }
 
     /// IA32_EFER: LME cannot change while paging is on; LMA is not software's.

@@ -1,6 +1,6 @@
 //! Why the guest was left, and what is done about it.
 
-use cpu::x86::msr;
+use cpu::x86::{msr, steal};
 use cpu::{CpuFault, CpuIo, VcpuExit};
 use kvm_bindings::{
     KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR, KVM_EXIT_IO, KVM_EXIT_IOAPIC_EOI,
@@ -56,7 +56,10 @@ impl KvmVcpu {
                 self.counters.msrs += 1;
                 self.incomplete = true;
                 let access = raw::msr(&mut self.fd);
-                let value = io.apic_msr_read(access.index);
+                let value = match access.index {
+                    msr::KVM_STEAL_TIME => Some(self.kept.msrs.kvm_steal_time),
+                    number => io.apic_msr_read(number),
+                };
                 access.error = u8::from(value.is_none());
                 access.data = value.unwrap_or(0);
             }
@@ -97,6 +100,14 @@ impl KvmVcpu {
         let adjust = match access.index {
             msr::TSC => Some(access.data.wrapping_sub(self.shared.config.clock.tsc())),
             msr::TSC_ADJUST => Some(access.data),
+            msr::KVM_STEAL_TIME => {
+                access.error = u8::from(access.data & steal::RESERVED != 0);
+                if access.error == 0 {
+                    self.kept.msrs.kvm_steal_time = access.data;
+                    io.set_steal_time(access.data);
+                }
+                None
+            }
             number => {
                 access.error = u8::from(!io.apic_msr_write(number, access.data));
                 None

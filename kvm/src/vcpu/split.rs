@@ -218,6 +218,9 @@ impl CpuIo for SplitIo<'_> {
     fn set_tsc_adjust(&self, adjust: u64) {
         self.io.set_tsc_adjust(adjust);
     }
+    fn set_steal_time(&self, msr: u64) {
+        self.io.set_steal_time(msr);
+    }
     fn poll(&self) {
         self.io.poll();
     }

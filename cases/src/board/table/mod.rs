@@ -7,6 +7,7 @@ mod memory;
 mod reset;
 mod startup;
 mod state;
+mod steal;
 mod timers;
 mod translation;
 mod x2apic;
@@ -28,6 +29,7 @@ pub(super) fn all() -> Vec<BoardCase> {
         translation::CASES,
         reset::CASES,
         state::CASES,
+        steal::CASES,
     ]
     .concat()
 }

@@ -45,8 +45,8 @@ const HYPERVISOR_TIMING: u32 = KVM + 0x10;
 /// Then as ourselves: version of the hypercalls, and how many there are (docs/hypercalls.md).
 const OURS: u32 = 0x4000_0100;
 const OUR_HYPERCALLS: u32 = OURS + 1;
-/// The clock by either pair of MSRs, always the same on all CPUs; no delays by writes to port 0x80.
-const KVM_OFFERS: u32 = bits32(&[0, 1, 3, 24]);
+/// The clock by either pair of MSRs, always the same on all CPUs; no delays by writes to port 0x80; steal time.
+const KVM_OFFERS: u32 = bits32(&[0, 1, 3, 5, 24]);
 /// Family 6, model 0x8f, stepping 8: recent enough that kernels know no defect of it which
 /// [`ARCH_CAPABILITIES`] does not deny.
 const SIGNATURE: u32 = 0x0008_06f8;
