@@ -145,6 +145,10 @@ pub struct RunArguments {
     /// Guest RAM, such as 512M or 2G [default: 512M].
     #[arg(long, short, value_name = "SIZE")]
     pub memory: Option<Size>,
+    /// Take guest RAM from the host's huge pages, of 2M or 1G, which somebody has put aside (/sys/kernel/mm/hugepages). They are the
+    /// machine's to its end: no balloon, no copies.
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, require_equals = true, default_missing_value = "2M")]
+    pub hugepages: Option<Size>,
     /// Memory that the guest is asked to give back to the host. What it frees by itself goes back without being asked for.
     #[arg(long, value_name = "SIZE")]
     pub balloon: Option<Size>,

@@ -82,6 +82,10 @@ fn impossible_machines() {
     let kernel = file(folder.path(), "k", b"x");
     let message = refused(&["run", "--kernel", &kernel, "--memory", "8192G"]);
     assert!(message.contains("host"), "{message}");
+    let message = refused(&["run", "--kernel", &kernel, "--memory", "8192G", "--hugepages"]);
+    assert!(message.contains("guest memory takes 4194304") && message.contains("/nr_hugepages"), "{message}");
+    let message = refused(&["run", "--kernel", &kernel, "--memory", "3G", "--hugepages=4K"]);
+    assert!(message.contains("--hugepages=2M"), "{message}");
     let message = refused(&["run", "--kernel", &kernel, "--cpu-model", "z80"]);
     assert!(message.contains("z80") && message.contains("x86-64-v3"), "{message}");
     refused(&["run", "--memory", "1K", "--", "true"]);

@@ -26,6 +26,7 @@ pub struct BalloonReport {
 /// Checks the size of a balloon.
 pub fn validate(spec: &MachineSpec, balloon: Option<Size>) -> Result<(), MachineError> {
     match balloon {
+        Some(_) if spec.hugepages.is_some() => Err(MachineError::HugeStays("a balloon")),
         Some(balloon) if balloon >= spec.memory => {
             Err(MachineError::Balloon { balloon, memory: spec.memory })
         }

@@ -75,6 +75,20 @@ pub enum MachineError {
         /// What limits it.
         limit: &'static str,
     },
+    /// No size of a huge page.
+    #[error("there are no huge pages of {0}: give --hugepages=2M or --hugepages=1G")]
+    HugePage(Size),
+    /// Memory that is no whole number of them.
+    #[error("{memory} of guest memory are no whole number of pages of {page}: give a multiple")]
+    HugeMemory {
+        /// Guest memory.
+        memory: Size,
+        /// A page.
+        page: Size,
+    },
+    /// What is not possible with them.
+    #[error("{0} is not possible with huge pages, which all stay with their machine: go without --hugepages")]
+    HugeStays(&'static str),
     /// A balloon as large as all memory.
     #[error("a balloon of {balloon} leaves nothing of {memory} of guest memory: give less")]
     Balloon {

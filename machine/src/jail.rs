@@ -41,6 +41,9 @@ impl MachineSpec {
         if let Some(group) = &self.limits.cgroup {
             jail.allow(group, Access::Write);
         }
+        if self.hugepages.is_some() {
+            jail.allow("/sys/kernel/mm/hugepages", Access::Read);
+        }
         for disk in &self.disks {
             allow_disk(&mut jail, disk);
         }

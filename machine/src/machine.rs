@@ -220,10 +220,11 @@ impl Machine {
     pub fn new(spec: MachineSpec, engine: &dyn Engine, backends: Backends) -> Result<Self, MachineError> {
         spec.validate()?;
         let model = Arc::new(CpuModel::named(spec.cpu_model.as_deref())?);
-        let ram = Arc::new(if spec.clonable {
-            GuestRam::freezable(spec.memory.get())
-        } else {
-            GuestRam::new(spec.memory.get())
+        let size = spec.memory.get();
+        let ram = Arc::new(match spec.hugepages {
+            Some(page) => GuestRam::huge(size, page.get()),
+            None if spec.clonable => GuestRam::freezable(size),
+            None => GuestRam::new(size),
         }?);
         let machine = Self::assemble(spec, engine, backends, model, ram, Arc::new(Clock::new()))?;
         machine.shared.reset()?;

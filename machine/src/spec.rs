@@ -61,6 +61,9 @@ pub struct MachineSpec {
     pub cmdline: String,
     /// Guest RAM.
     pub memory: Size,
+    /// RAM is made of huge pages of this size, 2M or 1G, that the host has put aside.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hugepages: Option<Size>,
     /// Memory that the guest is asked to give up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balloon: Option<Size>,
@@ -156,6 +159,7 @@ impl Default for MachineSpec {
             vsock: None,
             cmdline: String::new(),
             memory: Size::mib(512),
+            hugepages: None,
             balloon: None,
             cpus: 1,
             limits: Limits::default(),
@@ -193,9 +197,26 @@ impl MachineSpec {
         console::validate(&self.ports)?;
         shares::validate(&self.shares)?;
         vsock::validate(self.vsock.as_ref())?;
+        if let Some(page) = self.hugepages {
+            return self.validate_huge(page);
+        }
         let (available, limit) = host::memory();
         if self.memory.get() > available {
             return Err(MachineError::HostMemory { memory: self.memory, mib: available >> 20, limit });
+        }
+        Ok(())
+    }
+
+    /// What the host has of these pages is no part of what it has otherwise, and is seen when they are reserved.
+    fn validate_huge(&self, page: Size) -> Result<(), MachineError> {
+        if page != Size::mib(2) && page != Size::mib(1024) {
+            return Err(MachineError::HugePage(page));
+        }
+        if !self.memory.get().is_multiple_of(page.get()) {
+            return Err(MachineError::HugeMemory { memory: self.memory, page });
+        }
+        if self.clonable {
+            return Err(MachineError::HugeStays("a copy"));
         }
         Ok(())
     }
@@ -269,6 +290,25 @@ mod tests {
             error,
             "a microvm has no 8259, and the kernel's interrupt controllers have: take --irqchip split"
         );
+    }
+
+    #[test]
+    fn huge_pages_have_their_sizes_and_stay() {
+        let huge = |page, memory| MachineSpec { hugepages: Some(page), memory, ..spec() };
+        huge(Size::mib(2), Size::mib(64)).validate().unwrap();
+        huge(Size::mib(1024), Size::mib(2048)).validate().unwrap();
+        let clonable = MachineSpec { clonable: true, ..huge(Size::mib(2), Size::mib(64)) };
+        let balloon = MachineSpec { balloon: Some(Size::mib(8)), ..huge(Size::mib(2), Size::mib(64)) };
+        for (wrong, why) in [
+            (huge(Size::mib(4), Size::mib(64)), "there are no huge pages of 4M"),
+            (huge(Size::mib(2), Size::mib(63)), "63M of guest memory are no whole number of pages of 2M"),
+            (huge(Size::mib(1024), Size::mib(64)), "no whole number of pages of 1G"),
+            (clonable, "a copy is not possible with huge pages"),
+            (balloon, "a balloon is not possible with huge pages"),
+        ] {
+            let error = wrong.validate().unwrap_err().to_string();
+            assert!(error.starts_with(why) || error.contains(why), "{error}");
+        }
     }
 
     #[test]

@@ -44,6 +44,8 @@ enum Backing {
     Live(Arc<File>),
     /// Pages that were written are private.
     Layers(Layers),
+    /// RAM is a file of huge pages, which stay.
+    Huge,
 }
 
 /// Behind the mappings of guest RAM.
@@ -61,6 +63,11 @@ impl Content {
     /// That of a file that will be mapped shared.
     pub fn live(file: Arc<File>) -> Self {
         Self::new(Backing::Live(file))
+    }
+
+    /// That of huge pages.
+    pub fn huge() -> Self {
+        Self::new(Backing::Huge)
     }
 
     /// Maps the runs over anonymous private memory.
@@ -85,7 +92,7 @@ impl Content {
     pub fn load(&self, offset: u64, data: &[u8]) -> bool {
         match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
             Backing::Live(file) => file.write_all_at(data, offset).is_ok(),
-            Backing::Layers(_) => false,
+            Backing::Layers(_) | Backing::Huge => false,
         }
     }
 
@@ -102,6 +109,7 @@ impl Content {
                 return Ok(unsafe { madvise(host.cast(), len as usize, Advice::LinuxRemove) }?);
             }
             Backing::Layers(layers) => layers,
+            Backing::Huge => return Err(unsupported()),
         };
         if layers.within(offset, len).all(|run| run.file.is_none()) {
             // SAFETY: the caller's word; the mapping is private and anonymous.
@@ -130,6 +138,8 @@ impl Content {
                 self.private(host, pages);
                 layers.look(offset, pages);
             }
+            Backing::Huge if present(host, pages) => {}
+            Backing::Huge => pages.fill(true),
         }
     }
 
@@ -185,6 +195,7 @@ impl Content {
                 }
                 Ok(layers.clone())
             }
+            Backing::Huge => Err(unsupported()),
         }
     }
 
@@ -227,6 +238,22 @@ impl Content {
         }
         Ok((Arc::new(file), written))
     }
+}
+
+/// What is not done with huge pages.
+fn unsupported() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "it is of huge pages, which stay where they are")
+}
+
+/// Says which pages from an address of the process on are in memory; false if the host does not tell.
+pub fn present(host: u64, pages: &mut [bool]) -> bool {
+    let mut state = vec![0u8; pages.len()];
+    // SAFETY: the kernel looks at mappings, touches nothing of them, and writes a byte for each page (mincore(2)).
+    let done = unsafe {
+        libc::mincore(host as *mut libc::c_void, pages.len() * PAGE_SIZE as usize, state.as_mut_ptr())
+    };
+    pages.iter_mut().zip(state).for_each(|(page, state)| *page = state & 1 != 0);
+    done == 0
 }
 
 /// A file in memory, of zeros, which can be sealed.

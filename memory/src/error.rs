@@ -16,6 +16,22 @@ pub enum MemoryError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The host has too few huge pages, or none of that size.
+    #[error(
+        "the host has {free} free pages of {} MiB, and guest memory takes {needed} ({source}): have more put aside, in {folder}/nr_hugepages, or go without --hugepages", page >> 20
+    )]
+    Huge {
+        /// Bytes of a page.
+        page: u64,
+        /// Pages of guest memory.
+        needed: u64,
+        /// Pages that nobody has.
+        free: u64,
+        /// Where the kernel keeps their number.
+        folder: String,
+        /// What the host said.
+        source: std::io::Error,
+    },
     /// A file with RAM's content ends too soon.
     #[error(
         "{len} bytes are less than {size} bytes of guest memory: the file is not whole, take another one"

@@ -6,6 +6,7 @@
 
 mod content;
 mod error;
+mod huge;
 mod layers;
 mod overwrites;
 mod page;

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use vm_memory::mmap::{GuestRegionMmap, MmapRegionBuilder};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
-use crate::content::{Content, Place, memory_file};
-use crate::{HIGH_RAM_START, LOW_RAM_END, Layers, MemoryError, PAGE_SIZE, PageInfo, PageRef, Run};
+use crate::content::{Content, Place, memory_file, present};
+use crate::{HIGH_RAM_START, LOW_RAM_END, Layers, MemoryError, PAGE_SIZE, PageInfo, PageRef, Run, huge};
 
 /// Copies of fewer bytes are made one by one: the string instruction has its start-up cost.
 const SHORT: usize = 32;
@@ -77,8 +77,26 @@ impl GuestRam {
     pub fn freezable(size: u64) -> Result<Self, MemoryError> {
         let Ok(file) = memory_file(size) else { return Self::new(size) };
         let file = Arc::new(file);
-        let (mmap, blocks) = map(size, Some(&file))?;
+        let (mmap, blocks) = map(size, Some(&file), libc::MAP_NORESERVE)?;
         Ok(Self { mmap, blocks, content: Content::live(file) })
+    }
+
+    /// The same by huge pages of `page` bytes, 2 MiB or 1 GiB, of which `size` is a multiple. All of them are put aside now,
+    /// and stay: nothing can be given back, or shared with copies.
+    ///
+    /// # Errors
+    /// The host has not enough of them.
+    pub fn huge(size: u64, page: u64) -> Result<Self, MemoryError> {
+        let refused = |source| {
+            let (needed, free, folder) = (size.div_ceil(page.max(1)), huge::free(page), huge::folder(page));
+            MemoryError::Huge { page, needed, free, folder, source }
+        };
+        let file = Arc::new(huge::file(size, page).map_err(refused)?);
+        match map(size, Some(&file), 0) {
+            Ok((mmap, blocks)) => Ok(Self { mmap, blocks, content: Content::huge() }),
+            Err(MemoryError::Map { source, .. }) => Err(refused(source)),
+            Err(other) => Err(other),
+        }
     }
 
     /// The same with what is in `file`, one range behind the other: it is read when it is touched, and never written.
@@ -98,7 +116,7 @@ impl GuestRam {
         if layers.runs().map(|run| run.len).sum::<u64>() != size {
             return Err(MemoryError::BadLayers);
         }
-        let (mmap, blocks) = map(size, None)?;
+        let (mmap, blocks) = map(size, None, libc::MAP_NORESERVE)?;
         // SAFETY: mappings that nobody else knows.
         let content = unsafe { Content::layered(layers, &places(&blocks)) };
         Ok(Self { mmap, content: content.map_err(|source| MemoryError::Map { size, source })?, blocks })
@@ -192,21 +210,14 @@ impl GuestRam {
     pub fn resident(&self) -> u64 {
         const PAGES: u64 = 1 << 14;
         let mut resident = 0;
-        let mut state = vec![0u8; PAGES as usize];
+        let mut pages = [false; PAGES as usize];
         for block in &self.blocks {
             for start in (0..block.range.len).step_by((PAGES * PAGE_SIZE) as usize) {
-                let len = (block.range.len - start).min(PAGES * PAGE_SIZE);
-                // SAFETY: the range is inside this mapping; `state` has a byte for each of its pages.
-                let done = unsafe {
-                    libc::mincore(
-                        block.host.add(start as usize).as_ptr().cast(),
-                        len as usize,
-                        state.as_mut_ptr(),
-                    )
-                };
-                let pages = state.iter().take((len / PAGE_SIZE) as usize);
-                if done == 0 {
-                    resident += pages.filter(|&page| page & 1 != 0).count() as u64 * PAGE_SIZE;
+                let count = ((block.range.len - start) / PAGE_SIZE).min(PAGES) as usize;
+                // SAFETY: the range is inside this mapping.
+                let host = unsafe { block.host.add(start as usize) };
+                if present(host.as_ptr() as u64, &mut pages[..count]) {
+                    resident += pages[..count].iter().filter(|page| **page).count() as u64 * PAGE_SIZE;
                 }
             }
         }
@@ -309,8 +320,13 @@ impl GuestRam {
     }
 }
 
-/// The mappings of so much RAM: of a file that is RAM, one behind the other, or private ones of zeros.
-fn map(size: u64, file: Option<&Arc<File>>) -> Result<(GuestMemoryMmap, Vec<Block>), MemoryError> {
+/// The mappings of so much RAM: of a file that is RAM, one behind the other, or private ones of zeros. `flags` may say that
+/// the host is to promise nothing.
+fn map(
+    size: u64,
+    file: Option<&Arc<File>>,
+    flags: i32,
+) -> Result<(GuestMemoryMmap, Vec<Block>), MemoryError> {
     if size == 0 || !size.is_multiple_of(PAGE_SIZE) {
         return Err(MemoryError::BadSize(size));
     }
@@ -325,9 +341,9 @@ fn map(size: u64, file: Option<&Arc<File>>) -> Result<(GuestMemoryMmap, Vec<Bloc
         let builder =
             MmapRegionBuilder::new(range.len as usize).with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE);
         let builder = match file {
-            None => builder.with_mmap_flags(libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_PRIVATE),
+            None => builder.with_mmap_flags(flags | libc::MAP_ANONYMOUS | libc::MAP_PRIVATE),
             Some(file) => builder
-                .with_mmap_flags(libc::MAP_NORESERVE | libc::MAP_SHARED)
+                .with_mmap_flags(flags | libc::MAP_SHARED)
                 .with_file_offset(FileOffset::from_arc(file.clone(), offset)),
         };
         let region = builder.build().map_err(|e| refused(&e))?;

@@ -27,6 +27,7 @@ pub fn read(arguments: &RunArguments) -> anyhow::Result<MachineSpec> {
     set(&mut spec.initrd, arguments.initrd.clone().map(Some));
     set(&mut spec.memory, arguments.memory);
     set(&mut spec.vsock, arguments.vsock.clone().map(Some));
+    set(&mut spec.hugepages, arguments.hugepages.map(Some));
     set(&mut spec.balloon, arguments.balloon.map(Some));
     set(&mut spec.limits.cpus, arguments.cpu_cap.map(Some));
     set(&mut spec.limits.weight, arguments.cpu_weight.map(Some));

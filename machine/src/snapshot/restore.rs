@@ -112,6 +112,8 @@ impl Snapshot {
     /// The definition of a machine that goes on from here: disks whose changes are in the folder are based on those.
     pub fn spec(&self) -> MachineSpec {
         let mut spec = self.header.spec.clone();
+        // RAM comes from the snapshot's files, whose pages are ordinary ones.
+        spec.hugepages = None;
         for ((disk, mark), index) in spec.disks.iter_mut().zip(&self.header.disks).zip(0..) {
             if let Some((_, path)) = self.paths.disks.iter().find(|(i, _)| mark.kept && *i == index) {
                 disk.path.clone_from(path);

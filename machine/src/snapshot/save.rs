@@ -88,6 +88,9 @@ impl Machine {
     /// As for [`snapshot`](Self::snapshot); a disk of the user's is written.
     pub fn copy(&self, files: &Files) -> Result<Copied, MachineError> {
         let began = Instant::now();
+        if self.spec().hugepages.is_some() {
+            return Err(MachineError::HugeStays("a copy"));
+        }
         let written = |disk: &&DiskSpec| !disk.readonly && !disk.snapshot;
         if let Some(disk) = self.spec().disks.iter().find(written) {
             return Err(SnapshotError::Written(disk.path.clone()).into());

@@ -181,6 +181,28 @@ fn sharing(clonable: bool) {
     }
 }
 
+/// On hosts that have four huge pages.
+#[test]
+fn a_machine_on_huge_pages_is_written_down_and_not_shared() {
+    let kernel = summing();
+    let spec = MachineSpec { hugepages: Some(Size::mib(2)), ..kernel.spec() };
+    let interp = engine::choose(EngineKind::Interp).unwrap().engine;
+    if let Err(error) = Machine::new(spec.clone(), interp.as_ref(), backends()) {
+        assert!(error.to_string().contains("/nr_hugepages"), "{error}");
+        return eprintln!("{error}");
+    }
+    let machine = begun(spec);
+    let folder = tempfile::tempdir().unwrap();
+    let refused = machine.copy(&files(folder.path())).unwrap_err();
+    assert!(matches!(refused, MachineError::HugeStays("a copy")), "{refused}");
+    assert!(matches!(machine.set_balloon(Size::mib(1)), Err(MachineError::HugeStays("a balloon"))));
+    machine.snapshot(&files(folder.path()), After::GoOn).unwrap();
+    let copy = restored(folder.path(), EngineKind::Interp).unwrap();
+    assert_eq!(copy.spec().hugepages, None);
+    copy.start().unwrap();
+    assert_eq!([ends(&copy), ends(&machine)], [sum_on_a_host(); 2]);
+}
+
 #[test]
 fn no_bit_can_be_another() {
     let folder = taken();

@@ -203,3 +203,28 @@ fn many_layers_become_one_again() {
     }
     assert!((10..20).contains(&most), "{most}");
 }
+
+/// On hosts that have put two of them aside.
+#[test]
+fn huge_pages_are_the_machines_to_its_end() {
+    const PAGE: u64 = 2 << 20;
+    let most = GuestRam::huge(1 << 40, PAGE).err().unwrap().to_string();
+    assert!(
+        most.contains("pages of 2 MiB, and guest memory takes 524288 (") && most.contains("kB/nr_hugepages"),
+        "{most}"
+    );
+    let Ok(ram) = GuestRam::huge(2 * PAGE, PAGE) else {
+        return eprintln!("no huge pages here: echo 2 >{}/nr_hugepages", huge::folder(PAGE));
+    };
+    let looked = |at: u64| {
+        let mut pages = [false; 2];
+        ram.look(at, &mut pages).unwrap();
+        pages[0]
+    };
+    assert_eq!((ram.resident(), looked(0), looked(PAGE)), (0, false, false));
+    ram.load(PAGE - 1, &[7, 8]).unwrap();
+    ram.write(PAGE + 0x1000, &[9]).unwrap();
+    assert_eq!((ram.resident(), looked(0), looked(PAGE)), (2 * PAGE, true, true));
+    assert!(ram.discard(0, 2 * PAGE).is_err() && ram.freeze().is_err());
+    assert_eq!([PAGE - 1, PAGE, PAGE + 0x1000].map(|at| ram.load_u8(at).unwrap()), [7, 8, 9]);
+}
