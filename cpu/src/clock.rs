@@ -84,9 +84,14 @@ impl Clock {
         self.offset.store(tsc.wrapping_sub(host_tsc()), Ordering::Relaxed);
     }
 
+    /// Has the guest TSC be ahead of the host's by this, as it once was.
+    pub fn set_offset(&self, offset: u64) {
+        self.offset.store(offset, Ordering::Relaxed);
+    }
+
     /// The guest TSC is the host's from now on, for an engine that cannot shift it.
     pub fn follow_host(&self) {
-        self.offset.store(0, Ordering::Relaxed);
+        self.set_offset(0);
     }
 
     /// Nanoseconds since the guest TSC was zero.

@@ -69,6 +69,7 @@ type Replaced = (Running, Vec<Box<dyn Vcpu>>);
 /// All of it, or nothing. Everybody stands still.
 fn replace(shared: &Shared, next: Running) -> Result<Replaced, MachineError> {
     let mut vcpus: Vec<_> = shared.slots().iter().map(|slot| slot.vcpu.lock()).collect();
+    let (clock, offset) = (&shared.pc.clock, shared.pc.clock.offset());
     let bells: Vec<_> = shared.slots().iter().map(|slot| slot.signals.bell()).collect();
     let fresh: Result<Vec<_>, MachineError> = (0..)
         .zip(shared.slots())
@@ -82,7 +83,8 @@ fn replace(shared: &Shared, next: Running) -> Result<Replaced, MachineError> {
         })
         .collect();
     let fresh = fresh.inspect_err(|_| {
-        // Whoever came in their place took the bells away.
+        // Whoever came in their place took the bells away, and may have had the clock follow the host.
+        clock.set_offset(offset);
         for (slot, bell) in shared.slots().iter().zip(bells) {
             bell.into_iter().for_each(|bell| slot.signals.hang(bell));
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cpu::x86::{CpuModel, Feature};
-use cpu::{Capabilities, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
+use cpu::{Capabilities, Clock, Engine, EngineError, Signals, Vcpu, Vm, VmConfig};
 use dbt::Dbt;
 
 use super::*;
@@ -15,7 +15,7 @@ struct Refusing {
     lacks: Feature,
 }
 
-struct RefusingVm(Box<dyn Vm>);
+struct RefusingVm(Box<dyn Vm>, Arc<Clock>);
 
 impl Engine for Refusing {
     fn name(&self) -> &'static str {
@@ -28,12 +28,15 @@ impl Engine for Refusing {
         model.features() & self.lacks
     }
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
-        Ok(Box::new(RefusingVm(Dbt::new().create_vm(config)?)))
+        let clock = config.clock.clone();
+        Ok(Box::new(RefusingVm(Dbt::new().create_vm(config)?, clock)))
     }
 }
 
 impl Vm for RefusingVm {
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
+        // As one does that cannot shift the guest's.
+        self.1.follow_host();
         match index {
             0 => self.0.create_vcpu(index, signals),
             _ => Err(EngineError::BadState("a register".to_owned())),
@@ -81,6 +84,7 @@ fn a_machine_that_is_refused_goes_on_where_it_is() {
         assert_eq!(refused, "cpu state is not valid: a register");
         assert_eq!(machine.engine(), "dbt");
         counts(&machine);
+        assert!(machine.pc().clock.ns() < 60_000_000_000, "the host's time");
         // Kicks reach the CPU that stayed.
         machine.pause().unwrap();
         machine.resume();
