@@ -1,6 +1,7 @@
 //! What must fault, with which exception, and that nothing has changed then.
 
 use cpu::x86::{CpuModel, Exception, cr0, cr4, efer, seg, seg_attr, vector};
+use iced_x86::Code;
 
 use super::super::state::Ymm;
 use super::guest::{ABSENT, DATA, Guest, READ_ONLY};
@@ -120,6 +121,30 @@ fn aligned_operands_must_be_aligned() {
     guest.cpu.regs[0] = DATA + 16;
     guest.complete(&[0x0f, 0x28, 0x00]);
     assert_eq!(guest.fault(&[0xc5, 0xfd, 0xe7, 0x00]), Exception::gp(0));
+}
+
+/// CPUs of Intel raise #GP: it must be the guest's and not this process's.
+#[test]
+fn operands_of_sha_instructions_must_be_aligned() {
+    let mut guest = Guest::new();
+    if !CpuModel::named(Some("host")).unwrap().allows(Code::Sha1nexte_xmm_xmmm128) {
+        return;
+    }
+    let instructions: [&[u8]; 7] = [
+        &[0x0f, 0x38, 0xc8, 0x00],       // sha1nexte xmm0, [rax]
+        &[0x0f, 0x38, 0xc9, 0x00],       // sha1msg1
+        &[0x0f, 0x38, 0xca, 0x00],       // sha1msg2
+        &[0x0f, 0x38, 0xcb, 0x00],       // sha256rnds2
+        &[0x0f, 0x38, 0xcc, 0x00],       // sha256msg1
+        &[0x0f, 0x38, 0xcd, 0x00],       // sha256msg2
+        &[0x0f, 0x3a, 0xcc, 0x00, 0x00], // sha1rnds4 xmm0, [rax], 0
+    ];
+    for bytes in instructions {
+        guest.cpu.regs[0] = DATA + 8;
+        assert_eq!(guest.fault(bytes), Exception::gp(0), "{bytes:02x?}");
+        guest.cpu.regs[0] = DATA + 16;
+        guest.complete(bytes);
+    }
 }
 
 #[test]
