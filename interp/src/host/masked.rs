@@ -150,7 +150,8 @@ fn gather(l: &mut Lowering, index_size: usize, size: usize) -> bool {
 }
 
 /// Elements are loaded lowest first; one that faults leaves those before it loaded and their masks cleared, so that
-/// the instruction goes on from there when it is restarted.
+/// the instruction goes on from there when it is restarted. The masks that are left are all ones or zeros by then (Intel
+/// SDM volume 2, VGATHERDPS, operation).
 fn run_gather(cpu: &mut Cpu, op: &Op) -> Done {
     cpu.avx()?;
     let (index_size, size) = (op.imm as usize & 0xff, op.imm as usize >> 8 & 0xff);
@@ -158,11 +159,16 @@ fn run_gather(cpu: &mut Cpu, op: &Op) -> Done {
     let indices = bytes_of(*cpu.host.reg(op.src));
     let mut mask = bytes_of(*cpu.host.reg(op.aux));
     let mut result = bytes_of(*cpu.host.reg(op.dst));
-    // What lies beyond the last element is cleared, and so is each mask when its element is done.
+    for element in mask[..count * size].chunks_exact_mut(size) {
+        let selected = element[size - 1] & 0x80 != 0;
+        element.fill(if selected { 0xff } else { 0 });
+    }
+    mask[count * size..].fill(0);
+    // Each mask is cleared when its element is done.
     let mut outcome = Ok(());
     for n in 0..count {
         let at = n * size;
-        if mask[at + size - 1] & 0x80 != 0 {
+        if mask[at] != 0 {
             let lin = gather_address(cpu, op, &indices[n * index_size..][..index_size], size);
             let loaded = lin.and_then(|lin| cpu.read_operand(lin, op.seg, &mut result[at..at + size]));
             if loaded.is_err() {
@@ -173,7 +179,6 @@ fn run_gather(cpu: &mut Cpu, op: &Op) -> Done {
         mask[at..at + size].fill(0);
     }
     if outcome.is_ok() {
-        mask.fill(0);
         result[count * size..].fill(0);
     }
     *cpu.host.reg(op.aux) = register_of(mask);

@@ -146,7 +146,7 @@ fn a_gather_goes_on_where_it_faulted() {
     guest.cpu.regs[3] = DATA;
     let far = (ABSENT - DATA) as u128 / 4;
     guest.cpu.host.ymm[2].lo = 1 << 32 | far << 64;
-    guest.cpu.host.ymm[3].lo = u128::MAX;
+    guest.cpu.host.ymm[3].lo = 0x8000_0000_8000_0000_8000_0000_8000_0000;
     guest.cpu.host.ymm[1].lo = u128::MAX;
     let vpgatherdd = [0xc4, 0xe2, 0x61, 0x90, 0x0c, 0x93];
     assert_eq!(guest.fault(&vpgatherdd).payload, ABSENT);
