@@ -2,7 +2,7 @@
 
 use crate::generate::Case;
 use crate::input::{Outcome, canonical};
-use crate::{contested, layout, undefined};
+use crate::{contested, layout, undefined, vendor};
 
 /// Something user code can see that is not the same.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -27,8 +27,12 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
     let mut differ = |what: &str, a: String, b: String| {
         found.push(Difference { what: what.to_owned(), host: a, engine: b });
     };
+    canonical(&mut host.fp);
+    canonical(&mut engine.fp);
     let code_mask = !undefined::error_code(host);
-    let (insn, undefined_flags) = undefined::context(case, host);
+    let (insn, mut undefined_flags) = undefined::context(case, host);
+    undefined_flags |= vendor::flags(case, insn, host);
+    vendor::settle(case, insn, host, engine);
     let scope = contested::fault(insn);
     let fault = |o: &Outcome| {
         let addressed = o.vector == u64::from(cpu::x86::vector::PF);
@@ -71,8 +75,6 @@ pub fn differences(case: &Case, host: &mut Outcome, engine: &mut Outcome) -> Vec
             differ(name, hex(a.selectors[i].into()), hex(b.selectors[i].into()));
         }
     }
-    canonical(&mut host.fp);
-    canonical(&mut engine.fp);
     undefined::vector_state(insn, host, &mut engine.fp);
     let unmasked = *host;
     undefined::vector_state(insn, &unmasked, &mut host.fp);

@@ -1,11 +1,13 @@
 //! Cases in which processors of different vendors differ, so that the host's answer would be none: they are not
-//! generated. Each with the reason, as seen on AMD family 25 beside Intel's manual.
+//! generated. Each with the reason, as seen on AMD family 25 beside Intel's manual, and on Intel family 6 model 207 where it
+//! says so. What differs in the outcome only is in `vendor`.
 
-use cpu::x86::gpr;
+use cpu::x86::{gpr, rflags};
 use iced_x86::{Code, Instruction, Mnemonic as M, OpKind, Register};
 
 use crate::input::Input;
-use crate::layout::{CODE, CODE_LEN, DATA, PAGE, STACK};
+use crate::layout::{CODE, CODE_LEN, DATA, PAGE, STACK, selector::CODE32};
+use crate::vendor;
 
 /// Where the kernel puts a process's own code, heap, libraries and stack.
 const CHILD: std::ops::Range<u64> = 0x5000_0000_0000..0x7fff_ffff_f000;
@@ -31,6 +33,13 @@ pub(crate) fn contested(insn: &Instruction, input: &Input) -> Option<&'static st
             if input.compat() && without_prefixes(input).get(2).is_some_and(|b| b & 0x80 != 0) =>
         {
             Some("VPINSRD or VPEXTRD with VEX.W in 32-bit code")
+        }
+        M::Push | M::Pop | M::Retf if vendor::intel() && split_selector(insn, input) => {
+            Some("selector in a slot across pages: Intel reaches for the selector alone")
+        }
+        // Intel drops the upper half of the offset, AMD finds it to be beyond the limit.
+        M::Retf if vendor::intel() && matches!(insn.code(), Code::Retfq | Code::Retfq_imm16) => {
+            narrowed_return(input).then_some("far return to 32-bit code with an offset of more bits")
         }
         // The decoder takes it for PAUSE, processors for XCHG R8, RAX.
         M::Pause if input.code().iter().any(|b| b & 0xf1 == 0x41) => Some("PAUSE with REX.B"),
@@ -87,6 +96,25 @@ fn wide_double_shift(insn: &Instruction, input: &Input) -> bool {
     insn.op1_register().size() == 2 && raw & 31 > 16
 }
 
+fn split_selector(insn: &Instruction, input: &Input) -> bool {
+    let change = i64::from(insn.stack_pointer_increment());
+    let slot = input.regs.gpr[gpr::RSP].wrapping_add_signed(change.min(0));
+    let frame = match insn.code() {
+        Code::Retfw | Code::Retfw_imm16 => 4,
+        Code::Retfd | Code::Retfd_imm16 => 8,
+        Code::Retfq | Code::Retfq_imm16 => 16,
+        _ if half_push(insn) => 4,
+        _ if insn.mnemonic() == M::Pop && insn.op0_register().is_segment_register() => change.unsigned_abs(),
+        _ => return false,
+    };
+    slot % PAGE + frame > PAGE
+}
+
+fn narrowed_return(input: &Input) -> bool {
+    let frame = input.patches().iter().rfind(|patch| patch.addr == input.regs.gpr[gpr::RSP]);
+    frame.is_some_and(|patch| patch.bytes[4..8] != [0; 4] && patch.bytes[8] == CODE32 as u8)
+}
+
 /// Reasons that lie in where memory operands are.
 fn memory(insn: &Instruction, input: &Input) -> Option<&'static str> {
     if insn.is_vsib() {
@@ -124,7 +152,7 @@ fn operand(insn: &Instruction, operand: u32, input: &Input) -> Option<&'static s
         {
             Some("masked store to a code segment")
         }
-        // Intel's manual asks for alignment.
+        // Intel's manual asks for alignment, and so do the models.
         M::Sha1msg1
         | M::Sha1msg2
         | M::Sha1nexte
@@ -132,12 +160,15 @@ fn operand(insn: &Instruction, operand: u32, input: &Input) -> Option<&'static s
         | M::Sha256msg1
         | M::Sha256msg2
         | M::Sha256rnds2
-            if !aligned =>
+            if !aligned && !vendor::intel() =>
         {
             Some("misaligned operand of a SHA instruction")
         }
-        // #GP for the alignment, or #SS for the address.
-        _ if size >= 16 && !aligned && !(canonical(linear) && canonical(linear.wrapping_add(size - 1))) => {
+        // #GP for the alignment, or #SS for the address; Intel's #AC comes before the address, too.
+        _ if (size >= 16 || vendor::intel() && input.regs.rflags & rflags::AC != 0)
+            && !aligned
+            && !(canonical(linear) && canonical(linear.wrapping_add(size - 1))) =>
+        {
             Some("non-canonical and misaligned")
         }
         _ => None,

@@ -16,6 +16,7 @@ mod report;
 mod rng;
 mod run;
 mod undefined;
+mod vendor;
 
 pub use blocks::{BlockMismatch, BlockSummary, run_blocks};
 pub use cases::named_cases;

@@ -15,7 +15,7 @@ use crate::guest::{Guest, GuestError, Trouble};
 use crate::input::{Input, Outcome};
 use crate::oracle::{BATCH, Oracle, OracleError};
 use crate::report::{Mismatch, Summary};
-use crate::{Form, forms};
+use crate::{Form, forms, undefined};
 
 /// What to run.
 #[derive(Debug, Clone)]
@@ -225,9 +225,11 @@ impl Work<'_> {
 fn only_dead_flags(case: &Case, found: &[Difference], host: &Outcome, engine: &Outcome) -> bool {
     let input = &case.input;
     let bitness = if input.compat() { 32 } else { 64 };
+    let (_, undefined) = undefined::context(case, host);
     matches!(found, [only] if only.what == "rflags")
         && (host.regs.rflags ^ engine.regs.rflags)
             & !dead::dead(bitness, input.code(), input.regs.rip, host.regs.rip)
+            & !undefined
             == 0
 }
 

@@ -140,7 +140,7 @@ impl Vcpu for BrokenVcpu {
 #[test]
 fn mistakes_are_noticed() {
     for mistake in [Mistake::Register, Mistake::Vector, Mistake::Memory] {
-        let summary = run(&Broken(mistake), &options(1, 200), &|_| ()).unwrap();
+        let summary = run(&Broken(mistake), &options(1, 400), &|_| ()).unwrap();
         let wrong: u64 = summary.failing.values().sum();
         assert!(wrong > summary.cases * 9 / 10, "{wrong} of {}", summary.cases);
         assert!(summary.samples.iter().all(|s| s.to_string().contains("engine")));

@@ -5,7 +5,7 @@
 //! * Page-fault error codes for addresses in the kernel's half: the host kernel sets P, so that no program can learn
 //!   what is mapped there.
 //! * Memory behind an interrupted store of several parts (FXSAVE, FNSAVE, ENTER ...): how much was written when the
-//!   fault came is the processor's business.
+//!   fault came is the processor's business. `vendor` has what else faults leave behind by vendor.
 //! * MXCSR_MASK in an FXSAVE image: it is the CPU model's.
 //! * x87 registers when a conversion between MMX and XMM registers raises #XM.
 //! * Some flags in MXCSR when #XM is reported. That is no freedom of processors but an approximation of the interpreter,
@@ -21,6 +21,7 @@ use crate::contested;
 use crate::generate::Case;
 use crate::input::Outcome;
 use crate::layout::{MEMORY_LEN, offset};
+use crate::vendor;
 
 /// The instruction that an outcome is about, the last one or that which faulted, and RFLAGS bits that are not
 /// compared after it.
@@ -134,9 +135,12 @@ pub(crate) fn memory(case: &Case, insn: &Instruction, host: &Outcome) -> Vec<usi
         return (0..MEMORY_LEN).collect();
     }
     let bytes = |addr: u64, len: u64| (0..len).filter_map(|i| offset(addr.wrapping_add(i))).collect();
+    let operand = || contested::address(insn, 0, &case.input, true).unwrap_or_default();
+    if faulted && vendor::stores_in_parts(insn) {
+        return bytes(operand(), 8);
+    }
     if matches!(insn.mnemonic(), M::Fxsave | M::Fxsave64) {
-        let image = contested::address(insn, 0, &case.input, true).unwrap_or_default();
-        return bytes(image.wrapping_add(28), 4);
+        return bytes(operand().wrapping_add(28), 4);
     }
     if contested::half_push(insn) {
         return bytes(host.regs.gpr[gpr::RSP].wrapping_add(2), 2);
