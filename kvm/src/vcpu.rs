@@ -379,7 +379,8 @@ impl Vcpu for KvmVcpu {
     }
 
     fn sleeps(&self) -> bool {
-        self.shared.split && split::activity(&self.fd).is_ok_and(|activity| activity == KVM_MP_STATE_HALTED)
+        self.shared.has_apics()
+            && split::activity(&self.fd).is_ok_and(|activity| activity == KVM_MP_STATE_HALTED)
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
