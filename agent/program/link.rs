@@ -38,7 +38,7 @@ pub fn serve() -> io::Result<()> {
             sessions: BTreeMap::new(),
             ignored: std::mem::take(&mut ignored),
         };
-        // What the host sends is nonsense, or the device is gone: from the beginning.
+        // There is no host, what it sends is nonsense, or the device is gone: from the beginning.
         let _ = link.run(&children);
         link.hang_up();
         ignored = link.ignored;
@@ -126,13 +126,9 @@ impl Link {
     fn receive(&mut self) -> io::Result<()> {
         for _ in 0..READS {
             match self.port.read(self.decoder.room()) {
-                Ok(0) => {
-                    // There is no host: when it comes, it begins anew.
-                    self.hang_up();
-                    self.decoder.reset();
-                    sleep(RESPITE);
-                    break;
-                }
+                // There was no host a moment ago. Of one that has come since, the greeting may be among what was read and cannot be
+                // answered: it sends another one when the port is opened anew.
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(count) => self.decoder.filled(count),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}

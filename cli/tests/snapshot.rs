@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -129,6 +130,30 @@ fn a_guest_at_work_goes_on_elsewhere_and_where_it_was() {
     let error = world.refused(&["restore", "-d", "last"]);
     assert!(error.contains("own.raw was written after the snapshot"), "{error}");
     world.holds(&["first", "kept.raw", "last", "own.raw", "small"]);
+}
+
+/// What the agent has the beginning of comes to its end, or it would take the greeting for the rest.
+#[test]
+fn a_guest_in_the_midst_of_a_transfer_understands_who_comes_next() {
+    let world = World::new();
+    world.ok(&["run", "-d", "--name", "a", "--cpus", "2", "--memory", "128M"]);
+    world.exec("a", "true");
+    let mut transfer = world.command(&["exec", "-i", "a", "--", "sh", "-c", "cat >/dev/null"]);
+    let mut transfer = transfer.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut input = transfer.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || while input.write_all(&[7; 1 << 16]).is_ok() {});
+    for round in 0..6 {
+        let folder = format!("round{round}");
+        let engine = if round % 3 == 0 { "interp" } else { "dbt" };
+        world.ok(&["snapshot", "a", &folder]);
+        world.ok(&["restore", "-d", "--rm", "--name", "b", "--engine", engine, &folder]);
+        assert_eq!(world.exec("b", "echo here"), "here\n", "round {round}");
+        world.ok(&["kill", "b"]);
+    }
+    transfer.kill().unwrap();
+    transfer.wait().unwrap();
+    writer.join().unwrap();
+    assert_eq!(world.exec("a", "echo here"), "here\n");
 }
 
 #[test]

@@ -117,6 +117,23 @@ impl Host {
         self.ring();
     }
 
+    /// The rest of what the guest was given the beginning of: it would take whatever comes next for that.
+    pub fn unfinished(&self) -> Vec<u8> {
+        self.state.lock().queue.unfinished().to_vec()
+    }
+
+    /// Somebody in the guest has opened the port when another process had this end of it, and got all but this of what he had
+    /// begun to get.
+    pub fn resumed(&self, unfinished: &[u8]) {
+        let mut state = self.state.lock();
+        state.decoder.reset();
+        state.queue.begin_with(unfinished);
+        state.greet();
+        drop(state);
+        self.changed.notify_all();
+        self.ring();
+    }
+
     /// Fills `data` with bytes for the guest; how many.
     pub fn read(&self, data: &mut [u8]) -> usize {
         self.state.lock().queue.take(data)

@@ -149,3 +149,38 @@ fn there_are_so_many_sessions() {
     let long = Start { argv: vec![vec![b'a'; 300_000]], ..Start::default() };
     assert!(matches!(liar.0.start(&long, LONG), Err(AgentError::Long)));
 }
+
+#[test]
+fn an_agent_that_is_in_the_midst_of_a_frame_is_greeted_behind_its_end() {
+    for taken in [0, 1, 11, 12, 13, 5000, 7011, 7012] {
+        let liar = Liar::new();
+        let session = liar.start();
+        let mut data = vec![0; 1 << 16];
+        while liar.0.read(&mut data) > 0 {}
+        session.send(&Frame { stream: stream::INPUT, ..Frame::new(Kind::Data, 0, &[7; 7000]) }).unwrap();
+        session.send(&Frame { stream: stream::INPUT, ..Frame::new(Kind::Data, 0, &[8; 10]) }).unwrap();
+        let mut decoder = Decoder::synced();
+        let mut pass = |host: &Host, most: usize| {
+            let count = host.read(&mut data[..most]);
+            decoder.put(&data[..count]);
+            let mut items = Vec::new();
+            while let Some(item) = decoder.advance().unwrap() {
+                items.push(match item {
+                    Item::Frame(frame) => frame.payload.to_vec(),
+                    Item::Hello(_) => b"hello".to_vec(),
+                });
+            }
+            items
+        };
+        let whole = if taken == 7012 { vec![vec![7; 7000]] } else { vec![] };
+        assert_eq!(pass(&liar.0, taken), whole, "{taken}");
+        // In another process, and in one more, which comes before the guest has taken anything.
+        let second = Liar(Arc::default());
+        second.0.resumed(&liar.0.unfinished());
+        let third = Liar(Arc::default());
+        third.0.resumed(&second.0.unfinished());
+        assert!(!third.0.is_up());
+        let expected = if taken % 7012 == 0 { vec![] } else { vec![vec![7; 7000]] };
+        assert_eq!(pass(&third.0, 1 << 16), [expected, vec![b"hello".to_vec()]].concat(), "{taken}");
+    }
+}

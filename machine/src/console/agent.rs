@@ -34,4 +34,15 @@ impl PortBackend for AgentPort {
     fn opened(&self, open: bool) {
         self.0.opened(open);
     }
+
+    fn unfinished(&self) -> Vec<u8> {
+        self.0.unfinished()
+    }
+
+    /// A greeting says it. A driver that is told may have the agent read to the end of what came, the greeting included, in
+    /// the moment in which nobody is there, and nobody would greet it again.
+    fn resumed(&self, unfinished: &[u8]) -> bool {
+        self.0.resumed(unfinished);
+        true
+    }
 }

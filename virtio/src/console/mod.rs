@@ -72,6 +72,16 @@ pub trait PortBackend: Send + Sync {
     fn peer(&self) -> Peer;
     /// Somebody in the guest has opened the port, or has closed it.
     fn opened(&self, _open: bool) {}
+    /// What somebody in the guest has been given the beginning of, and does not understand the next one without.
+    fn unfinished(&self) -> Vec<u8> {
+        Vec::new()
+    }
+    /// Somebody in the guest has the port open since before a snapshot, which found this `unfinished`. True if what he gets says
+    /// that the end on the host is another one now; otherwise the driver is told that the first one has left.
+    fn resumed(&self, _unfinished: &[u8]) -> bool {
+        self.opened(true);
+        false
+    }
     /// Its size, if it is a terminal that knows it.
     fn size(&self) -> Option<ConsoleSize> {
         None
@@ -294,7 +304,7 @@ impl VirtioDevice for Console {
     }
 
     fn reset(&self) {
-        self.ports.existing().for_each(|(_, port)| port.restore(PortState::default()));
+        self.ports.existing().for_each(|(_, port)| port.reset());
     }
 
     fn save(&self) -> DeviceState {
@@ -316,7 +326,7 @@ impl VirtioDevice for Console {
         if let DeviceState::Console(state) = state {
             for (port, state) in self.ports.0.iter().zip(&state.ports) {
                 if let (Some(port), Some(state)) = (port, state) {
-                    port.restore(state.elsewhere());
+                    port.restore(state.clone());
                 }
             }
         }

@@ -23,7 +23,7 @@ pub struct Port {
 }
 
 /// What is told of a port, in this order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct PortState {
     /// The driver has been told that there is such a port, and is to be told so.
     pub added: bool,
@@ -39,6 +39,9 @@ pub struct PortState {
     pub open: bool,
     /// Bytes of the next chain from the guest that were taken already.
     taken: u64,
+    /// See [`PortBackend::unfinished`].
+    #[serde(default)]
+    unfinished: Vec<u8>,
 }
 
 impl PortState {
@@ -47,11 +50,6 @@ impl PortState {
         (self.ready, self.describe, self.name) = (ready, ready, ready);
         (self.size, self.peer) = (None, None);
         self.open &= ready;
-    }
-
-    /// The state in another process, where no peer is the one that was.
-    pub fn elsewhere(&self) -> Self {
-        Self { peer: self.peer.map(|_| 0), ..*self }
     }
 }
 
@@ -85,15 +83,28 @@ impl Port {
     }
 
     pub fn save(&self) -> PortState {
-        *self.state.lock()
+        let mut state = self.state.lock().clone();
+        if state.open {
+            state.unfinished = self.backend.unfinished();
+        }
+        state
     }
 
-    pub fn restore(&self, state: PortState) {
-        let before = std::mem::replace(&mut *self.state.lock(), state);
-        // Whoever is there now is another one, in a restored machine too.
-        if before.open || state.open {
-            self.backend.opened(state.open);
+    /// As at power-on.
+    pub fn reset(&self) {
+        if std::mem::take(&mut *self.state.lock()).open {
+            self.backend.opened(false);
         }
+    }
+
+    /// The state of another process, after a reset. Whoever is there now is another one, which the driver is told if the new one
+    /// cannot tell it himself.
+    pub fn restore(&self, mut state: PortState) {
+        let unfinished = std::mem::take(&mut state.unfinished);
+        if !(state.open && self.backend.resumed(&unfinished)) {
+            state.peer = state.peer.map(|_| 0);
+        }
+        *self.state.lock() = state;
     }
 
     /// Changes what is known of the driver, and has the port's queues looked at.

@@ -19,6 +19,9 @@ struct FarState {
     pace: Duration,
     peer: Peer,
     size: Option<ConsoleSize>,
+    /// Its bytes say who sends them. What of those in the midst of which somebody is.
+    greets: bool,
+    unfinished: Vec<u8>,
 }
 
 impl Far {
@@ -31,6 +34,8 @@ impl Far {
             pace: Duration::ZERO,
             peer,
             size: None,
+            greets: false,
+            unfinished: Vec::new(),
         };
         Arc::new(Self { state: Mutex::new(state) })
     }
@@ -79,6 +84,16 @@ impl PortBackend for Far {
 
     fn size(&self) -> Option<ConsoleSize> {
         self.state.lock().size
+    }
+
+    fn unfinished(&self) -> Vec<u8> {
+        self.state.lock().unfinished.clone()
+    }
+
+    fn resumed(&self, unfinished: &[u8]) -> bool {
+        let mut state = self.state.lock();
+        state.input.extend(unfinished);
+        state.greets
     }
 }
 
@@ -458,6 +473,26 @@ fn state_is_kept_where_the_device_goes_on() {
     assert!(small.restore(&state, "x").is_err());
     let nothing = crate::FrontendState { device: DeviceState::Nothing, ..state };
     assert!(other.restore(&nothing, "x").is_err());
+}
+
+#[test]
+fn a_client_that_greets_goes_on_where_its_bytes_were_torn() {
+    let s = setup(0);
+    s.open();
+    s.port.change(|far| (far.peer, far.unfinished) = (Peer::Somebody(1), b"rest".to_vec()));
+    assert_eq!(s.news(), (1, 6, 1, vec![]));
+    let state = s.bench.frontend.save();
+    s.bench.frontend.reset();
+    let (terminal, port) = (Far::new(Peer::Somebody(1)), Far::new(Peer::Somebody(1)));
+    port.state.lock().greets = true;
+    let interrupts = s.bench.interrupts.clone();
+    let other = crate::Frontend::new(console(&terminal, &port), s.bench.ram.clone(), interrupts);
+    other.restore(&state, "x").unwrap();
+    s.queue(INPUT).offer_chain(0, &[(DATA, 16, true)]);
+    other.device().notify(INPUT);
+    assert_eq!(s.queue(INPUT).wait_used(), (0, 4));
+    assert_eq!(s.queue(INPUT).bytes(DATA, 4), b"rest");
+    assert_eq!(s.queue(2).used(), None, "the driver is told nothing");
 }
 
 #[test]
