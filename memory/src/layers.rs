@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use crate::content::add_data;
@@ -91,8 +93,24 @@ impl Layers {
         })
     }
 
+    /// Copies out what is in a range, which is inside RAM.
+    ///
+    /// # Errors
+    /// What the host says.
+    pub fn read(&self, offset: u64, data: &mut [u8]) -> io::Result<()> {
+        for run in self.within(offset, data.len() as u64) {
+            let start = (run.start - offset) as usize;
+            let part = data.get_mut(start..start + run.len as usize).unwrap_or_default();
+            match self.file(&run) {
+                Some(file) => file.read_exact_at(part, run.start)?,
+                None => part.fill(0),
+            }
+        }
+        Ok(())
+    }
+
     /// Adds the pages from `offset` on at which there is data.
-    pub(crate) fn look(&self, offset: u64, pages: &mut [bool]) {
+    pub fn look(&self, offset: u64, pages: &mut [bool]) {
         for run in self.within(offset, pages.len() as u64 * PAGE_SIZE) {
             let first = ((run.start - offset) / PAGE_SIZE) as usize;
             let pages = pages.get_mut(first..first + (run.len / PAGE_SIZE) as usize);

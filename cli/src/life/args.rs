@@ -130,7 +130,7 @@ pub enum LifeAction {
         /// The machine ends when all is written.
         #[arg(long)]
         stop: bool,
-        /// Compress memory (Zstandard): smaller, and read as a whole when it is restored.
+        /// Compress memory (Zstandard) while the guest goes on: smaller, and read as a whole when it is restored.
         #[arg(long)]
         compress: bool,
         /// Say what it took, as JSON.

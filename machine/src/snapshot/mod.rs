@@ -13,6 +13,7 @@ mod part;
 mod ram;
 mod restore;
 mod save;
+mod threads;
 
 pub use disks::DiskMark;
 pub use error::SnapshotError;

@@ -1,11 +1,11 @@
 //! RAM as Zstandard frames (RFC 8878), one behind the other: each is a piece of RAM that is not all zero, in their order.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Cursor, Read};
 
 use memory::{GuestRam, PAGE_SIZE};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
-use ruzstd::encoding::{CompressionLevel, compress_to_vec};
+use ruzstd::encoding::{CompressionLevel, FrameCompressor, MatchGeneratorDriver};
 
 use super::SnapshotError;
 use super::ram::{Checksums, PIECE, checksums, is_zero};
@@ -13,11 +13,26 @@ use super::ram::{Checksums, PIECE, checksums, is_zero};
 /// Most that a frame may refer back to: what its piece has.
 const WINDOW: u64 = PIECE as u64;
 
-/// Appends a piece; bytes that were written.
-pub fn append(mut file: &File, piece: &[u8]) -> io::Result<u64> {
-    let frame = compress_to_vec(piece, CompressionLevel::Fastest);
-    file.write_all(&frame)?;
-    Ok(frame.len() as u64)
+/// Makes frames of pieces, one after the other, with tables that it keeps: new ones for each would take longer than the rest.
+pub struct Packer(FrameCompressor<Cursor<Vec<u8>>, Vec<u8>, MatchGeneratorDriver>);
+
+impl Packer {
+    pub fn new() -> Self {
+        Self(FrameCompressor::new(CompressionLevel::Fastest))
+    }
+
+    /// The frame of a piece.
+    pub fn frame(&mut self, piece: &[u8]) -> &[u8] {
+        let mut source = self.0.take_source().map(Cursor::into_inner).unwrap_or_default();
+        source.clear();
+        source.extend_from_slice(piece);
+        self.0.set_source(Cursor::new(source));
+        let mut frame = self.0.take_drain().unwrap_or_default();
+        frame.clear();
+        self.0.set_drain(frame);
+        self.0.compress();
+        self.0.drain().map(Vec::as_slice).unwrap_or_default()
+    }
 }
 
 /// Fills RAM that holds nothing yet. The checksums say which pieces there are, and what is in them.

@@ -1,12 +1,15 @@
 //! RAM as a file with holes, and the checksums that say whether it still is what was written.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memory::{GuestRam, Layers, MemoryError, PAGE_SIZE, Run};
 
 use super::crc::four;
+use super::packed::Packer;
+use super::threads::{Line, share_out};
 use super::{Section, SnapshotError, packed, part};
 use crate::MachineError;
 
@@ -23,66 +26,124 @@ pub const PIECE: usize = 4 * BLOCK;
 const WINDOW: usize = 128 << 20;
 const PAGE: usize = PAGE_SIZE as usize;
 
-/// Writes all RAM into an empty file, with holes or packed; the section, and bytes that were written.
-pub fn write(ram: &GuestRam, file: &File, packed: bool) -> io::Result<(Section, u64)> {
-    if !packed {
-        file.set_len(ram.size())?;
+/// Where RAM is read that is written down.
+pub enum Source<'a> {
+    /// That of a guest that stands still.
+    Still(&'a GuestRam),
+    /// What was frozen: the guest may go on.
+    Frozen(&'a GuestRam, &'a Layers),
+}
+
+/// Some of it that may not be all zero.
+struct Piece {
+    /// First byte among all RAM, and its guest-physical address.
+    start: u64,
+    addr: u64,
+    len: usize,
+    /// A bit for each page that may hold something.
+    pages: u64,
+}
+
+const _: () = assert!(PIECE / PAGE == 64, "a piece's pages have a word");
+
+impl Source<'_> {
+    fn ram(&self) -> &GuestRam {
+        match self {
+            Self::Still(ram) | Self::Frozen(ram, _) => ram,
+        }
     }
-    let mut crcs = Vec::with_capacity(ram.size() as usize / BLOCK);
-    let mut piece = vec![0; PIECE];
-    let (mut start, mut written) = (0, 0);
-    for range in ram.ranges() {
-        for window in (0..range.len).step_by(WINDOW) {
-            let len = (range.len - window).min(WINDOW as u64) as usize;
-            let mut pages = vec![false; len.div_ceil(PAGE)];
-            ram.look(range.start + window, &mut pages).map_err(io::Error::other)?;
-            for (index, pages) in pages.chunks_mut(PIECE / PAGE).enumerate() {
-                let at = window + (index * PIECE) as u64;
-                let len = (range.len - at).min(PIECE as u64) as usize;
-                if !pages.contains(&true) {
-                    crcs.extend(std::iter::repeat_n(0, len.div_ceil(BLOCK)));
-                    continue;
+
+    fn pieces(&self) -> io::Result<Vec<Piece>> {
+        let (mut pieces, mut first) = (Vec::new(), 0);
+        for range in self.ram().ranges() {
+            for window in (0..range.len).step_by(WINDOW) {
+                let len = (range.len - window).min(WINDOW as u64) as usize;
+                let mut pages = vec![false; len.div_ceil(PAGE)];
+                match self {
+                    Self::Still(ram) => {
+                        ram.look(range.start + window, &mut pages).map_err(io::Error::other)?;
+                    }
+                    Self::Frozen(_, layers) => layers.look(first + window, &mut pages),
                 }
-                let piece = &mut piece[..len];
-                fill(ram, range.start + at, pages, piece)?;
-                if !packed {
-                    written += write_runs(file, start + at, pages, piece)?;
-                } else if pages.contains(&true) {
-                    written += packed::append(file, piece)?;
+                for (chunk, at) in pages.chunks(PIECE / PAGE).zip((window..).step_by(PIECE)) {
+                    let bits = chunk.iter().rev().fold(0, |bits, &page| bits << 1 | u64::from(page));
+                    let (start, addr) = (first + at, range.start + at);
+                    if bits != 0 {
+                        pieces.push(Piece { start, addr, len: chunk.len() * PAGE, pages: bits });
+                    }
                 }
-                crcs.extend(checksums(piece));
             }
+            first += range.len;
         }
-        start += range.len;
+        Ok(pieces)
     }
-    let data = crcs.into_iter().flat_map(u32::to_le_bytes).collect();
+
+    /// Gets the content of pages that may hold something; the rest is zero. The pages that do.
+    fn read(&self, piece: &Piece, to: &mut [u8]) -> io::Result<u64> {
+        let mut found = 0;
+        for (index, bytes) in to.chunks_mut(PAGE).enumerate() {
+            if piece.pages >> index & 1 == 0 {
+                bytes.fill(0);
+                continue;
+            }
+            let at = (index * PAGE) as u64;
+            match self {
+                Self::Still(ram) => ram.read(piece.addr + at, bytes).map_err(io::Error::other)?,
+                Self::Frozen(_, layers) => layers.read(piece.start + at, bytes)?,
+            }
+            found |= u64::from(!is_zero(bytes)) << index;
+        }
+        Ok(found)
+    }
+}
+
+/// Writes all RAM into an empty file, with holes or packed; the section, and bytes that were written.
+pub fn write(from: &Source<'_>, file: &File, packed: bool) -> io::Result<(Section, u64)> {
+    let size = from.ram().size();
+    if !packed {
+        file.set_len(size)?;
+    }
+    let crcs: Vec<AtomicU32> = (0..size.div_ceil(BLOCK as u64)).map(|_| AtomicU32::new(0)).collect();
+    let (pieces, line, written) = (from.pieces()?, Line::new(), AtomicU64::new(0));
+    let begin = || (vec![0; PIECE], packed.then(Packer::new));
+    let work = |(buffer, packer): &mut (Vec<u8>, Option<Packer>), index: usize| -> io::Result<()> {
+        // Frames have no order but that in the file.
+        let place = packed.then(|| line.place(index));
+        let Some(piece) = pieces.get(index) else { return Ok(()) };
+        let bytes = buffer.get_mut(..piece.len).unwrap_or_default();
+        let pages = from.read(piece, bytes)?;
+        for (crc, block) in crcs.iter().skip((piece.start / BLOCK as u64) as usize).zip(checksums(bytes)) {
+            crc.store(block, Ordering::Relaxed);
+        }
+        let wrote = match (packer, place) {
+            (Some(packer), Some(place)) => {
+                let frame = if pages == 0 { &[] } else { packer.frame(bytes) };
+                place.pass(|| (&*file).write_all(frame))?;
+                frame.len() as u64
+            }
+            _ => write_runs(file, piece, pages, bytes)?,
+        };
+        written.fetch_add(wrote, Ordering::Relaxed);
+        Ok(())
+    };
+    share_out(pieces.len(), "snapshot", begin, work)?;
+    let data = crcs.into_iter().flat_map(|crc| crc.into_inner().to_le_bytes()).collect();
     let kind = if packed { PACKED } else { KIND };
-    Ok((Section { kind: kind.to_owned(), instance: 0, version: SECTION_VERSION, data }, written))
+    let section = Section { kind: kind.to_owned(), instance: 0, version: SECTION_VERSION, data };
+    Ok((section, written.into_inner()))
 }
 
-/// Gets the content of pages that may hold something, and finds out whether they do.
-fn fill(ram: &GuestRam, at: u64, pages: &mut [bool], piece: &mut [u8]) -> io::Result<()> {
-    for (index, (page, bytes)) in pages.iter_mut().zip(piece.chunks_mut(PAGE)).enumerate() {
-        if *page {
-            ram.read(at + (index * PAGE) as u64, bytes).map_err(io::Error::other)?;
-            *page = !is_zero(bytes);
-        } else {
-            bytes.fill(0);
-        }
-    }
-    Ok(())
-}
-
-fn write_runs(file: &File, start: u64, pages: &[bool], piece: &[u8]) -> io::Result<u64> {
+/// Writes the pages that hold something, those in a row together.
+fn write_runs(file: &File, piece: &Piece, mut pages: u64, bytes: &[u8]) -> io::Result<u64> {
     let mut written = 0;
-    let mut at = 0;
-    for run in pages.chunk_by(|a, b| a == b) {
-        let end = (at + run.len() * PAGE).min(piece.len());
-        if let (Some(true), Some(bytes)) = (run.first(), piece.get(at..end)) {
-            file.write_all_at(bytes, start + at as u64)?;
-            written += bytes.len() as u64;
-        }
-        at = end;
+    while pages != 0 {
+        let first = pages.trailing_zeros();
+        let count = (pages >> first).trailing_ones();
+        let (from, to) = (first as usize * PAGE, (first + count) as usize * PAGE);
+        let run = bytes.get(from..to).unwrap_or_default();
+        file.write_all_at(run, piece.start + from as u64)?;
+        written += run.len() as u64;
+        pages &= u64::MAX.checked_shl(first + count).unwrap_or(0);
     }
     Ok(written)
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use block::{BlockBackend, Operation, Request};
 
+use super::ram::Source;
 use super::{DiskMark, Header, Section, SnapshotError, disks, format, part, ram};
 use crate::{DiskSpec, Machine, MachineError, Outcome};
 
@@ -60,7 +61,8 @@ impl Machine {
         self.spec().disks.iter().enumerate().filter(|(_, disk)| kept(disk)).map(|(index, _)| index).collect()
     }
 
-    /// Writes the machine as it is now. The guest stands still meanwhile.
+    /// Writes the machine as it is now. The guest stands still meanwhile; if it goes on afterwards and RAM is compressed, it does so
+    /// when its RAM is frozen, as for copies.
     ///
     /// # Errors
     /// The machine has something that cannot be kept, or the host refuses the files: the machine is as it was.
@@ -69,8 +71,19 @@ impl Machine {
         let still = self.stand_still()?;
         self.can_be_written()?;
         let to = files.memory.as_ref().ok_or_else(|| failed("memory")(io::ErrorKind::InvalidInput.into()))?;
-        let ram = || Ok(ram::write(&self.pc().ram, to, files.compress).map_err(failed("memory"))?);
-        let memory = self.write(files, ram)?;
+        let ram = &*self.pc().ram;
+        let write = |from: &Source<'_>| ram::write(from, to, files.compress).map_err(failed("memory"));
+        if files.compress && after == After::GoOn {
+            let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, ram.freeze()?)))?;
+            drop(still);
+            let pause = began.elapsed();
+            let (section, memory) = write(&Source::Frozen(ram, &layers))?;
+            parts.write(files, section)?;
+            return Ok(Summary { pause, memory });
+        }
+        let (parts, (section, memory)) =
+            self.beside_disks(files, || Ok((self.parts()?, write(&Source::Still(ram))?)))?;
+        parts.write(files, section)?;
         match after {
             After::GoOn => drop(still),
             After::Stop => {
@@ -97,12 +110,11 @@ impl Machine {
         }
         let still = self.stand_still()?;
         self.can_be_written()?;
-        let memory = self.write(files, || {
-            let layers = self.pc().ram.freeze()?;
-            Ok((ram::layers(&layers)?, layers.files().to_vec()))
-        })?;
+        let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, self.pc().ram.freeze()?)))?;
         drop(still);
-        Ok(Copied { pause: began.elapsed(), memory })
+        let pause = began.elapsed();
+        parts.write(files, ram::layers(&layers)?)?;
+        Ok(Copied { pause, memory: layers.files().to_vec() })
     }
 
     fn can_be_written(&self) -> Result<(), SnapshotError> {
@@ -113,21 +125,20 @@ impl Machine {
         if self.pc().can_be_kept() { Ok(()) } else { Err(SnapshotError::Share) }
     }
 
-    /// Writes everything; `ram` writes RAM, while a thread writes disks.
-    fn write<T>(
+    /// Does something while a thread writes disks.
+    fn beside_disks<T>(
         &self,
         files: &Files,
-        ram: impl FnOnce() -> Result<(Section, T), MachineError>,
+        act: impl FnOnce() -> Result<T, MachineError>,
     ) -> Result<T, MachineError> {
         std::thread::scope(|scope| {
             let thread = Builder::new().name("snapshot-disks".to_owned());
             let disks =
                 thread.spawn_scoped(scope, || self.write_disks(files)).map_err(MachineError::Thread)?;
-            let (section, rest) = ram()?;
-            self.write_state(files, section)?;
+            let done = act()?;
             let written =
                 disks.join().map_err(|_| failed("disks")(io::Error::other("a panic: report it")))?;
-            written.map(|()| rest)
+            written.map(|()| done)
         })
     }
 
@@ -143,19 +154,16 @@ impl Machine {
         Ok(())
     }
 
-    fn write_state(&self, files: &Files, ram: Section) -> Result<(), MachineError> {
-        let mut sections = vec![ram];
+    /// Everything but RAM and disks.
+    fn parts(&self) -> Result<Parts, MachineError> {
+        let mut sections = Vec::new();
         for (state, index) in self.cpu_states()?.iter().zip(0..) {
             sections.push(part::encode(super::restore::CPU, index, super::restore::CPU_VERSION, state)?);
         }
         for (saved, instance) in self.pc().saved() {
             sections.push(saved.to_section(instance)?);
         }
-        let header = self.header(sections.len() as u32);
-        let header = serde_json::to_vec(&header).map_err(|e| failed("header")(e.into()))?;
-        let version = if files.compress { format::VERSION } else { format::PLAIN };
-        let bytes = format::encode(version, &header, &sections);
-        Ok(files.state.write_all_at(&bytes, 0).map_err(failed("state"))?)
+        Ok(Parts { header: self.header(sections.len() as u32 + 1), sections })
     }
 
     fn header(&self, sections: u32) -> Header {
@@ -175,6 +183,22 @@ impl Machine {
             spec: spec.clone(),
             disks: spec.disks.iter().map(DiskMark::of).collect(),
         }
+    }
+}
+
+/// What the file [`file::STATE`](super::file::STATE) has, RAM aside.
+struct Parts {
+    header: Header,
+    sections: Vec<Section>,
+}
+
+impl Parts {
+    fn write(self, files: &Files, ram: Section) -> Result<(), SnapshotError> {
+        let header = serde_json::to_vec(&self.header).map_err(|e| failed("header")(e.into()))?;
+        let sections: Vec<_> = [ram].into_iter().chain(self.sections).collect();
+        let version = if files.compress { format::VERSION } else { format::PLAIN };
+        let bytes = format::encode(version, &header, &sections);
+        files.state.write_all_at(&bytes, 0).map_err(failed("state"))
     }
 }
 

@@ -1,9 +1,12 @@
 //! Machines at rest, and what is no machine at rest.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
+use std::io::{Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use iced_x86::code_asm::*;
 
@@ -311,8 +314,50 @@ fn a_full_disk_leaves_the_machine_as_it_is() {
         let error = machine.snapshot(&files, After::Stop).unwrap_err();
         assert!(matches!(error, MachineError::Snapshot(SnapshotError::Write { .. })), "{error}");
     }
+    let compressed = Files { memory: Some(full()), compress: true, ..files(folder.path()) };
+    let error = machine.snapshot(&compressed, After::GoOn).unwrap_err();
+    assert!(error.to_string().contains("memory cannot be written"), "{error}");
     assert_eq!(ends(&machine), sum_on_a_host());
     assert!(machine.snapshot(&files(folder.path()), After::GoOn).is_err(), "it has ended");
+}
+
+#[test]
+fn a_guest_goes_on_while_its_ram_is_compressed_which_stays_what_it_was() {
+    for clonable in [false, true] {
+        let machine = begun(MachineSpec { clonable, ..summing().spec() });
+        let folder = tempfile::tempdir().unwrap();
+        // Full, until somebody reads when the guest has ended.
+        let (mut reader, mut writer) = UnixStream::pair().unwrap();
+        writer.set_nonblocking(true).unwrap();
+        let mut junk = 0;
+        for len in [4096, 1] {
+            while let Ok(count) = writer.write(&[0; 4096][..len]) {
+                junk += count;
+            }
+        }
+        writer.set_nonblocking(false).unwrap();
+        let slow =
+            Files { memory: Some(OwnedFd::from(writer).into()), compress: true, ..files(folder.path()) };
+        let taken = std::thread::scope(|scope| {
+            let taken = scope.spawn(|| {
+                let taken = machine.snapshot(&slow, After::GoOn);
+                drop(slow);
+                taken
+            });
+            let goes_on = machine.ends_within(Duration::from_secs(60));
+            let waits = !taken.is_finished();
+            let mut memory = Vec::new();
+            reader.read_to_end(&mut memory).unwrap();
+            fs::write(folder.path().join(file::MEMORY), &memory[junk..]).unwrap();
+            assert!(goes_on && waits, "{goes_on} {waits}");
+            assert_eq!(ends(&machine), sum_on_a_host());
+            taken.join().unwrap().unwrap()
+        });
+        assert_eq!(taken.memory, fs::metadata(folder.path().join(file::MEMORY)).unwrap().len());
+        let copy = restored(folder.path(), EngineKind::Dbt).unwrap();
+        copy.start().unwrap();
+        assert_eq!(ends(&copy), sum_on_a_host());
+    }
 }
 
 #[test]
