@@ -22,8 +22,9 @@ const THERE: u64 = 0b11 << 62;
 const FILE: u64 = 1 << 61;
 /// Pages that are looked at together.
 const PAGES: usize = 1 << 15;
-/// As many pages between two that were written are written down with them: a mapping more costs as much.
-const GAP: usize = 4;
+/// As many pages between two that were written are written down with them: a mapping more costs as much, here, where other threads
+/// have to hear of it, and in each copy.
+const GAP: usize = 16;
 /// With more files or runs than these, all of RAM becomes one.
 const MAX_FILES: usize = 16;
 const MAX_RUNS: usize = 8192;

@@ -2,19 +2,20 @@
 //! the caller may not write, and a machine in a jail need not see the folder.
 //!
 //! After the upgrade the machine says in a line which disks' changes it has to keep ([`Wanted`]), the caller sends a byte with
-//! the files, and the machine answers with a line when all is written ([`Done`]). For copies it sends files then: RAM.
+//! the files, and the machine answers with a line when all is written ([`Done`]). For copies it sends files then: RAM. Copies'
+//! processes are started before and wait for the files.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::Machine;
-use machine::snapshot::{After, Files, file};
+use machine::snapshot::{After, Files, Paths, file};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -146,17 +147,62 @@ fn write(entry: &Entry, folder: &Path, query: &str) -> Result<Taken, ServerError
     Ok(taken)
 }
 
-/// A machine's state in memory, for copies: files without names, which processes that are started inherit.
+/// A machine's state in memory, for copies: files without names.
 #[derive(Debug)]
 pub struct Copied {
     /// See [`file::STATE`].
-    pub state: File,
+    state: File,
     /// Files with RAM in them.
-    pub memory: Vec<File>,
+    memory: Vec<File>,
     /// Changes of disks, by their places in the definition.
-    pub disks: Vec<(usize, File)>,
-    /// The initrd, or nothing.
-    pub initrd: File,
+    disks: Vec<(usize, File)>,
+    /// The initrd, if it has one of its own.
+    initrd: Option<File>,
+}
+
+/// What a copy's process is told of the files that come.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Handed {
+    initrd: bool,
+    memory: usize,
+    disks: Vec<usize>,
+}
+
+impl Copied {
+    /// Gives a copy's process the files, by a socket that it has.
+    ///
+    /// # Errors
+    /// The process has ended, or has too many disks for a message.
+    pub fn hand_over(&self, stream: &UnixStream) -> io::Result<()> {
+        let disks = self.disks.iter().map(|&(index, _)| index).collect();
+        say(stream, &Handed { initrd: self.initrd.is_some(), memory: self.memory.len(), disks })?;
+        let first: Vec<_> = [&self.state].into_iter().chain(&self.initrd).chain(&self.memory).collect();
+        send(stream, &first)?;
+        send(stream, &self.disks.iter().map(|(_, file)| file).collect::<Vec<_>>())
+    }
+}
+
+/// What [`Copied::hand_over`] gives, as paths that are good as long as this process lives. None if there will be no copy: whoever
+/// asked for it knows why.
+///
+/// # Errors
+/// What comes is something else.
+pub fn handed(stream: &UnixStream) -> io::Result<Option<Paths>> {
+    let Ok(what) = hear::<Handed>(&mut io::Cursor::default(), stream) else { return Ok(None) };
+    let count = 1 + usize::from(what.initrd) + what.memory;
+    let first = receive(stream, count)?;
+    let last = receive(stream, what.disks.len())?;
+    if (first.len(), last.len()) != (count, what.disks.len()) {
+        return Err(io::Error::other("the host refuses descriptors: raise its limit of open files"));
+    }
+    // They stay open: machines open them by these names, again at each start.
+    let path = |file: OwnedFd| Path::new(file::INHERITED).join(file.into_raw_fd().to_string());
+    let mut first = first.into_iter().map(path);
+    let state = first.next().ok_or(io::ErrorKind::InvalidData)?;
+    let initrd = if what.initrd { first.next() } else { None };
+    let disks = what.disks.into_iter().zip(last.into_iter().map(path)).collect();
+    let initrd = initrd.unwrap_or_default();
+    Ok(Some(Paths { state, memory: first.collect(), initrd, disks, foreign: false }))
 }
 
 /// Takes a machine's state, with which it shares the RAM that neither it nor its copies write.
@@ -164,11 +210,9 @@ pub struct Copied {
 /// # Errors
 /// The machine refuses, or the host has no memory.
 pub fn copy(entry: &Entry) -> Result<Copied, ServerError> {
-    let make = |name: &str| memfd_create(name, MemfdFlags::empty()).map(File::from);
-    let mut initrd = make(file::INITRD).map_err(io::Error::from)?;
-    if let Ok(mut own) = File::open(entry.path().join(file::INITRD)) {
-        io::copy(&mut own, &mut initrd)?;
-    }
+    let make = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from);
+    // It is written once, before the machine is there.
+    let initrd = File::open(entry.path().join(file::INITRD)).ok();
     let mut places = Vec::new();
     let asked = ask(entry, "share=true", |disks| {
         places = disks.to_vec();
@@ -176,9 +220,7 @@ pub fn copy(entry: &Entry) -> Result<Copied, ServerError> {
         Ok([file::STATE.to_owned()].into_iter().chain(names).map(|n| make(&n)).collect::<Result<_, _>>()?)
     })?;
     let memory = receive(&asked.stream, MAX_FILES).map_err(|e| silent(entry, &e))?;
-    // They came without a promise to be inherited.
-    let memory = memory.into_iter().map(|file| Ok(File::from(rustix::io::dup(file)?)));
-    let memory = memory.collect::<io::Result<Vec<File>>>()?;
+    let memory = memory.into_iter().map(File::from).collect();
     let mut files = asked.files.into_iter();
     let state = files.next().ok_or_else(|| silent(entry, &io::ErrorKind::InvalidData.into()))?;
     Ok(Copied { state, memory, disks: places.into_iter().zip(files).collect(), initrd })

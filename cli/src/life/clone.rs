@@ -1,15 +1,14 @@
-//! `guesthouse clone`: the machine's state is taken once, into files without names, which the copies' processes inherit.
+//! `guesthouse clone`: the machine's state is taken once, into files without names, which the copies' processes are handed.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 use clap::Args;
 use clap_complete::engine::ArgValueCompleter;
 use server::Registry;
-use server::snapshot::Copied;
 
 use crate::complete::machines;
 
@@ -41,42 +40,49 @@ pub struct CloneArguments {
     rm: bool,
 }
 
+/// A copy's process, and the way to it.
+struct Copy {
+    process: Child,
+    files: UnixStream,
+}
+
 /// Makes them and prints their ids.
 pub fn run(registry: &Registry, arguments: &CloneArguments) -> anyhow::Result<()> {
-    let copied = server::snapshot::copy(&registry.find(&arguments.machine)?)?;
-    let files = descriptors(&copied);
-    let copies = (1..=arguments.count).map(|number| start(arguments, &files, number));
-    // All start at once; those that do are left alone, whatever becomes of the others.
-    let copies: Vec<_> = copies.collect();
+    let entry = registry.find(&arguments.machine)?;
+    // They start while the machine is written down.
+    let copies: Vec<_> = (1..=arguments.count).map(|number| start(arguments, number)).collect();
+    let copied = server::snapshot::copy(&entry);
+    // Those that can begin do, whatever becomes of the others.
+    for copy in copies.iter().flatten() {
+        // One that has ended has said why.
+        let _ = copied.as_ref().map(|copied| copied.hand_over(&copy.files));
+    }
     let mut failed = 0;
     for copy in copies {
-        let mut copy = copy.context("the host refuses a process: raise its limit of tasks")?;
+        let Copy { mut process, files } =
+            copy.context("the host refuses a process: raise its limit of tasks")?;
+        drop(files);
         let mut word = String::new();
-        if let Some(pipe) = copy.stdout.take() {
+        if let Some(pipe) = process.stdout.take() {
             BufReader::new(pipe).read_line(&mut word)?;
         }
         if word.ends_with('\n') {
             io::stdout().write_all(word.as_bytes())?;
         } else {
-            copy.wait()?;
+            process.wait()?;
             failed += 1;
         }
     }
+    copied?;
     anyhow::ensure!(failed == 0, "{failed} of {} copies could not begin: see above", arguments.count);
     Ok(())
 }
 
-/// As `restore --copy` takes them.
-fn descriptors(Copied { state, memory, initrd, disks }: &Copied) -> String {
-    let number = |file: &File| file.as_raw_fd().to_string();
-    let memory = memory.iter().map(|file| format!("ram={}", number(file)));
-    let disks = disks.iter().map(|(index, file)| format!("{index}={}", number(file)));
-    [state, initrd].into_iter().map(number).chain(memory).chain(disks).collect::<Vec<_>>().join(",")
-}
-
-fn start(arguments: &CloneArguments, files: &str, number: u32) -> io::Result<Child> {
+/// Starts a process that waits for the files of a copy on its stdin.
+fn start(arguments: &CloneArguments, number: u32) -> io::Result<Copy> {
+    let (files, theirs) = UnixStream::pair()?;
     let mut command = Command::new("/proc/self/exe");
-    command.args(["--background", "restore", "--copy", files]);
+    command.args(["--background", "restore", "--copy"]);
     if let Some(name) = &arguments.name {
         let name = if arguments.count == 1 { name.clone() } else { format!("{name}-{number}") };
         command.args(["--name", &name]);
@@ -84,5 +90,6 @@ fn start(arguments: &CloneArguments, files: &str, number: u32) -> io::Result<Chi
     if arguments.rm {
         command.arg("--rm");
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn()
+    let process = command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).spawn()?;
+    Ok(Copy { process, files })
 }

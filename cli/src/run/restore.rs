@@ -1,13 +1,15 @@
 //! `guesthouse restore`.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Args;
 use machine::engine::Choice;
-use machine::snapshot::file::INHERITED;
 use machine::snapshot::{Paths, make_distinct};
 use machine::{EngineKind, Snapshot};
+use rustix::stdio::{dup2_stdin, stdin};
 
 use super::plan::Plan;
 use crate::exit;
@@ -31,10 +33,9 @@ pub struct RestoreArguments {
     /// The folder that `guesthouse snapshot` has made.
     #[arg(value_name = "DIR", required_unless_present = "copy")]
     folder: Option<PathBuf>,
-    /// This is a copy of a machine, and these are the descriptors of state, initrd, files with RAM (`ram=N`) and changes of disks
-    /// (`INDEX=N`).
-    #[arg(long, hide = true, value_delimiter = ',', conflicts_with = "folder")]
-    copy: Vec<String>,
+    /// This is a copy of a machine, whose files come by the socket that is stdin.
+    #[arg(long, hide = true, conflicts_with = "folder")]
+    copy: bool,
     /// How to run the guest's code [default: as before, if this host can].
     #[arg(long, value_name = "NAME", value_parser = crate::args::one_of::<EngineKind>(EngineKind::NAMES))]
     engine: Option<EngineKind>,
@@ -50,7 +51,10 @@ pub struct RestoreArguments {
 pub fn restore(arguments: &RestoreArguments, background: bool, signals: &Signals) -> anyhow::Result<u8> {
     let paths = match &arguments.folder {
         Some(folder) => Paths::in_folder(folder),
-        None => inherited(&arguments.copy)?,
+        None => match handed()? {
+            Some(paths) => paths,
+            None => return Ok(exit::USAGE),
+        },
     };
     let snapshot = Snapshot::open(paths)?;
     if arguments.check {
@@ -82,19 +86,9 @@ fn engine(wanted: Option<EngineKind>, before: &str) -> anyhow::Result<(Choice, E
     Ok((machine::engine::choose(kind)?, kind))
 }
 
-/// The files that this process has inherited, by the names that the host gives them.
-fn inherited(copy: &[String]) -> anyhow::Result<Paths> {
-    let path = |number: &str| -> anyhow::Result<PathBuf> {
-        let number: u32 = number.parse().context("--copy takes descriptors")?;
-        Ok(Path::new(INHERITED).join(number.to_string()))
-    };
-    let [state, initrd, others @ ..] = copy else { anyhow::bail!("--copy takes two files or more") };
-    let (mut memory, mut disks) = (Vec::new(), Vec::new());
-    for other in others {
-        match other.split_once('=').context("a file has a name")? {
-            ("ram", number) => memory.push(path(number)?),
-            (index, number) => disks.push((index.parse().context("a disk has an index")?, path(number)?)),
-        }
-    }
-    Ok(Paths { state: path(state)?, memory, initrd: path(initrd)?, disks, foreign: false })
+/// The files of a copy, which somebody hands over as soon as they are there.
+fn handed() -> anyhow::Result<Option<Paths>> {
+    let socket = UnixStream::from(rustix::io::fcntl_dupfd_cloexec(stdin(), 3)?);
+    dup2_stdin(File::open("/dev/null")?)?;
+    server::snapshot::handed(&socket).context("the copy's files do not come")
 }

@@ -11,10 +11,11 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::SnapshotError;
+use super::threads::share_out;
 use crate::DiskSpec;
 
 /// Bytes that are copied together.
-const PIECE: u64 = 1 << 20;
+const PIECE: usize = 256 << 10;
 
 /// What a disk was like.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,7 +52,7 @@ fn state(path: &Path) -> Option<(u64, i64)> {
 pub fn copy(from: &File, to: &File) -> io::Result<()> {
     let len = from.metadata()?.len();
     to.set_len(len)?;
-    let mut piece = vec![0; PIECE as usize];
+    let mut pieces = Vec::new();
     let mut at = 0;
     while at < len {
         at = match seek(from, SeekFrom::Data(at)) {
@@ -59,12 +60,18 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
             other => other?,
         };
         let hole = seek(from, SeekFrom::Hole(at))?.min(len);
-        while at < hole {
-            let part = &mut piece[..(hole - at).min(PIECE) as usize];
-            from.read_exact_at(part, at)?;
-            to.write_all_at(part, at)?;
-            at += part.len() as u64;
-        }
+        pieces.extend((at..hole).step_by(PIECE).map(|at| (at, (hole - at).min(PIECE as u64) as usize)));
+        at = hole;
     }
-    Ok(())
+    share_out(
+        pieces.len(),
+        "snapshot-disk",
+        || vec![0; PIECE],
+        |buffer, index| {
+            let Some(&(at, len)) = pieces.get(index) else { return Ok(()) };
+            let bytes = buffer.get_mut(..len).unwrap_or_default();
+            from.read_exact_at(bytes, at)?;
+            to.write_all_at(bytes, at)
+        },
+    )
 }

@@ -66,8 +66,9 @@ impl Snapshot {
     /// It is no snapshot, a newer one, or not what was written.
     pub fn open(paths: Paths) -> Result<Self, SnapshotError> {
         let refused = |source| SnapshotError::Read { path: paths.state.clone(), source };
-        let mut bytes = Vec::new();
         let opened = File::open(&paths.state).map_err(refused)?;
+        let len = opened.metadata().map_err(refused)?.len();
+        let mut bytes = Vec::with_capacity(len.min(format::MAX_FILE) as usize + 1);
         opened.take(format::MAX_FILE + 1).read_to_end(&mut bytes).map_err(refused)?;
         Self::parse(paths, &bytes)
     }
