@@ -122,8 +122,8 @@ fn a_virtio_console_has_the_terminals_size_and_follows_it() {
         terminal.type_keys(b"tty; ls /dev/virtio-ports\r");
         terminal.expect("/dev/hvc0\r\nagent\r\n");
         terminal.is_the_guests();
-        // What the serial port has to say. It takes its time, and the next prompt would come in between.
-        terminal.type_keys(b"echo from $((6*9)) >/dev/ttyS0; sleep 1\r");
+        // What the serial port has to say. It takes its time: what is typed, and the next prompt, must not come in between.
+        terminal.type_keys(b"sleep 1; echo from $((6*9)) >/dev/ttyS0; sleep 1\r");
         terminal.expect("from 54\r\n");
         terminal.type_keys(b"exit\r");
         let (status, screen) = terminal.finish();

@@ -320,5 +320,6 @@ fn a_machine_that_waits_for_room_ends_when_it_is_told_to() {
     let (mut child, mut stderr) = Full::start(folder.path(), "dd if=/dev/zero of=/dev/vda bs=1M");
     told(&mut stderr, "stands still");
     kill_process(Pid::from_child(&child.0), Signal::TERM).unwrap();
-    assert_eq!(child.0.wait().unwrap().code(), Some(143));
+    let code = child.0.wait().unwrap().code();
+    assert_eq!(code, Some(143), "{:?}", stderr.collect::<Vec<_>>());
 }
