@@ -50,7 +50,7 @@ pub struct I8259State {
 }
 
 /// State of one 8259A; bit `n` of a byte is input `n`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub struct I8259Chip {
     pub irr: u8,

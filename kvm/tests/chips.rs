@@ -42,24 +42,7 @@ fn machine() -> (Box<dyn Vm>, Box<dyn Vcpu>) {
 
 /// Initialised, all inputs masked.
 fn chip(base: u8) -> I8259Chip {
-    I8259Chip {
-        irr: 0,
-        imr: 0xff,
-        isr: 0,
-        inputs: 0,
-        elcr: 0,
-        base,
-        lowest: 7,
-        init: I8259Init::Done,
-        wants_icw4: true,
-        single: false,
-        auto_eoi: false,
-        rotate_on_auto_eoi: false,
-        special_mask: false,
-        special_nested: false,
-        poll: false,
-        read_isr: false,
-    }
+    I8259Chip { imr: 0xff, base, lowest: 7, wants_icw4: true, ..I8259Chip::default() }
 }
 
 fn quiet() -> ChipsState {

@@ -54,6 +54,24 @@ impl Pc {
     fn eoi(&self, cpu: u32) {
         self.lapic_write(cpu, 0xb0, 0);
     }
+
+    /// Vectors from 0x20 on, for inputs that `mask` leaves open.
+    fn begin_8259(&self, mask: u8) {
+        for (offset, value) in [(0, 0x11), (1, 0x20), (1, 4), (1, 1), (1, mask)] {
+            let _ = self.fabric.pic().write(offset, &[value]);
+        }
+    }
+
+    /// Has an engine have the local APICs, and what else it takes; what it got.
+    fn lend(&self, engine: Arc<dyn Apics>) -> Vec<ApicState> {
+        let mut states = Vec::new();
+        let give = |state: &ApicState| {
+            states.push(state.clone());
+            Ok(())
+        };
+        self.fabric.lend(&engine, give).unwrap();
+        states
+    }
 }
 
 #[test]
@@ -156,9 +174,7 @@ fn the_8259_goes_through_lint0() {
 #[test]
 fn the_8259_goes_through_ioapic_pin_zero() {
     let pc = Pc::new(1);
-    for (offset, value) in [(0, 0x11), (1, 0x20), (1, 4), (1, 1), (1, 0)] {
-        let _ = pc.fabric.pic().write(offset, &[value]);
-    }
+    pc.begin_8259(0);
     pc.route(0, 0x0700, 0);
     for _ in 0..2 {
         pc.fabric.line(1).pulse();
@@ -273,14 +289,7 @@ fn lent_local_apics_get_messages_and_come_back_with_what_they_got() {
     pc.lapic_write(0, 0x300, 0x4_0050); // to itself
     pc.lapic_write(1, 0x80, 0x20);
     let engine = Arc::new(Engine::default());
-    let apics: Arc<dyn Apics> = engine.clone();
-    let mut states = Vec::new();
-    pc.fabric
-        .lend(&apics, |state| {
-            states.push(state.clone());
-            Ok(())
-        })
-        .unwrap();
+    let states = pc.lend(engine.clone());
     assert_eq!((states[0].irr[2], states[1].tpr), (1 << 16, 0x20));
     assert!(engine.0.lock().contains(&("route", 4, 0x41)));
     assert_eq!((pc.take(0), pc.take(1)), (None, None), "the APICs are not here");
@@ -351,21 +360,12 @@ impl Chips for WholeEngine {
 #[test]
 fn controllers_that_are_all_lent_get_lines_and_come_back() {
     let pc = Pc::new(1);
-    for (offset, value) in [(0u64, 0x11u8), (1, 0x20), (1, 4), (1, 1), (1, 0xee)] {
-        let _ = pc.fabric.pic().write(offset, &[value]);
-    }
+    pc.begin_8259(0xee);
     pc.route(4, 0x41, 0);
     pc.route(10, 0x80a0, 0);
     pc.fabric.line(10).raise();
     let engine = Arc::new(WholeEngine::default());
-    let apics: Arc<dyn Apics> = engine.clone();
-    let mut states = Vec::new();
-    pc.fabric
-        .lend(&apics, |state| {
-            states.push(state.clone());
-            Ok(())
-        })
-        .unwrap();
+    let mut states = pc.lend(engine.clone());
     let given = engine.take().unwrap();
     assert_eq!((given.ioapic.inputs, given.ioapic.table[10] as u32), (1 << 10, 0xc0a0));
     assert_eq!((given.pic.master.base, given.pic.master.imr), (0x20, 0xee));
@@ -409,12 +409,8 @@ fn controllers_that_are_all_lent_get_lines_and_come_back() {
 #[test]
 fn the_8259_interrupts_a_processor_whose_local_apic_is_lent() {
     let pc = Pc::new(1);
-    let ports = [(0u64, 0x11u8), (1, 0x20), (1, 4), (1, 1), (1, 0xfe)];
-    for (offset, value) in ports {
-        let _ = pc.fabric.pic().write(offset, &[value]);
-    }
-    let apics: Arc<dyn Apics> = Arc::new(Engine::default());
-    pc.fabric.lend(&apics, |_| Ok(())).unwrap();
+    pc.begin_8259(0xfe);
+    pc.lend(Arc::new(Engine::default()));
     pc.fabric.line(0).raise();
     assert_eq!(pc.take(0), Some(0x20));
     assert_eq!(pc.take(0), None);
