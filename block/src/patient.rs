@@ -21,11 +21,16 @@ pub type Watcher = Box<dyn Fn(bool) + Send + Sync>;
 /// The disk, until the last handle is dropped.
 pub struct Patient {
     shared: Arc<Shared>,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Shared {
     disk: Arc<dyn BlockBackend>,
+    waiting: Arc<Waiting>,
+}
+
+/// What a request under way knows of the others. Not the disk: a request that outlived it would end it on its own thread.
+struct Waiting {
     path: PathBuf,
     state: Mutex<State>,
     changed: Condvar,
@@ -49,40 +54,88 @@ impl Patient {
     /// # Errors
     /// The host gives no threads.
     pub fn new(disk: Arc<dyn BlockBackend>, path: &Path) -> io::Result<Self> {
-        let (state, changed) = (Mutex::default(), Condvar::new());
-        let shared = Arc::new(Shared { disk, path: path.to_owned(), state, changed });
-        let mut patient = Self { shared: shared.clone(), threads: Vec::new() };
-        for body in [Shared::retry, Shared::watch] {
-            let shared = shared.clone();
-            patient.threads.push(jail::spawn(Kind::Disk, "disk-wait", move || body(&shared))?);
-        }
+        let waiting = Waiting { path: path.to_owned(), state: Mutex::default(), changed: Condvar::new() };
+        let shared = Arc::new(Shared { disk, waiting: Arc::new(waiting) });
+        let patient = Self { shared: shared.clone(), threads: Mutex::default() };
+        let watched = shared.waiting.clone();
+        let retry = jail::spawn(Kind::Disk, "disk-wait", move || shared.retry())?;
+        patient.threads.lock().push(retry);
+        let watch = jail::spawn(Kind::Disk, "disk-wait", move || watched.watch())?;
+        patient.threads.lock().push(watch);
         Ok(patient)
     }
 
     /// From now on this one is told.
     pub fn set_watcher(&self, watcher: Watcher) {
-        self.shared.state.lock().watcher = Some(Arc::new(watcher));
+        self.shared.waiting.state.lock().watcher = Some(Arc::new(watcher));
     }
 
     /// Nothing waits any more: what fails has failed.
     pub fn give_up(&self) {
-        self.shared.state.lock().ended = true;
-        self.shared.changed.notify_all();
+        self.shared.waiting.state.lock().ended = true;
+        self.shared.waiting.changed.notify_all();
+    }
+
+    /// The same; when it returns, nobody is told of anything any more.
+    pub fn end(&self) {
+        self.give_up();
+        for thread in self.threads.lock().drain(..) {
+            // A panic was reported where it happened.
+            let _ = thread.join();
+        }
     }
 }
 
 impl Shared {
-    fn submit(self: &Arc<Self>, request: Request, again: bool) {
+    fn submit(&self, request: Request, again: bool) {
         let Request { operation, done } = request;
         let copy = match &operation {
             Operation::Read { .. } => return self.disk.submit(Request { operation, done }),
             other => other.clone(),
         };
-        let shared = self.clone();
-        let done: Completion = Box::new(move |result| shared.answer(copy, done, again, result));
+        let waiting = self.waiting.clone();
+        let done: Completion = Box::new(move |result| waiting.answer(copy, done, again, result));
         self.disk.submit(Request { operation, done });
     }
 
+    /// The life of the thread that tries again.
+    fn retry(&self) {
+        let waiting = &*self.waiting;
+        let mut state = waiting.state.lock();
+        loop {
+            while !state.stuck && !state.ended {
+                waiting.changed.wait(&mut state);
+            }
+            if !state.ended {
+                let until = std::time::Instant::now() + PAUSE;
+                while !state.ended && !waiting.changed.wait_until(&mut state, until).timed_out() {}
+            }
+            let held = std::mem::take(&mut state.held);
+            if state.ended {
+                drop(state);
+                for Request { done, .. } in held {
+                    done(Err(io::Error::other("the machine is at its end")));
+                }
+                return;
+            }
+            state.retried = held.len();
+            drop(state);
+            held.into_iter().for_each(|request| self.submit(request, true));
+            self.disk.commit();
+            state = waiting.state.lock();
+            while state.retried != 0 {
+                waiting.changed.wait(&mut state);
+            }
+            if state.held.is_empty() {
+                state.stuck = false;
+                tracing::warn!("disk {} is written again: the guest goes on", waiting.path.display());
+                waiting.changed.notify_all();
+            }
+        }
+    }
+}
+
+impl Waiting {
     fn answer(&self, operation: Operation, done: Completion, again: bool, result: io::Result<()>) {
         let mut state = self.state.lock();
         match result {
@@ -106,43 +159,8 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    /// The life of the thread that tries again.
-    fn retry(self: &Arc<Self>) {
-        let mut state = self.state.lock();
-        loop {
-            while !state.stuck && !state.ended {
-                self.changed.wait(&mut state);
-            }
-            if !state.ended {
-                let until = std::time::Instant::now() + PAUSE;
-                while !state.ended && !self.changed.wait_until(&mut state, until).timed_out() {}
-            }
-            let held = std::mem::take(&mut state.held);
-            if state.ended {
-                drop(state);
-                for Request { done, .. } in held {
-                    done(Err(io::Error::other("the machine is at its end")));
-                }
-                return;
-            }
-            state.retried = held.len();
-            drop(state);
-            held.into_iter().for_each(|request| self.submit(request, true));
-            self.disk.commit();
-            state = self.state.lock();
-            while state.retried != 0 {
-                self.changed.wait(&mut state);
-            }
-            if state.held.is_empty() {
-                state.stuck = false;
-                tracing::warn!("disk {} is written again: the guest goes on", self.path.display());
-                self.changed.notify_all();
-            }
-        }
-    }
-
     /// The life of the thread that tells.
-    fn watch(self: &Arc<Self>) {
+    fn watch(&self) {
         let (mut told, mut state) = (false, self.state.lock());
         loop {
             while state.stuck == told && !state.ended {
@@ -186,18 +204,14 @@ impl BlockBackend for Patient {
 
 impl Drop for Patient {
     fn drop(&mut self) {
-        self.give_up();
-        for thread in self.threads.drain(..) {
-            // A panic was reported where it happened.
-            let _ = thread.join();
-        }
+        self.end();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::sync::mpsc::channel;
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
     use crate::Buffers;
@@ -265,5 +279,34 @@ mod tests {
         assert!(receiver.recv().unwrap());
         submit(Operation::Flush);
         assert!(receiver.recv().unwrap());
+    }
+
+    /// Hands requests over.
+    struct Elsewhere(Sender<Request>);
+
+    impl BlockBackend for Elsewhere {
+        fn len(&self) -> u64 {
+            512
+        }
+
+        fn is_read_only(&self) -> bool {
+            false
+        }
+
+        fn submit(&self, request: Request) {
+            self.0.send(request).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_request_does_not_keep_its_disk() {
+        let (sender, requests) = channel();
+        let disk = Arc::new(Elsewhere(sender));
+        let patient = Patient::new(disk.clone(), Path::new("disk")).unwrap();
+        patient.submit(Request { operation: Operation::Flush, done: Box::new(|_| ()) });
+        drop(patient);
+        let request = requests.recv().unwrap();
+        assert_eq!(Arc::strong_count(&disk), 1);
+        (request.done)(Ok(()));
     }
 }

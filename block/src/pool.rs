@@ -27,11 +27,16 @@ pub trait Image: Send + Sync + 'static {
     fn perform(&self, operation: Operation) -> io::Result<()>;
 }
 
-/// An image and the threads that work on it. Dropped, it finishes what was submitted.
+/// An image and the threads that work on it. Dropped, it finishes what was submitted. The last of them ends the image, which
+/// may have something to write: whoever drops the pool may not be allowed to.
 pub struct Pool {
+    /// Let go of before they are waited for.
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
 }
+
+#[derive(Default)]
+struct Threads(Mutex<Vec<JoinHandle<()>>>);
 
 struct Shared {
     image: Box<dyn Image>,
@@ -56,8 +61,8 @@ impl Pool {
     /// The host gives no thread.
     pub fn new(image: impl Image) -> io::Result<Self> {
         let shared = Shared { image: Box::new(image), state: Mutex::default(), wake: Condvar::new() };
-        let pool = Self { shared: Arc::new(shared), threads: Mutex::default() };
-        pool.grow(&mut pool.threads.lock())?;
+        let pool = Self { shared: Arc::new(shared), threads: Threads::default() };
+        pool.grow(&mut pool.threads.0.lock())?;
         Ok(pool)
     }
 
@@ -104,7 +109,7 @@ impl BlockBackend for Pool {
         };
         self.shared.wake.notify_one();
         if busy {
-            let mut threads = self.threads.lock();
+            let mut threads = self.threads.0.lock();
             // Without another thread it takes longer, that is all.
             if threads.len() < Self::MAX && self.grow(&mut threads).is_err() {
                 tracing::debug!("the host gives no more threads for a disk");
@@ -117,7 +122,12 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.state.lock().ended = true;
         self.shared.wake.notify_all();
-        for thread in self.threads.lock().drain(..) {
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        for thread in self.0.get_mut().drain(..) {
             // A panic was reported where it happened.
             let _ = thread.join();
         }
@@ -128,6 +138,7 @@ impl Drop for Pool {
 mod tests {
     use std::sync::Barrier;
     use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc::{Sender, channel};
 
     use super::*;
 
@@ -161,8 +172,38 @@ mod tests {
             });
             pool.submit(Request { operation: Operation::Flush, done });
         }
-        assert!(pool.threads.lock().len() <= Pool::MAX);
+        assert!(pool.threads.0.lock().len() <= Pool::MAX);
         drop(pool);
         assert_eq!(answers.load(Ordering::SeqCst), 4 * Pool::MAX);
+    }
+
+    /// Says on which thread it ended.
+    struct Ending(Sender<Option<String>>);
+
+    impl Image for Ending {
+        fn len(&self) -> u64 {
+            0
+        }
+
+        fn is_read_only(&self) -> bool {
+            false
+        }
+
+        fn perform(&self, _operation: Operation) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Drop for Ending {
+        fn drop(&mut self) {
+            self.0.send(std::thread::current().name().map(str::to_owned)).unwrap();
+        }
+    }
+
+    #[test]
+    fn an_image_ends_on_a_thread_of_its_own_before_the_pool_is_gone() {
+        let (sender, ended) = channel();
+        drop(Pool::new(Ending(sender)).unwrap());
+        assert_eq!(ended.try_recv().unwrap().as_deref(), Some("disk0"));
     }
 }

@@ -114,9 +114,14 @@ impl Shared {
             let mut count = [0; 8];
             // Whatever woke it, it looks at the answers.
             let _ = rustix::io::read(&self.answered, &mut count);
+            let ended = self.ended.load(Ordering::SeqCst);
+            if ended {
+                // What was submitted last: whoever drops the disk may not be allowed to.
+                self.enter();
+            }
             self.reap();
             let idle = self.state.lock().free.len() == DEPTH as usize;
-            if idle && self.ended.load(Ordering::SeqCst) {
+            if idle && ended {
                 return;
             }
         }
@@ -313,7 +318,6 @@ impl BlockBackend for Uring {
 
 impl Drop for Uring {
     fn drop(&mut self) {
-        self.commit();
         self.shared.ended.store(true, Ordering::SeqCst);
         let _ = rustix::io::write(&self.shared.answered, &1u64.to_ne_bytes());
         if let Some(waiter) = self.waiter.take() {
