@@ -104,12 +104,12 @@ impl Shared {
     pub fn end(&self, outcome: Outcome) {
         self.control.end(outcome);
         self.kick();
-        self.give_up();
+        self.patients().for_each(Patient::give_up);
     }
 
-    /// No write waits any more.
-    fn give_up(&self) {
-        self.disks.iter().filter_map(|disk| disk.patient()).for_each(Patient::give_up);
+    /// Disks whose writes may wait.
+    fn patients(&self) -> impl Iterator<Item = &Patient> {
+        self.disks.iter().filter_map(|disk| disk.patient())
     }
 
     /// Stops all vCPUs at an instruction boundary, and guest time with them, as long as somebody wants it; false if
@@ -294,7 +294,7 @@ impl Machine {
         };
         let shared = Arc::new(shared);
         shared.watch_doorbells();
-        for patient in shared.disks.iter().filter_map(|disk| disk.patient()) {
+        for patient in shared.patients() {
             let machine = Arc::downgrade(&shared);
             patient.set_watcher(Box::new(move |stuck| {
                 if let Some(machine) = machine.upgrade() {
@@ -438,7 +438,8 @@ impl Machine {
         }
         let outcome = self.shared.control.wait();
         self.shared.governor.end();
-        self.shared.give_up();
+        // Who is told that writes wait has the machine meanwhile, on a thread that its end would wait for.
+        self.shared.patients().for_each(Patient::end);
         for thread in self.threads.lock().iter_mut().flat_map(std::mem::take) {
             // A panic was reported by the thread's guard.
             let _ = thread.join();

@@ -158,10 +158,9 @@ impl Vm {
         let mut life = self.life.lock();
         life.ending = true;
         life.killed |= client;
-        let machine = life.machine.clone();
-        drop(life);
         self.changed.notify_all();
-        if let Some(machine) = machine {
+        // Still locked, so that the machine is not left to this thread: the process does not wait for it.
+        if let Some(machine) = &life.machine {
             machine.stop();
         }
     }
@@ -178,13 +177,14 @@ impl Vm {
             self.enter(&mut life, State::Running);
         }
         drop(life);
+        let (agent, machine) = (machine.agent().clone(), Arc::downgrade(&machine));
         let ask = move || {
-            let agent = machine.agent();
-            if !agent.is_up() || agent.request(&Request::PowerOff, ANSWER).is_err() {
+            let heard = agent.is_up() && agent.request(&Request::PowerOff, ANSWER).is_ok();
+            if let Some(machine) = machine.upgrade().filter(|_| !heard) {
                 machine.press_power_button();
             }
         };
-        // It may keep us waiting.
+        // It may keep us waiting, and the machine may end meanwhile.
         if let Err(e) = jail::spawn(Kind::Device, "shutdown", ask) {
             tracing::warn!("the host refuses a thread: {e}");
         }
