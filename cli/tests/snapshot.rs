@@ -231,3 +231,23 @@ fn copies_of_a_guest_at_work_are_others_and_it_is_unharmed() {
     assert!(world.refused(&["clone", "b"]).contains("own.raw, which a copy cannot share"));
     world.holds(&["kept.raw", "own.raw"]);
 }
+
+#[test]
+fn files_that_were_named_from_a_folder_are_found_from_any_other() {
+    let world = World::new();
+    fs::write(disk(&world.path("fixed.raw")), [b"fixed", &[0; 507][..]].concat()).unwrap();
+    disk(&world.path("kept.raw"));
+    let run = ["run", "-d", "--name", "a", "--memory", "96M", "--disk", "fixed.raw,readonly,format=raw"];
+    world.ok(&[&run[..], &["--disk", "kept.raw,snapshot,format=raw"]].concat());
+    world.exec("a", "echo kept | dd of=/dev/vdb conv=fsync 2>/dev/null");
+    world.ok(&["snapshot", "a", "snap"]);
+    let elsewhere = |arguments: &[&str]| {
+        let output = world.command(arguments).current_dir("/").output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    elsewhere(&["restore", "-d", "--name", "b", world.path("snap").to_str().unwrap()]);
+    elsewhere(&["clone", "a", "--name", "c"]);
+    for name in ["b", "c"] {
+        assert_eq!(world.exec(name, "head -c 5 /dev/vda; head -c 4 /dev/vdb"), "fixedkept", "{name}");
+    }
+}

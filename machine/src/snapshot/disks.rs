@@ -29,23 +29,26 @@ pub struct DiskMark {
 impl DiskMark {
     /// The mark of a disk as it is now.
     pub fn of(disk: &DiskSpec) -> Self {
-        let written = (!disk.readonly && !disk.snapshot).then(|| state(&disk.path)).flatten();
+        let written = (!disk.readonly && !disk.snapshot).then(|| state(&disk.path).ok()?).flatten();
         Self { written, kept: disk.snapshot && !disk.readonly }
     }
 
     /// Says whether the disk is as it was.
     pub fn check(&self, disk: &DiskSpec) -> Result<(), SnapshotError> {
-        match self.written {
-            Some(then) if state(&disk.path) != Some(then) => Err(SnapshotError::Disk(disk.path.clone())),
+        let path = || disk.path.clone();
+        match (self.written, state(&disk.path)) {
+            (Some(_), Err(source)) => Err(SnapshotError::NoDisk { path: path(), source }),
+            (Some(then), Ok(now)) if now != Some(then) => Err(SnapshotError::Disk(path())),
             _ => Ok(()),
         }
     }
 }
 
 /// None for what is no file: devices do not tell.
-fn state(path: &Path) -> Option<(u64, i64)> {
-    let meta = std::fs::metadata(path).ok().filter(|meta| meta.is_file())?;
-    Some((meta.len(), meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec())))
+fn state(path: &Path) -> io::Result<Option<(u64, i64)>> {
+    let meta = std::fs::metadata(path)?;
+    let changed = || meta.mtime().wrapping_mul(1_000_000_000).wrapping_add(meta.mtime_nsec());
+    Ok(meta.is_file().then(|| (meta.len(), changed())))
 }
 
 /// Copies a file with its holes.
@@ -74,4 +77,21 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
             to.write_all_at(bytes, at)
         },
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_was_written_is_told_from_one_that_is_gone() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let disk = DiskSpec { path: file.path().to_owned(), ..DiskSpec::default() };
+        let mark = DiskMark::of(&disk);
+        mark.check(&disk).unwrap();
+        file.as_file().set_len(512).unwrap();
+        assert!(matches!(mark.check(&disk), Err(SnapshotError::Disk(_))));
+        drop(file);
+        assert!(matches!(mark.check(&disk), Err(SnapshotError::NoDisk { .. })));
+    }
 }

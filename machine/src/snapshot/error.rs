@@ -71,6 +71,14 @@ pub enum SnapshotError {
     /// A disk is not what it was.
     #[error("disk {} was written after the snapshot, which its guest would not know: take the snapshot with --stop, or run the disk with `snapshot`", .0.display())]
     Disk(PathBuf),
+    /// A disk is not where it was.
+    #[error("disk {} cannot be looked at ({source}): put it where it was when the snapshot was taken", path.display())]
+    NoDisk {
+        /// The disk.
+        path: PathBuf,
+        /// What the host said.
+        source: io::Error,
+    },
     /// A disk of a copy's.
     #[error("the machine is a copy, and its disk {} is based on memory of its own: copy or save the original", .0.display())]
     Nameless(PathBuf),

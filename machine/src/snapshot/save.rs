@@ -167,7 +167,9 @@ impl Machine {
     }
 
     fn header(&self, sections: u32) -> Header {
-        let (pc, model, spec) = (self.pc(), self.model(), self.spec());
+        let (pc, model, mut spec) = (self.pc(), self.model(), self.spec().clone());
+        // Whoever goes on from here is elsewhere.
+        spec.resolve_paths(&std::env::current_dir().unwrap_or_default());
         let created = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         Header {
             program: env!("CARGO_PKG_VERSION").to_owned(),
@@ -180,8 +182,8 @@ impl Machine {
             tsc_hz: pc.clock.tsc_hz(),
             memory: pc.ram.size(),
             sections,
-            spec: spec.clone(),
             disks: spec.disks.iter().map(DiskMark::of).collect(),
+            spec,
         }
     }
 }
