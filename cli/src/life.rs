@@ -36,7 +36,7 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
             Ok(power::post(&registry, machine, &format!("engine?kind={engine}")).map(|()| 0)?)
         }
         LifeAction::Snapshot { machine, folder, stop, compress, json } => {
-            snapshot::run(&registry, machine, folder, *stop, *compress, *json).map(|()| 0)
+            snapshot::run(&registry, machine, folder, *stop, *compress, *json)
         }
         LifeAction::Clone(arguments) => clone::run(&registry, arguments).map(|()| 0),
         LifeAction::Stop { machines, timeout } => {

@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use common::guesthouse;
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Machines of a test, which end with it.
 struct World(tempfile::TempDir);
@@ -195,6 +196,36 @@ fn who_dies_in_the_midst_of_a_snapshot_leaves_none() {
     if whole {
         world.ok(&["restore", "-d", "--check", "snap"]);
     }
+}
+
+#[test]
+fn a_machine_that_is_to_end_goes_on_if_there_is_no_snapshot() {
+    let world = World::new();
+    world.ok(&["run", "-d", "--name", "a", "--memory", "256M"]);
+    world.exec("a", "head -c 100000000 /dev/urandom >/tmp/data");
+    let begin = || {
+        let mut command = world.command(&["snapshot", "--stop", "a", "snap"]);
+        let asks = command.stderr(Stdio::piped()).spawn().unwrap();
+        let grows = |entry: fs::DirEntry| entry.file_name().to_str().unwrap().starts_with(".snap.");
+        while !fs::read_dir(world.0.path()).unwrap().any(|entry| grows(entry.unwrap())) {}
+        asks
+    };
+    // All is written, and then its place is taken.
+    let asks = begin();
+    fs::create_dir(world.path("snap")).unwrap();
+    fs::write(world.path("snap/file"), "text").unwrap();
+    let output = asks.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+    world.holds(&["snap"]);
+    assert_eq!(world.exec("a", "echo here"), "here\n");
+    // Whoever asked does not want it any more.
+    fs::remove_dir_all(world.path("snap")).unwrap();
+    let mut asks = begin();
+    kill_process(Pid::from_child(&asks), Signal::TERM).unwrap();
+    assert_eq!(asks.wait().unwrap().code(), Some(143));
+    world.holds(&[]);
+    assert_eq!(world.exec("a", "echo here"), "here\n");
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //! the caller may not write, and a machine in a jail need not see the folder.
 //!
 //! After the upgrade the machine says in a line which disks' changes it has to keep ([`Wanted`]), the caller sends a byte with
-//! the files, and the machine answers with a line when all is written ([`Done`]). For copies it sends files then: RAM. Copies'
-//! processes are started before and wait for the files.
+//! the files, and the machine answers with a line when all is written ([`Done`]). One that is to end then stands still until the
+//! caller sends another byte: the files are on the disk. For copies it sends files after the line: RAM. Copies' processes are
+//! started before and wait for the files.
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -15,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::Machine;
-use machine::snapshot::{After, Files, Paths, file};
+use machine::snapshot::{After, Files, Paths, Summary, file};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -58,17 +59,29 @@ pub struct Taken {
     pub memory: u64,
 }
 
-/// The machine's side, on a thread that may wait: a snapshot, or what copies begin with.
-pub(crate) fn serve(
-    machine: &Machine,
-    stream: &UnixStream,
-    take: Option<After>,
-    compress: bool,
-) -> io::Result<()> {
+/// What somebody wants of a machine.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Wish {
+    /// What copies begin with.
+    Copy,
+    /// A snapshot.
+    Snapshot {
+        /// The machine ends then.
+        stop: bool,
+        /// RAM is compressed.
+        compress: bool,
+    },
+}
+
+/// The machine's side, on a thread that may wait.
+pub(crate) fn serve(machine: &Machine, stream: &UnixStream, wish: Wish) -> io::Result<()> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let disks = machine.kept_disks();
-    let count = disks.len() + if take.is_some() { 2 } else { 1 };
+    let (count, compress) = match wish {
+        Wish::Copy => (disks.len() + 1, false),
+        Wish::Snapshot { compress, .. } => (disks.len() + 2, compress),
+    };
     say(stream, &Wanted { disks })?;
     let received = receive(stream, count)?;
     if received.len() != count {
@@ -76,27 +89,43 @@ pub(crate) fn serve(
     }
     let mut files = received.into_iter().map(File::from);
     let state = files.next().ok_or(io::ErrorKind::InvalidData)?;
-    let memory = take.and_then(|_| files.next());
+    let memory = if matches!(wish, Wish::Copy) { None } else { files.next() };
     let files = Files { state, memory, compress, disks: files.collect() };
-    let done = match take {
-        Some(after) => machine.snapshot(&files, after).map(|done| (done.pause, done.memory, Vec::new())),
-        None => machine.copy(&files).map(|done| (done.pause, 0, done.memory)),
+    let written = |summary: &Summary| {
+        let taken = Taken { pause: summary.pause.as_micros() as u64, memory: summary.memory };
+        say(stream, &Done::Written(taken))
     };
-    match done {
-        Ok((pause, memory, layers)) => {
-            let pause = pause.as_micros() as u64;
-            say(stream, &Done::Written(Taken { pause, memory }))?;
-            if layers.is_empty() { Ok(()) } else { send(stream, &layers) }
+    // The disk may be slow; a caller that is gone says nothing.
+    let stays = |summary: &Summary| {
+        let mut answer = stream;
+        let waits = written(summary).and_then(|()| answer.set_read_timeout(None));
+        waits.and_then(|()| answer.read_exact(&mut [0])).is_ok()
+    };
+    let result = match wish {
+        Wish::Copy => machine.copy(&files).map(|copied| {
+            written(&Summary { pause: copied.pause, memory: 0 })?;
+            send(stream, &copied.memory)
+        }),
+        Wish::Snapshot { stop: false, .. } => {
+            machine.snapshot(&files, After::GoOn).map(|summary| written(&summary))
         }
-        Err(error) => say(stream, &Done::Refused(error.to_string())),
-    }
+        Wish::Snapshot { stop: true, .. } => machine.snapshot(&files, After::Stop(&stays)).map(|_| Ok(())),
+    };
+    result.unwrap_or_else(|error| say(stream, &Done::Refused(error.to_string())))
 }
 
-/// Takes a snapshot of a machine into a new folder, which appears when all is written and on the disk.
+/// Takes a snapshot of a machine into a new folder, which appears when all is written and on the disk. Until then it grows in
+/// another one, which `growing` is told: without that there will be no snapshot.
 ///
 /// # Errors
-/// The machine refuses, the folder is there already, or the host refuses it: nothing is left of it.
-pub fn take(entry: &Entry, folder: &Path, stop: bool, compress: bool) -> Result<Taken, ServerError> {
+/// The machine refuses, the folder is there already, or the host refuses it: nothing is left of it, and the machine goes on.
+pub fn take(
+    entry: &Entry,
+    folder: &Path,
+    stop: bool,
+    compress: bool,
+    growing: impl FnOnce(&Path),
+) -> Result<Taken, ServerError> {
     let refused = |path: &Path| {
         let path = path.to_owned();
         move |source| ServerError::Snapshot { path, source }
@@ -106,20 +135,23 @@ pub fn take(entry: &Entry, folder: &Path, stop: bool, compress: bool) -> Result<
     }
     let beside = beside(folder).ok_or_else(|| refused(folder)(io::ErrorKind::InvalidInput.into()))?;
     DirBuilder::new().mode(0o700).create(&beside).map_err(refused(folder))?;
+    growing(&beside);
     let written = write(entry, &beside, &format!("stop={stop}&compress={compress}"));
-    let whole = written.and_then(|taken| {
+    let whole = written.and_then(|written| {
         let place = || -> io::Result<()> {
             File::open(&beside)?.sync_all()?;
             fs::rename(&beside, folder)?;
             File::open(folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?
                 .sync_all()
         };
-        place().map_err(refused(folder)).map(|()| taken)
+        place().map_err(refused(folder)).map(|()| written)
     });
-    if whole.is_err() {
-        let _ = fs::remove_dir_all(&beside);
+    let Asked { taken, mut stream, .. } = whole.inspect_err(|_| drop(fs::remove_dir_all(&beside)))?;
+    // A machine that is to end waits for this, and has ended when it has nothing more to say.
+    if stop && stream.write_all(b"\n").is_ok() {
+        let _ = stream.read(&mut [0]);
     }
-    whole
+    Ok(taken)
 }
 
 /// Where it grows.
@@ -128,10 +160,10 @@ fn beside(folder: &Path) -> Option<PathBuf> {
     Some(folder.with_file_name(format!(".{name}.{}", std::process::id())))
 }
 
-fn write(entry: &Entry, folder: &Path, query: &str) -> Result<Taken, ServerError> {
+fn write(entry: &Entry, folder: &Path, query: &str) -> Result<Asked, ServerError> {
     let refused = |source| ServerError::Snapshot { path: folder.to_owned(), source };
     let create = |name: &str| File::options().write(true).create_new(true).open(folder.join(name));
-    let Asked { files, taken, .. } = ask(entry, query, |disks| {
+    let asked = ask(entry, query, |disks| {
         keep_initrd(entry, folder)?;
         let names = [file::STATE.to_owned(), file::MEMORY.to_owned()];
         names
@@ -140,11 +172,11 @@ fn write(entry: &Entry, folder: &Path, query: &str) -> Result<Taken, ServerError
             .map(|name| create(&name))
             .collect()
     })?;
-    for file in &files {
+    for file in &asked.files {
         file.set_permissions(Permissions::from_mode(0o400)).map_err(refused)?;
         file.sync_all().map_err(refused)?;
     }
-    Ok(taken)
+    Ok(asked)
 }
 
 /// A machine's state in memory, for copies: files without names.

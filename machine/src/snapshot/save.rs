@@ -28,12 +28,12 @@ pub struct Files {
 }
 
 /// What becomes of the machine when all is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum After {
+#[derive(Clone, Copy)]
+pub enum After<'a> {
     /// It goes on.
     GoOn,
-    /// It ends.
-    Stop,
+    /// It ends if this says, while the guest stands still, that the files will stay; otherwise it goes on.
+    Stop(&'a dyn Fn(&Summary) -> bool),
 }
 
 /// What a snapshot took.
@@ -66,14 +66,14 @@ impl Machine {
     ///
     /// # Errors
     /// The machine has something that cannot be kept, or the host refuses the files: the machine is as it was.
-    pub fn snapshot(&self, files: &Files, after: After) -> Result<Summary, MachineError> {
+    pub fn snapshot(&self, files: &Files, after: After<'_>) -> Result<Summary, MachineError> {
         let began = Instant::now();
         let still = self.stand_still()?;
         self.can_be_written()?;
         let to = files.memory.as_ref().ok_or_else(|| failed("memory")(io::ErrorKind::InvalidInput.into()))?;
         let ram = &*self.pc().ram;
         let write = |from: &Source<'_>| ram::write(from, to, files.compress).map_err(failed("memory"));
-        if files.compress && after == After::GoOn {
+        if files.compress && matches!(after, After::GoOn) {
             let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, ram.freeze()?)))?;
             drop(still);
             let pause = began.elapsed();
@@ -84,15 +84,16 @@ impl Machine {
         let (parts, (section, memory)) =
             self.beside_disks(files, || Ok((self.parts()?, write(&Source::Still(ram))?)))?;
         parts.write(files, section)?;
+        let summary = Summary { pause: began.elapsed(), memory };
         match after {
-            After::GoOn => drop(still),
-            After::Stop => {
+            After::Stop(stays) if stays(&summary) => {
                 self.shared().end(Outcome::Saved);
                 // What the guest has asked of its devices is for those who go on from here.
                 std::mem::forget(still);
             }
+            _ => drop(still),
         }
-        Ok(Summary { pause: began.elapsed(), memory })
+        Ok(summary)
     }
 
     /// Writes the machine as it is now, for copies on this host: its RAM is shared with them, so that little is written.

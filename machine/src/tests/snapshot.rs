@@ -82,7 +82,7 @@ fn what_was_written_goes_on_on_any_engine_and_so_does_the_machine() {
             copy.start().unwrap();
             // A copy of the copy, from another engine.
             let second = tempfile::tempdir().unwrap();
-            let taken = copy.snapshot(&files(second.path()), After::Stop);
+            let taken = copy.snapshot(&files(second.path()), After::Stop(&|_| true));
             let sum = match (taken, copy.wait()) {
                 (Ok(_), Outcome::Saved) => {
                     let last = restored(second.path(), EngineKind::Interp).unwrap();
@@ -120,7 +120,7 @@ fn the_fixtures_of_all_versions_go_on() {
         fs::create_dir_all(&path).unwrap();
         let cpu_model = Some("x86-64-v1".to_owned());
         let machine = begun(MachineSpec { cpu_model, memory: Size::mib(3), ..kernel.spec() });
-        machine.snapshot(&Files { compress: true, ..files(&path) }, After::Stop).unwrap();
+        machine.snapshot(&Files { compress: true, ..files(&path) }, After::Stop(&|_| true)).unwrap();
     }
     for version in 1..=crate::snapshot::VERSION {
         let copy = tempfile::tempdir().unwrap();
@@ -141,7 +141,7 @@ fn the_fixtures_of_all_versions_go_on() {
 fn taken() -> tempfile::TempDir {
     let machine = begun(summing().spec());
     let folder = tempfile::tempdir().unwrap();
-    machine.snapshot(&files(folder.path()), After::Stop).unwrap();
+    machine.snapshot(&files(folder.path()), After::Stop(&|_| true)).unwrap();
     assert!(matches!(machine.wait(), Outcome::Saved));
     folder
 }
@@ -311,12 +311,14 @@ fn a_full_disk_leaves_the_machine_as_it_is() {
     let state = Files { state: full(), ..files(folder.path()) };
     let memory = Files { memory: Some(full()), ..files(folder.path()) };
     for files in [state, memory] {
-        let error = machine.snapshot(&files, After::Stop).unwrap_err();
+        let error = machine.snapshot(&files, After::Stop(&|_| true)).unwrap_err();
         assert!(matches!(error, MachineError::Snapshot(SnapshotError::Write { .. })), "{error}");
     }
     let compressed = Files { memory: Some(full()), compress: true, ..files(folder.path()) };
     let error = machine.snapshot(&compressed, After::GoOn).unwrap_err();
     assert!(error.to_string().contains("memory cannot be written"), "{error}");
+    // All is written, and then it does not reach the disk.
+    machine.snapshot(&files(folder.path()), After::Stop(&|_| false)).unwrap();
     assert_eq!(ends(&machine), sum_on_a_host());
     assert!(machine.snapshot(&files(folder.path()), After::GoOn).is_err(), "it has ended");
 }

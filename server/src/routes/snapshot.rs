@@ -7,14 +7,13 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use jail::Kind;
-use machine::snapshot::After;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
 
 use super::upgrade::upgrade_socket;
 use super::{Answer, Context, Refusal};
-use crate::snapshot::{self, PROTOCOL};
+use crate::snapshot::{self, PROTOCOL, Wish};
 
 /// How to take it.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -34,7 +33,8 @@ pub fn routes() -> Router<Context> {
 
 /// Becomes a stream, `Upgrade: guesthouse-snapshot`: the machine says in a line of JSON which disks' changes it has to keep, the
 /// client sends a byte and, as SCM_RIGHTS, files for state, memory and those disks, and the machine says in another line what
-/// has become of it. For copies, no file for memory is sent: files with RAM come with a byte behind that line.
+/// has become of it. With `stop` the guest stands still then, and the machine ends when the client sends another byte, or goes on when
+/// it has left. For copies, no file for memory is sent: files with RAM come with a byte behind that line.
 #[utoipa::path(get, path = "/v1/snapshot", params(Take), responses((status = 101), (status = 400, body = Answer), (status = 409, body = Answer), (status = 426, body = Answer), (status = 503, body = Answer)))]
 pub async fn take(
     State(context): State<Context>,
@@ -42,11 +42,9 @@ pub async fn take(
     request: Request,
 ) -> Result<Response, Refusal> {
     let query = query?.0;
-    let compress = query.compress;
-    let take = match query {
-        Take { share: true, .. } => None,
-        Take { stop: true, .. } => Some(After::Stop),
-        Take { .. } => Some(After::GoOn),
+    let wish = match query {
+        Take { share: true, .. } => Wish::Copy,
+        Take { stop, compress, .. } => Wish::Snapshot { stop, compress },
     };
     let machine = context.vm.machine();
     let machine =
@@ -54,7 +52,7 @@ pub async fn take(
     upgrade_socket(&context, request, PROTOCOL, move |socket, _| async move {
         let (end, ended) = oneshot::channel();
         let serve = move || {
-            if let Err(e) = snapshot::serve(&machine, &socket, take, compress) {
+            if let Err(e) = snapshot::serve(&machine, &socket, wish) {
                 tracing::debug!("a client that wants a snapshot: {e}");
             }
             drop((end, machine));
