@@ -41,8 +41,9 @@ fn main() -> ExitCode {
     match start(&arguments) {
         Ok(code) => code.into(),
         Err(e) => {
-            let broken = e.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe);
-            if broken {
+            let kind = e.downcast_ref().map(io::Error::kind);
+            let kind = kind.or_else(|| e.downcast_ref::<serde_json::Error>()?.io_error_kind());
+            if kind == Some(io::ErrorKind::BrokenPipe) {
                 return ExitCode::from(exit::signal(libc::SIGPIPE));
             }
             complain(&describe(&e));
