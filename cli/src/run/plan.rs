@@ -3,7 +3,6 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use anyhow::Context;
 use guest::{Built, Cache, Catalogue, CommandMode, GuestEntry, Session};
 use machine::{DiskSpec, Format, MachineSpec};
 use server::Folder;
@@ -119,9 +118,12 @@ impl Plan {
         let mut spec = self.spec.clone();
         if let (Some(session), Some(initrd)) = (&self.session, &self.spec.initrd) {
             // One file, because some protocols have no more than one initrd.
-            let mut data = std::fs::read(initrd).with_context(|| {
-                format!("{} cannot be read: build it again with guesthouse guests --build", initrd.display())
-            })?;
+            let remedy = match session.as_slice() {
+                [] => "take another snapshot, or put it where it was",
+                _ => "build it again with guesthouse guests --build",
+            };
+            let mut data = std::fs::read(initrd)
+                .map_err(|e| anyhow::anyhow!("{} cannot be read ({e}): {remedy}", initrd.display()))?;
             data.extend(session);
             spec.initrd = Some(folder.write("initrd", &data)?);
         }
