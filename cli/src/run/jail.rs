@@ -21,8 +21,8 @@ pub fn enter(spec: &MachineSpec, snapshot: Option<&Snapshot>, folder: &Folder, s
         jail.kind(kind);
     }
     folder.allow(&mut jail);
-    if let Some(folder) = snapshot.and_then(Snapshot::folder) {
-        jail.allow(folder, Access::Read);
+    for file in snapshot.map(Snapshot::memory_paths).unwrap_or_default() {
+        jail.allow(file, Access::Read);
     }
     jail.allow("/dev/null", Access::Write);
     match folder.last_words() {

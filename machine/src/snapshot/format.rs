@@ -23,6 +23,8 @@ const HEAD: usize = 20;
 /// Longest file, and most sections.
 pub const MAX_FILE: u64 = 256 << 20;
 const MAX_SECTIONS: usize = 4096;
+/// Longest kind: it is in messages.
+const MAX_KIND: u16 = 64;
 
 /// A part's state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,6 +103,9 @@ fn section(rest: &mut &[u8]) -> Result<Section, SnapshotError> {
     let version = u32::from_le_bytes(number(&mut fields));
     let len = u64::from_le_bytes(number(&mut fields));
     let crc = u32::from_le_bytes(number(&mut fields));
+    if kind_len > MAX_KIND {
+        return Err(SnapshotError::Damaged("a section's kind is not what was written".to_owned()));
+    }
     let kind = take(rest, kind_len.into()).ok_or_else(short)?;
     let data = usize::try_from(len).ok().and_then(|len| take(rest, len)).ok_or_else(short)?;
     let kind = String::from_utf8_lossy(kind).into_owned();

@@ -1,7 +1,7 @@
 //! From files to a machine.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,8 +66,7 @@ impl Snapshot {
     /// It is no snapshot, a newer one, or not what was written.
     pub fn open(paths: Paths) -> Result<Self, SnapshotError> {
         let refused = |source| SnapshotError::Read { path: paths.state.clone(), source };
-        let opened = File::open(&paths.state).map_err(refused)?;
-        let len = opened.metadata().map_err(refused)?.len();
+        let (opened, len) = open(&paths.state)?;
         let mut bytes = Vec::with_capacity(len.min(format::MAX_FILE) as usize + 1);
         opened.take(format::MAX_FILE + 1).read_to_end(&mut bytes).map_err(refused)?;
         Self::parse(paths, &bytes)
@@ -100,9 +99,9 @@ impl Snapshot {
         Ok(Self { paths, header, sections, content })
     }
 
-    /// Where it is, if its files have names.
-    pub fn folder(&self) -> Option<&Path> {
-        self.paths.state.parent().filter(|_| self.paths.foreign)
+    /// The files with RAM that have names.
+    pub fn memory_paths(&self) -> &[PathBuf] {
+        if self.paths.foreign { &self.paths.memory } else { &[] }
     }
 
     /// What has to be known before there is a machine.
@@ -142,9 +141,7 @@ impl Snapshot {
     /// The files with RAM, opened.
     fn memory(&self) -> Result<Vec<File>, SnapshotError> {
         let open = |path: &PathBuf| -> Result<File, SnapshotError> {
-            let refused = |source| SnapshotError::Read { path: path.clone(), source };
-            let file = File::open(path).map_err(refused)?;
-            let (len, size) = (file.metadata().map_err(refused)?.len(), self.header.memory);
+            let ((file, len), size) = (open(path)?, self.header.memory);
             if len == size || matches!(self.content, Content::Packed(_)) {
                 return Ok(file);
             }
@@ -157,6 +154,15 @@ impl Snapshot {
         let found = self.sections.iter().find(|section| section.kind == kind && section.instance == instance);
         found.ok_or_else(|| part::wrong(kind, instance, "missing".to_owned()))
     }
+}
+
+/// A file and its length. Something else may have its name, and never give a byte.
+fn open(path: &Path) -> Result<(File, u64), SnapshotError> {
+    let opened = std::fs::metadata(path).and_then(|meta| match meta.is_file() {
+        true => File::open(path).map(|file| (file, meta.len())),
+        false => Err(io::Error::other("it is no file")),
+    });
+    opened.map_err(|source| SnapshotError::Read { path: path.to_owned(), source })
 }
 
 impl Machine {
