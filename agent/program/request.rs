@@ -15,6 +15,7 @@ pub fn answer(request: &Request) -> Exit {
         Request::Reboot => end("reboot"),
         Request::Hostname(name) => sys::set_hostname(name),
         Request::Time(time) => sys::set_time(*time),
+        Request::Random(seed) => sys::add_random(*seed),
     };
     match done {
         Ok(()) => Exit::Code(0),

@@ -35,6 +35,14 @@ struct WindowSize {
     pixels: [u16; 2],
 }
 
+/// rand_pool_info of linux/random.h.
+#[repr(C)]
+struct Entropy {
+    bits: c_int,
+    len: c_int,
+    seed: [u8; 32],
+}
+
 // SAFETY: as the C library's headers declare them on 64-bit Linux.
 unsafe extern "C" {
     fn poll(fds: *mut PollFd, count: c_ulong, timeout: c_int) -> c_int;
@@ -87,6 +95,8 @@ const F_SETPIPE_SZ: c_int = 1031;
 const WNOHANG: c_int = 1;
 const CLONE_VM: c_int = 0x100;
 const CLONE_VFORK: c_int = 0x4000;
+const RNDADDENTROPY: c_ulong = 0x4008_5203;
+const RNDRESEEDCRNG: c_ulong = 0x5207;
 const TIOCSCTTY: c_ulong = 0x540e;
 const TIOCSWINSZ: c_ulong = 0x5414;
 const TIOCGPTN: c_ulong = 0x8004_5430;
@@ -206,6 +216,17 @@ pub fn set_time(time: u64) -> io::Result<()> {
     let time = Timespec { seconds: (time / second) as i64, nanoseconds: (time % second) as c_long };
     // SAFETY: the time lives until the call returns.
     result(unsafe { clock_settime(0, &raw const time) })
+}
+
+/// The kernel's random numbers come from these as well, from now on.
+pub fn add_random(seed: [u8; 32]) -> io::Result<()> {
+    let entropy = Entropy { bits: 8 * seed.len() as c_int, len: seed.len() as c_int, seed };
+    let device = File::open("/dev/urandom")?;
+    // SAFETY: the first is what the call asks for, the second takes nothing.
+    unsafe {
+        result(ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const entropy))?;
+        result(ioctl(device.as_raw_fd(), RNDRESEEDCRNG))
+    }
 }
 
 /// A program to be started.

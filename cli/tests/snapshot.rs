@@ -263,6 +263,25 @@ fn copies_of_a_guest_at_work_are_others_and_it_is_unharmed() {
     world.holds(&["kept.raw", "own.raw"]);
 }
 
+/// Its kernel does not know of VM Generation IDs, and takes other numbers by itself in half of the time since its start.
+#[test]
+fn no_copy_has_the_random_numbers_of_another() {
+    let world = World::new();
+    world.ok(&["run", "-d", "--name", "a", "--memory", "96M"]);
+    let age = "until test $(cut -d. -f1 /proc/uptime) -ge 10; do head -c 16 /dev/urandom >/dev/null; sleep 0.1; done";
+    world.exec("a", age);
+    world.ok(&["clone", "a", "--count", "2", "--name", "copy", "--rm"]);
+    // Who has its name has had numbers of its own before.
+    let script = "until test $(hostname) = $0; do sleep 0.01; done; dd if=/dev/urandom bs=16 count=1000 2>/dev/null | od -v -tx1 -w16 -An";
+    let numbers = ["copy-1", "copy-2"]
+        .map(|name| world.ok(&["exec", "--wait", "60", name, "--", "sh", "-ec", script, name]));
+    let mut numbers: Vec<_> = numbers.iter().flat_map(|numbers| numbers.lines()).collect();
+    let count = numbers.len();
+    numbers.sort();
+    numbers.dedup();
+    assert_eq!((count, numbers.len()), (2000, 2000));
+}
+
 #[test]
 fn files_that_were_named_from_a_folder_are_found_from_any_other() {
     let world = World::new();

@@ -142,6 +142,8 @@ pub enum Request {
     Hostname(Vec<u8>),
     /// Another time: nanoseconds since 1970.
     Time(u64),
+    /// What its random numbers come from as well from now on: somebody else may have what they came from before.
+    Random([u8; 32]),
 }
 
 impl Request {
@@ -153,6 +155,7 @@ impl Request {
             Self::Reboot => vec![2],
             Self::Hostname(name) => [&[3], &name[..]].concat(),
             Self::Time(time) => [&[4], &time.to_le_bytes()[..]].concat(),
+            Self::Random(seed) => [&[5], &seed[..]].concat(),
         }
     }
 
@@ -170,6 +173,7 @@ impl Request {
                 Self::Hostname(name.to_vec())
             }
             [4, a, b, c, d, e, f, g, h] => Self::Time(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
+            [5, ref seed @ ..] => Self::Random(seed.try_into().map_err(|_| Malformed)?),
             _ => return Err(Malformed),
         })
     }

@@ -103,10 +103,17 @@ fn an_exit_has_a_shells_status_and_a_text_of_one_line() {
     let lies = Exit::decode(b"\x02\x7ea\x1b[2J\nb").unwrap();
     assert_eq!(lies, Exit::Failed(126, "a [2J b".into()));
     assert_eq!(Exit::decode(&[&[2, 0][..], &[b'a'; MAX_TEXT + 1]].concat()), Err(Malformed));
-    for request in [Request::Ping, Request::Hostname(b"a".to_vec()), Request::Time(u64::MAX), Request::Reboot]
-    {
+    let requests = [
+        Request::Ping,
+        Request::Reboot,
+        Request::Hostname(b"a".to_vec()),
+        Request::Time(u64::MAX),
+        Request::Random([7; 32]),
+    ];
+    for request in requests {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
+    assert!(Request::decode(&[5; 32]).is_err());
     assert!(Request::decode(&Request::Hostname(vec![b'a'; 65]).encode()).is_err());
 }
 
