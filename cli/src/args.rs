@@ -31,7 +31,7 @@ Examples:
   guesthouse run --net user,forward=2222:22  with a network; the host's port 2222 is the guest's 22
   guesthouse run --share src:src -- ls /mnt/src
                                              with a folder of the host's
-  guesthouse run -d --name web debian        a machine in the background: see ps, console, logs, stop, rm
+  guesthouse run -d --name web debian        one in the background: see ps, console, logs, stop, rm
   guesthouse net create lan                  a switch; machines join it with --net lan,name=web
   guesthouse doctor                          what this host offers, and the engine `auto` takes
   guesthouse completions bash                completions for your shell
@@ -343,6 +343,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn help_is_no_wider_than_it_is_shown() {
+        let mut commands = vec![Arguments::command()];
+        while let Some(command) = commands.pop() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let wide = help.lines().find(|line| line.chars().count() > 100);
+            assert_eq!(wide, None, "{}", command.get_name());
+            commands.extend(command.get_subcommands().cloned());
+        }
     }
 
     #[test]

@@ -35,9 +35,10 @@ Examples:
   guesthouse limit web                       what it may use now";
 
 const SNAPSHOT_HELP: &str = "\
-The folder has the guest's memory and the state of all devices, and is the machine's whole secret: only
-you may read it. Disks are not copied, but for changes that are gone with the machine. A guest that
-writes to an image of yours has to stop there (--stop), or what is in its memory will not fit the disk.
+The folder has the guest's memory and the state of all devices, and is the machine's whole secret:
+only you may read it. Disks are not copied, but for changes that are gone with the machine. A guest
+that writes to an image of yours has to stop there (--stop), or what is in its memory will not fit
+the disk.
 
 Examples:
   guesthouse snapshot web web.snap           the machine goes on

@@ -13,10 +13,10 @@ use server::Registry;
 use crate::complete::machines;
 
 const HELP: &str = "\
-The original goes on after a moment. Memory that neither it nor a copy writes is there once; each disk has
-what the original has written so far, and keeps what it writes itself until its end. A copy has a name
-of its own, which its guest is told by the agent; sockets of ports have that name behind theirs, and
-ports of the host's stay with the original.
+The original goes on after a moment. Memory that neither it nor a copy writes is there once; each
+disk has what the original has written so far, and keeps what it writes itself until its end. A copy
+has a name of its own, which its guest is told by the agent; sockets of ports have that name behind
+theirs, and ports of the host's stay with the original.
 
 Examples:
   guesthouse clone web --name test           a copy called test

@@ -19,9 +19,10 @@ use super::exec;
 /// Most complaints that are shown one by one.
 const SHOWN: usize = 20;
 const HELP: &str = "\
-As with `cp -r`: into DST if that is a folder, otherwise under the name DST; SRC/. is what is in SRC.
-Modes, times and symbolic links are kept; owners are not, devices and FIFOs are left out. Nothing is
-written through a symbolic link in what is copied. A relative path of the guest begins in root's home.
+As with `cp -r`: into DST if that is a folder, otherwise under the name DST; SRC/. is what is in
+SRC. Modes, times and symbolic links are kept; owners are not, devices and FIFOs are left out.
+Nothing is written through a symbolic link in what is copied. A relative path of the guest begins in
+root's home.
 
 Examples:
   guesthouse cp site/ web:/var/www/          makes /var/www/site

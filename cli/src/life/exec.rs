@@ -15,9 +15,9 @@ use crate::signals::Signals;
 use crate::terminal::{self, RawMode};
 
 const HELP: &str = "\
-The exit status is the program's: 128+n if signal n ended it, 127 if it is not in the guest, 126 if it
-cannot be executed, 125 if Guesthouse or the agent failed. Signals go to the program. If this command
-is killed, the program gets SIGHUP.
+The exit status is the program's: 128+n if signal n ended it, 127 if it is not in the guest, 126 if
+it cannot be executed, 125 if Guesthouse or the agent failed. Signals go to the program. If this
+command is killed, the program gets SIGHUP.
 
 Examples:
   guesthouse exec web -- apt-get install -y nginx

@@ -17,10 +17,10 @@ use crate::life::LifeArguments;
 use crate::signals::Signals;
 
 const HELP: &str = "\
-The guest goes on where it was, on any engine. Its connections by the address translation, exec sessions
-and clients of its ports are gone, as if their other ends had left. Its memory is read when it is
-touched: leave the folder as it is as long as the machine lives. Several machines may come from one
-folder, unless they write to one disk.
+The guest goes on where it was, on any engine. Its connections by the address translation, exec
+sessions and clients of its ports are gone, as if their other ends had left. Its memory is read when
+it is touched: leave the folder as it is as long as the machine lives. Several machines may come
+from one folder, unless they write to one disk.
 
 Examples:
   guesthouse restore -d --name web web.snap
