@@ -177,6 +177,7 @@ impl Cpu {
             Ok(translation) => translation,
             Err(exception) => return Err(self.raise(exception)),
         };
+        self.tlb.note_size(lin, translation.size);
         if access == Access::Execute {
             self.tlb.note_code(lin, translation.global);
         }

@@ -6,6 +6,9 @@
 //! tag needs no privilege. Kernel-half addresses are tagged 0 whatever the space: global pages stay over CR3
 //! switches, others are marked and dropped by the next one. (Linux has some in its map of all memory.) Code there that is not
 //! global costs a flush of that half.
+//!
+//! Of pages larger than 4 KiB there are parts, here and with those who keep translations of their own. INVLPG has to drop
+//! all parts of a page, of which the guest's tables say nothing any more: where there may be some, it drops the half.
 
 use std::ptr::null;
 
@@ -34,6 +37,40 @@ pub(crate) struct Entry {
 }
 
 const EMPTY: Entry = Entry { read: NEVER, write: NEVER, addend: 0, info: null() };
+
+/// Regions of the address space that have parts of large pages, by hash.
+#[derive(Clone, Copy)]
+struct Regions([u64; Regions::BITS / 64]);
+
+impl Regions {
+    /// Enough that small pages are rarely taken for parts of large ones: a kernel that maps all memory by pages of 2 MiB
+    /// sets one for every 4 MiB.
+    const BITS: usize = 4096;
+    /// Page bits of regions: one size for pages of 2 and 4 MiB, one for those of 1 GiB.
+    const SHIFTS: [u32; 2] = [22, 30];
+
+    fn bit(lin: u64, shift: u32) -> (usize, u64) {
+        let product = (lin >> shift).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let number = (product >> (64 - Self::BITS.ilog2())) as usize;
+        (number / 64, 1 << (number % 64))
+    }
+
+    /// Part of a large page of `size` bytes is at `lin`.
+    fn insert(&mut self, lin: u64, size: u64) {
+        let (word, bit) = Self::bit(lin, size.ilog2().max(Self::SHIFTS[0]));
+        self.0[word] |= bit;
+    }
+
+    /// True if part of a large page to which `lin` belongs may be there.
+    fn may_have(&self, lin: u64) -> bool {
+        Self::SHIFTS.into_iter().any(|shift| {
+            let (word, bit) = Self::bit(lin, shift);
+            self.0[word] & bit != 0
+        })
+    }
+}
+
+const NO_REGIONS: Regions = Regions([0; Regions::BITS / 64]);
 
 /// What was dropped, for those who keep translations of their own.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,6 +127,8 @@ pub(crate) struct Tlb {
     passing: [u64; BANKS * SIZE / 64],
     /// Code was fetched from such a page.
     passing_code: bool,
+    /// Where parts of large pages came from since all was dropped: lower half, upper half.
+    large: [Regions; 2],
     /// Changes whenever linear-to-physical may have changed: lower half, upper half.
     epochs: [u32; 2],
     /// What [`fetch_context`](Self::fetch_context) gives for each half.
@@ -110,6 +149,7 @@ impl Default for Tlb {
             pcid: 0,
             passing: [0; BANKS * SIZE / 64],
             passing_code: false,
+            large: [NO_REGIONS; 2],
             epochs: [0, 0],
             contexts: [0, 0],
             flushes: Flushes::default(),
@@ -180,6 +220,14 @@ impl Tlb {
         (lin as i64) < 0 && self.passing[slot / 64] >> (slot % 64) & 1 == 0
     }
 
+    /// An access goes to the page of `lin`, which has `size` bytes.
+    #[inline]
+    pub fn note_size(&mut self, lin: u64, size: u64) {
+        if size > 1 << 12 {
+            self.large[(lin >> 63) as usize].insert(lin, size);
+        }
+    }
+
     /// Code is fetched from the page of `lin`.
     #[inline]
     pub fn note_code(&mut self, lin: u64, global: bool) {
@@ -236,7 +284,7 @@ impl Tlb {
     pub fn switch(&mut self, pcid: u16, keep: bool) {
         self.pcid = pcid & 0xfff;
         if self.passing_code {
-            self.flush_upper();
+            self.flush_half(true);
         }
         self.drop_passing();
         let known = self.spaces[usize::from(self.pcid)];
@@ -257,6 +305,11 @@ impl Tlb {
 
     /// INVLPG.
     pub fn flush_page(&mut self, lin: u64) {
+        let upper = (lin as i64) < 0;
+        if self.large[usize::from(upper)].may_have(lin) {
+            self.flush_half(upper);
+            return;
+        }
         let page = lin & !0xfff;
         for bank in &mut self.entries {
             let entry = &mut bank[index(lin)];
@@ -265,7 +318,6 @@ impl Tlb {
                 *entry = EMPTY;
             }
         }
-        let upper = (lin as i64) < 0;
         self.epochs[usize::from(upper)] = self.epochs[usize::from(upper)].wrapping_add(1);
         self.flushes.note_page(page);
         self.update_contexts();
@@ -277,15 +329,15 @@ impl Tlb {
         if self.flushes.is_empty() { Flushes::default() } else { std::mem::take(&mut self.flushes) }
     }
 
-    /// Drops the kernel half.
-    fn flush_upper(&mut self) {
+    /// Drops a half of the address space, the lower one in all spaces.
+    fn flush_half(&mut self, upper: bool) {
         for entry in self.entries.iter_mut().flatten() {
-            if (entry.read | entry.write) >> 63 != 0 {
+            if ((entry.read | entry.write) >> 63 != 0) == upper {
                 *entry = EMPTY;
             }
         }
-        self.passing_code = false;
-        self.bump(false, true);
+        self.passing_code &= !upper;
+        self.bump(!upper, upper);
     }
 
     fn drop_passing(&mut self) {
@@ -312,11 +364,19 @@ impl Tlb {
         space
     }
 
+    /// All there was of a half is dropped.
     fn bump(&mut self, lower: bool, upper: bool) {
         self.flushes.lower |= lower;
         self.flushes.upper |= upper;
-        self.epochs[0] = self.epochs[0].wrapping_add(u32::from(lower));
-        self.epochs[1] = self.epochs[1].wrapping_add(u32::from(upper));
+        for (half, dropped) in [lower, upper].into_iter().enumerate() {
+            if dropped {
+                self.epochs[half] = self.epochs[half].wrapping_add(1);
+                self.large[half] = NO_REGIONS;
+            }
+        }
         self.update_contexts();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,6 +36,8 @@ pub(crate) struct Translation {
     /// Loads are allowed.
     pub read: bool,
     pub global: bool,
+    /// The page's bytes.
+    pub size: u64,
 }
 
 /// The entries of a walk, folded.
@@ -60,7 +62,7 @@ impl Cpu {
     ) -> Result<Translation, Exception> {
         if !self.paging() {
             let phys = lin & 0xffff_ffff & PHYS_MASK;
-            return Ok(Translation { phys, write: true, read: true, global: false });
+            return Ok(Translation { phys, write: true, read: true, global: false, size: 1 << 12 });
         }
         let fault = |code: u32| {
             let mut code = code;
@@ -95,6 +97,7 @@ impl Cpu {
                 read,
                 write: write && walk.leaf & DIRTY != 0,
                 global: walk.leaf & GLOBAL != 0 && self.cr4 & cr4::PGE != 0,
+                size: walk.size,
             });
         }
     }
