@@ -11,6 +11,7 @@ mod frames;
 mod halfway;
 mod hypervisor;
 mod interrupts;
+mod large;
 mod modes;
 mod neighbours;
 mod paging;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Case> {
         transitions::CASES,
         debug::CASES,
         paging::CASES,
+        large::CASES,
         rewrites::CASES,
         modes::CASES,
         neighbours::CASES,

@@ -9,7 +9,7 @@ use crate::{Case, Expect, Mode};
 
 const NX: u64 = 1 << 63;
 /// The first address of the upper half.
-const UPPER: u64 = 0xffff_8000_0000_0000;
+pub(super) const UPPER: u64 = 0xffff_8000_0000_0000;
 
 const fn pf(code: u32) -> Expect {
     Expect::Fault(vector::PF, code)

@@ -91,7 +91,14 @@ const ALWAYS: Known = &[
     ),
     (
         "CPUID has no such feature",
-        &["rdtscp gives TSC_AUX", "invpcid for one address space and for all", "a page of 1 GiB"],
+        &[
+            "rdtscp gives TSC_AUX",
+            "invpcid for one address space and for all",
+            "invpcid drops all of another address space's page of 2 MiB",
+            "a page of 1 GiB",
+            "invlpg drops all data of a page of 1 GiB",
+            "invlpg drops all code of a global page of 1 GiB in the upper half",
+        ],
     ),
 ];
 
