@@ -36,6 +36,10 @@ pub trait Engine: Send + Sync {
     fn lacking(&self, _: &CpuModel) -> Feature {
         Feature::empty()
     }
+    /// It runs guests faster if their RAM is a file that other processes can map.
+    fn shares_ram(&self) -> bool {
+        false
+    }
     /// Makes a machine's execution context.
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError>;
     /// The same engine, telling of its translations from now on.
@@ -66,6 +70,8 @@ pub struct VmConfig {
 pub trait Vm: Send + Sync {
     /// Makes vCPU `index` (also its APIC id) in the power-on state.
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError>;
+    /// The calling thread will run vCPUs, and may not be allowed later what it is now.
+    fn enter_thread(&self) {}
     /// The way to its local APICs, if they are the engine's. They are given their state by [`Vcpu::set_apic`] before a
     /// vCPU runs; [`Signals::INTR`] then is the 8259's output, whose vector is asked for by
     /// [`CpuIo::take_interrupt`] when the CPU accepts it, unless the 8259s are the engine's, too.

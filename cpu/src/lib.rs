@@ -14,6 +14,7 @@ mod observe;
 mod signals;
 mod spin;
 mod state;
+pub mod usage;
 pub mod x86;
 
 pub use apic::{ApicState, Apics, Irqchip};

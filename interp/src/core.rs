@@ -4,6 +4,7 @@
 //! instructions, devices, faults, interrupts, code that is not worth translating. State is kept in one place only, here,
 //! but for the x87 registers, which the engine may borrow.
 
+pub mod direct;
 mod segments;
 pub mod system;
 pub mod x87;

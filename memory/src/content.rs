@@ -89,6 +89,14 @@ impl Content {
         self.backing.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The file that RAM is.
+    pub fn file(&self) -> Option<Arc<File>> {
+        match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
+            Backing::Live(file) => Some(file.clone()),
+            Backing::Layers(_) | Backing::Huge => None,
+        }
+    }
+
     /// Writes through the file, if RAM is one and the host can.
     pub fn load(&self, offset: u64, data: &[u8]) -> bool {
         match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {

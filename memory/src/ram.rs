@@ -137,6 +137,17 @@ impl GuestRam {
         self.blocks.iter().map(|b| b.range.len).sum()
     }
 
+    /// The file that is RAM, if it is one that others can map.
+    pub fn file(&self) -> Option<Arc<File>> {
+        self.content.file()
+    }
+
+    /// Where a guest-physical address is in it.
+    pub fn file_offset(&self, addr: u64) -> Option<u64> {
+        let block = self.blocks.iter().find(|b| addr.wrapping_sub(b.range.start) < b.range.len)?;
+        Some(block.offset + (addr - block.range.start))
+    }
+
     /// The page that holds `addr`, or `None` if that is no RAM.
     #[inline]
     pub fn page(&self, addr: u64) -> Option<PageRef<'_>> {

@@ -7,14 +7,17 @@ mod tlb;
 mod walk;
 
 pub(crate) use access::{Int, Stored};
-pub use tlb::Flushes;
 pub(crate) use tlb::Tlb;
+pub use tlb::{Dropped, Flushes};
 
 /// What an access is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub enum Access {
+    /// A load.
     Read,
+    /// A store.
     Write,
+    /// An instruction fetch.
     Execute,
 }
 

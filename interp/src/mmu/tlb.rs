@@ -134,6 +134,32 @@ pub(crate) struct Tlb {
     /// What [`fetch_context`](Self::fetch_context) gives for each half.
     contexts: [u64; 2],
     flushes: Flushes,
+    /// How often the numbers of address spaces began anew.
+    turns: u64,
+    pub(crate) dropped: Dropped,
+}
+
+/// Pages of lower halves that were dropped one by one, for those who keep more than one address space.
+#[derive(Debug, Default)]
+pub struct Dropped {
+    /// Somebody asks.
+    pub(crate) wanted: bool,
+    /// Linear addresses, of whatever address space.
+    pub pages: Vec<u64>,
+    /// There were more.
+    pub lost: bool,
+}
+
+impl Dropped {
+    const MOST: usize = 512;
+
+    fn note(&mut self, page: u64) {
+        if self.pages.len() < Self::MOST {
+            self.pages.push(page);
+        } else {
+            self.lost = true;
+        }
+    }
 }
 
 impl Default for Tlb {
@@ -153,6 +179,8 @@ impl Default for Tlb {
             epochs: [0, 0],
             contexts: [0, 0],
             flushes: Flushes::default(),
+            turns: 0,
+            dropped: Dropped::default(),
         }
     }
 }
@@ -272,7 +300,9 @@ impl Tlb {
     /// Drops everything, global pages too (CR0.PG, CR4 and EFER changes).
     pub fn flush_all(&mut self) {
         self.entries = [[EMPTY; SIZE]; BANKS];
+
         self.spaces.fill(0);
+        self.turns += 1;
         self.next_space = 1;
         self.passing = [0; BANKS * SIZE / 64];
         self.passing_code = false;
@@ -320,7 +350,15 @@ impl Tlb {
         }
         self.epochs[usize::from(upper)] = self.epochs[usize::from(upper)].wrapping_add(1);
         self.flushes.note_page(page);
+        if self.dropped.wanted && !upper {
+            self.dropped.note(page);
+        }
         self.update_contexts();
+    }
+
+    /// The address space in the lower half: another number whenever all that was known of it is no longer good.
+    pub fn space(&self) -> u64 {
+        self.turns << 16 | u64::from(self.space)
     }
 
     /// What was dropped since this was called last.
@@ -337,6 +375,7 @@ impl Tlb {
             }
         }
         self.passing_code &= !upper;
+        self.dropped.lost |= self.dropped.wanted && !upper;
         self.bump(!upper, upper);
     }
 
@@ -355,6 +394,7 @@ impl Tlb {
         if self.next_space >= SPACES {
             self.entries = [[EMPTY; SIZE]; BANKS];
             self.spaces.fill(0);
+            self.turns += 1;
             self.next_space = 1;
             self.bump(true, false);
         }
