@@ -84,7 +84,8 @@ pub struct Guest {
 impl Guest {
     /// Sets an engine up with a CPU model.
     pub fn new(engine: &dyn Engine, model: CpuModel) -> Result<Self, GuestError> {
-        let ram = Arc::new(GuestRam::new(phys::SIZE)?);
+        let ram = if engine.shares_ram() { GuestRam::freezable } else { GuestRam::new };
+        let ram = Arc::new(ram(phys::SIZE)?);
         tables(&ram)?;
         ram.write(phys::CODE, &[INT3; CODE_LEN as usize])?;
         let clock = Arc::new(Clock::new());
@@ -96,7 +97,9 @@ impl Guest {
             irqchip: Irqchip::Userspace,
         };
         let signals = Arc::new(Signals::new());
-        let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
+        let vm = engine.create_vm(config)?;
+        vm.enter_thread();
+        let vcpu = vm.create_vcpu(0, signals.clone())?;
         let mut pattern = Box::new([0; MEMORY_LEN]);
         crate::layout::fill_pattern(&mut pattern);
         Ok(Self { ram, vcpu, signals, template: template(), image: pattern.clone(), pattern })

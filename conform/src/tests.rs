@@ -6,7 +6,7 @@ use cpu::x86::CpuModel;
 use cpu::{
     Capabilities, CpuFault, CpuIo, CpuState, Engine, EngineError, Signals, Vcpu, VcpuExit, Vm, VmConfig,
 };
-use dbt::Dbt;
+use dbt::{Dbt, Directness};
 use interp::Interp;
 
 use crate::{Options, Summary, run, run_blocks};
@@ -19,6 +19,10 @@ fn options(seed: u64, cases: u64) -> Options {
 fn told(summary: &Summary) -> String {
     let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
     samples.join("\n")
+}
+
+fn translator(threshold: u8, direct: Directness) -> Dbt {
+    Dbt::with_options(dbt::Options { threshold, direct, ..dbt::Options::default() })
 }
 
 #[test]
@@ -38,15 +42,23 @@ fn a_slice_of_all_forms_agrees() {
 #[test]
 fn a_slice_of_all_forms_agrees_when_everything_is_translated() {
     let options = Options { dead_flags: true, ..options(8, 40_000) };
-    let summary = run(&Dbt::with_threshold(0), &options, &|_| ()).unwrap();
+    let summary = run(&translator(0, Directness::Never), &options, &|_| ()).unwrap();
     assert!(summary.passed(), "{}", told(&summary));
     assert!(summary.dead_flags < summary.faulted / 10, "{} of {}", summary.dead_flags, summary.faulted);
 }
 
 #[test]
+fn a_slice_of_all_forms_agrees_when_programs_run_as_they_are() {
+    let options = Options { dead_flags: true, ..options(9, 20_000) };
+    let summary = run(&translator(0, Directness::Always), &options, &|_| ()).unwrap();
+    assert!(summary.passed(), "{}", told(&summary));
+}
+
+#[test]
 fn a_slice_of_blocks_agrees_between_interpreter_and_translator() {
-    let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
-    let summary = run_blocks(&Interp::new(), &[&all, &warm], &options(5, 12_000), &|_| ()).unwrap();
+    let [all, warm] = [0, 2].map(|threshold| translator(threshold, Directness::Never));
+    let direct = translator(0, Directness::Always);
+    let summary = run_blocks(&Interp::new(), &[&all, &warm, &direct], &options(5, 12_000), &|_| ()).unwrap();
     let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
     assert!(summary.differ == 0, "{}", samples.join("\n"));
     assert!(summary.cases > 11_000 && summary.endless > 0, "{summary:?}");
@@ -55,7 +67,7 @@ fn a_slice_of_blocks_agrees_between_interpreter_and_translator() {
 
 #[test]
 fn a_slice_of_blocks_of_32_bit_code_agrees_too() {
-    let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
+    let [all, warm] = [0, 2].map(|threshold| translator(threshold, Directness::Never));
     let options = Options { code32: true, ..options(6, 12_000) };
     let summary = run_blocks(&Interp::new(), &[&all, &warm], &options, &|_| ()).unwrap();
     let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();

@@ -27,11 +27,25 @@ pub struct Options {
     pub threshold: u8,
     /// Bytes of translated code at most.
     pub room: usize,
+    /// Which programs run directly, on threads that were made ready for it ([`Vm::enter_thread`]).
+    pub direct: Directness,
+}
+
+/// Which programs of the guest run as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Directness {
+    /// Those that run for long without the guest's kernel.
+    #[default]
+    Paying,
+    /// All, from their first instruction on.
+    Always,
+    /// None.
+    Never,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { threshold: WARM, room: CODE }
+        Self { threshold: WARM, room: CODE, direct: Directness::default() }
     }
 }
 
@@ -70,6 +84,10 @@ impl Engine for Dbt {
         Capabilities { unusable, max_vcpus: 255, full_virtualization: true, exact_limit: false }
     }
 
+    fn shares_ram(&self) -> bool {
+        self.options.direct != Directness::Never
+    }
+
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
         let ticker = Ticker::new().map_err(|e| EngineError::Unusable {
             engine: "dbt",
@@ -104,5 +122,11 @@ impl Vm for DbtVm {
         let tracer = self.reports.as_ref().map(|reports| reports.tracer(index));
         let vcpu = DbtVcpu::new(&self.config, index, signals, self.options, ticket, &self.peers, tracer)?;
         Ok(Box::new(vcpu))
+    }
+
+    fn enter_thread(&self) {
+        if self.options.direct != Directness::Never {
+            crate::direct::enter_thread(&self.config.ram);
+        }
     }
 }

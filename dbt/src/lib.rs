@@ -2,10 +2,12 @@
 //!
 //! Guest and host have the same instruction set, so most instructions are copied, with checked addresses in the place
 //! of their memory operands (`frontend`, `analysis`, `emit`). Translations are keyed by physical page and mode (`cache`)
-//! and run by a loop that interprets what is cold or rare (`runtime`, on [`interp::core`]).
+//! and run by a loop that interprets what is cold or rare (`runtime`, on [`interp::core`]). Programs that pay for it run as they are
+//! (`direct`).
 
 mod analysis;
 mod cache;
+mod direct;
 mod emit;
 mod engine;
 mod frontend;
@@ -15,4 +17,4 @@ mod ticker;
 mod trace;
 mod translator;
 
-pub use engine::{Dbt, Options};
+pub use engine::{Dbt, Directness, Options};

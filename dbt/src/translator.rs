@@ -81,6 +81,26 @@ pub struct Segment {
     pub refused: u32,
 }
 
+/// Host addresses of pages, for those who have mapped them elsewhere.
+#[derive(Default)]
+pub struct Protected {
+    pub pages: Vec<u64>,
+    /// There were more.
+    pub lost: bool,
+}
+
+impl Protected {
+    const MOST: usize = 256;
+
+    fn note(&mut self, host: u64) {
+        if self.pages.len() < Self::MOST {
+            self.pages.push(host);
+        } else {
+            self.lost = true;
+        }
+    }
+}
+
 /// See the module.
 pub struct Translator {
     arena: Arena,
@@ -107,6 +127,10 @@ pub struct Translator {
     /// Changes when all translations are forgotten.
     pub generation: u64,
     overwrites: Overwrites,
+    /// Code was overwritten since somebody asked.
+    pub overwritten: bool,
+    /// Pages to which stores have been looked at since.
+    pub protected: Protected,
     peers: Arc<Peers>,
     own: Arc<Peer>,
     /// Is told of translations.
@@ -156,6 +180,8 @@ impl Translator {
             second: None,
             generation: 0,
             overwrites: Overwrites::default(),
+            overwritten: false,
+            protected: Protected::default(),
             peers,
             own,
             tracer,
@@ -205,6 +231,7 @@ impl Translator {
             self.pages.flush(&flushes);
         }
         if self.overwrites.any() {
+            self.overwritten = true;
             let Self { overwrites, pages, .. } = self;
             if !overwrites.take(|page| pages.drop_if_stale(page)) {
                 pages.drop_stale();
@@ -225,6 +252,7 @@ impl Translator {
             for host in self.own.take_requests() {
                 self.tlb.protect(&mut self.sites, host as *const u8);
                 revoked |= host as u64 == window;
+                self.protected.note(host as u64);
             }
         }
         revoked

@@ -1,10 +1,10 @@
-//! The table of guest-mode cases on the translator: with everything translated at once, with what is executed twice, and
-//! with so little room that translations are dropped every few blocks; one test per case.
+//! The table of guest-mode cases on the translator: with everything translated at once, with what is executed twice, with
+//! so little room that translations are dropped every few blocks, and with code of CPL 3 run directly; one test per case.
 
 use std::process::ExitCode;
 
 use cases::Case;
-use dbt::{Dbt, Options};
+use dbt::{Dbt, Directness, Options};
 use libtest_mimic::{Arguments, Trial};
 
 /// Bytes of code behind which there is room for little more than one block.
@@ -15,14 +15,15 @@ fn main() -> ExitCode {
         Trial::test(case.name, move || case.run(&Dbt::with_options(options)).map_err(Into::into))
             .with_kind(kind)
     };
-    let usual = Options::default();
+    let usual = Options { direct: Directness::Never, ..Options::default() };
     let trials = cases::all()
         .into_iter()
         .flat_map(|case| {
             [
                 trial(case, "at once", Options { threshold: 0, ..usual }),
                 trial(case, "warm", Options { threshold: 1, ..usual }),
-                trial(case, "crowded", Options { threshold: 0, room: CROWDED }),
+                trial(case, "crowded", Options { threshold: 0, room: CROWDED, ..usual }),
+                trial(case, "direct", Options { threshold: 0, direct: Directness::Always, ..usual }),
             ]
         })
         .collect();

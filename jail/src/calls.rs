@@ -4,26 +4,27 @@
 
 use libc::{
     SYS_accept4, SYS_arch_prctl, SYS_bind, SYS_brk, SYS_clock_gettime, SYS_clock_nanosleep, SYS_clone,
-    SYS_clone3, SYS_close, SYS_connect, SYS_copy_file_range, SYS_dup, SYS_dup2, SYS_dup3, SYS_epoll_create1,
-    SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit, SYS_exit_group, SYS_fallocate,
-    SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fchownat, SYS_fcntl, SYS_fdatasync, SYS_fgetxattr,
-    SYS_flistxattr, SYS_flock, SYS_fremovexattr, SYS_fsetxattr, SYS_fstat, SYS_fstatfs, SYS_fsync,
-    SYS_ftruncate, SYS_futex, SYS_futimesat, SYS_getcwd, SYS_getdents64, SYS_getegid, SYS_geteuid,
-    SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getpriority, SYS_getrandom, SYS_getsockname, SYS_getsockopt,
-    SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_getxattr, SYS_io_uring_enter, SYS_io_uring_register,
-    SYS_io_uring_setup, SYS_ioctl, SYS_kill, SYS_lgetxattr, SYS_linkat, SYS_listen, SYS_listxattr,
-    SYS_llistxattr, SYS_lremovexattr, SYS_lseek, SYS_lsetxattr, SYS_lstat, SYS_madvise, SYS_membarrier,
-    SYS_memfd_create, SYS_mincore, SYS_mkdir, SYS_mkdirat, SYS_mknodat, SYS_mmap, SYS_mprotect, SYS_mremap,
-    SYS_msync, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat, SYS_openat2, SYS_pipe2,
-    SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2, SYS_prlimit64, SYS_pwrite64,
-    SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink, SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmmsg,
-    SYS_recvmsg, SYS_removexattr, SYS_rename, SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rmdir,
-    SYS_rseq, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigtimedwait,
-    SYS_sched_getaffinity, SYS_sched_yield, SYS_seccomp, SYS_sendmmsg, SYS_sendmsg, SYS_sendto,
-    SYS_set_robust_list, SYS_setpriority, SYS_setsockopt, SYS_setxattr, SYS_shutdown, SYS_sigaltstack,
-    SYS_socket, SYS_socketpair, SYS_splice, SYS_stat, SYS_statfs, SYS_statx, SYS_symlinkat,
-    SYS_sync_file_range, SYS_syncfs, SYS_tgkill, SYS_timer_create, SYS_timer_delete, SYS_timer_settime,
-    SYS_timerfd_create, SYS_timerfd_settime, SYS_unlink, SYS_unlinkat, SYS_utimensat, SYS_write, SYS_writev,
+    SYS_clone3, SYS_close, SYS_close_range, SYS_connect, SYS_copy_file_range, SYS_dup, SYS_dup2, SYS_dup3,
+    SYS_epoll_create1, SYS_epoll_ctl, SYS_epoll_pwait, SYS_epoll_wait, SYS_eventfd2, SYS_exit,
+    SYS_exit_group, SYS_fallocate, SYS_fchdir, SYS_fchmod, SYS_fchmodat, SYS_fchown, SYS_fchownat, SYS_fcntl,
+    SYS_fdatasync, SYS_fgetxattr, SYS_flistxattr, SYS_flock, SYS_fremovexattr, SYS_fsetxattr, SYS_fstat,
+    SYS_fstatfs, SYS_fsync, SYS_ftruncate, SYS_futex, SYS_futimesat, SYS_getcwd, SYS_getdents64, SYS_getegid,
+    SYS_geteuid, SYS_getgid, SYS_getpeername, SYS_getpid, SYS_getpriority, SYS_getrandom, SYS_getsockname,
+    SYS_getsockopt, SYS_gettid, SYS_gettimeofday, SYS_getuid, SYS_getxattr, SYS_io_uring_enter,
+    SYS_io_uring_register, SYS_io_uring_setup, SYS_ioctl, SYS_kill, SYS_lgetxattr, SYS_linkat, SYS_listen,
+    SYS_listxattr, SYS_llistxattr, SYS_lremovexattr, SYS_lseek, SYS_lsetxattr, SYS_lstat, SYS_madvise,
+    SYS_membarrier, SYS_memfd_create, SYS_mincore, SYS_mkdir, SYS_mkdirat, SYS_mknodat, SYS_mmap,
+    SYS_mprotect, SYS_mremap, SYS_msync, SYS_munmap, SYS_nanosleep, SYS_newfstatat, SYS_open, SYS_openat,
+    SYS_openat2, SYS_pipe2, SYS_poll, SYS_ppoll, SYS_prctl, SYS_pread64, SYS_preadv, SYS_preadv2,
+    SYS_prlimit64, SYS_ptrace, SYS_pwrite64, SYS_pwritev, SYS_pwritev2, SYS_read, SYS_readlink,
+    SYS_readlinkat, SYS_readv, SYS_recvfrom, SYS_recvmmsg, SYS_recvmsg, SYS_removexattr, SYS_rename,
+    SYS_renameat, SYS_renameat2, SYS_restart_syscall, SYS_rmdir, SYS_rseq, SYS_rt_sigaction,
+    SYS_rt_sigprocmask, SYS_rt_sigreturn, SYS_rt_sigtimedwait, SYS_sched_getaffinity, SYS_sched_setaffinity,
+    SYS_sched_yield, SYS_seccomp, SYS_sendmmsg, SYS_sendmsg, SYS_sendto, SYS_set_robust_list,
+    SYS_setpriority, SYS_setsockopt, SYS_setxattr, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair,
+    SYS_splice, SYS_stat, SYS_statfs, SYS_statx, SYS_symlinkat, SYS_sync_file_range, SYS_syncfs, SYS_tgkill,
+    SYS_timer_create, SYS_timer_delete, SYS_timer_settime, SYS_timerfd_create, SYS_timerfd_settime,
+    SYS_unlink, SYS_unlinkat, SYS_utimensat, SYS_wait4, SYS_write, SYS_writev,
 };
 
 use Call::{Any, Bits, Own, Value};
@@ -117,6 +118,8 @@ pub const EVERY: &[Call] = &[
     Any(SYS_sigaltstack),
     Any(SYS_restart_syscall),
     Own(SYS_tgkill),
+    // A process that runs guest code is called so, as a vCPU's thread is by a word in memory. To others it means nothing.
+    Value(SYS_kill, 1, &[libc::SIGURG as u64]),
     Any(SYS_rseq),
     Any(SYS_set_robust_list),
     Value(SYS_prctl, 0, &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, PR_SET_VMA, PR_GET_AUXV]),
@@ -268,11 +271,29 @@ const OWN_NUMBERS: &[Call] = &[Any(SYS_pread64)];
 /// How the host's scheduler weighs threads.
 const WEIGHTS: &[Call] = &[Any(SYS_getpriority), Any(SYS_setpriority)];
 
+/// Processes that run guest code for a vCPU are told what to do; they are traced since they were made ([`CHILDREN`]). A vCPU's
+/// thread can reach no other process so: it can begin to trace none.
+const TRACED: &[Call] = &[Value(SYS_ptrace, 0, TRACE), Any(SYS_wait4), Any(SYS_sched_setaffinity)];
+/// PTRACE_CONT, GETREGS, SETREGS, SYSEMU, GETSIGINFO, GETREGSET, SETREGSET.
+const TRACE: &[u64] = &[7, 12, 13, 31, 0x4202, 0x4204, 0x4205];
+/// Makes such processes: a thread may before it takes on a list of its own, and each takes on one in which there is nothing but
+/// mmap and munmap. What those are for it has to be allowed, too.
+pub const CHILDREN: &[Call] = &[
+    Value(SYS_clone, 0, &[libc::SIGCHLD as u64]),
+    Value(SYS_ptrace, 0, MAKE),
+    Value(SYS_kill, 1, &[libc::SIGSTOP as u64, libc::SIGKILL as u64]),
+    Value(SYS_prctl, 0, &[libc::PR_SET_TSC as u64]),
+    Any(SYS_close_range),
+    Any(SYS_dup2),
+];
+/// PTRACE_TRACEME, SINGLESTEP, SETOPTIONS, SETSIGMASK, GET_RSEQ_CONFIGURATION.
+const MAKE: &[u64] = &[0, 9, 0x4200, 0x420b, 0x420f];
+
 /// Guest code runs there, and what it may have broken into has least: memory, and no descriptor that is not open. The
 /// translator keeps its own pointer in GS (`arch_prctl`, where the CPU has no instruction for it).
-pub const VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, &[Any(SYS_arch_prctl)]];
+pub const VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, TRACED, &[Any(SYS_arch_prctl)]];
 /// A KVM without a mode of the guest's is helped out by the translator, which is made when it is needed.
-pub const KVM_VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, CODE, THREADS, &[Any(SYS_arch_prctl)]];
+pub const KVM_VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, TRACED, CODE, THREADS, &[Any(SYS_arch_prctl)]];
 /// A port's data goes straight from its queue to the client.
 pub const DEVICE: &[&[Call]] = &[SOCKET_DATA, EVENTS];
 /// A pool of threads grows.

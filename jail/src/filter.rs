@@ -24,8 +24,12 @@ pub struct Filter(BpfProgram);
 impl Filter {
     /// For a process with threads of these kinds, which it makes.
     pub fn of_process(kinds: &[Kind]) -> Result<Self, Error> {
-        let lists: Vec<_> =
-            kinds.iter().flat_map(|kind| kind.lists()).chain([&calls::THREADS]).copied().collect();
+        let lists: Vec<_> = kinds
+            .iter()
+            .flat_map(|kind| kind.lists())
+            .chain([&calls::THREADS, &calls::CHILDREN])
+            .copied()
+            .collect();
         Ok(Self(program(&lists, &[&[(SYS_clone3, ENOSYS)][..], &denied()].concat())?))
     }
 

@@ -61,6 +61,7 @@ const ATTEMPTS: &[Attempt] = &[
     call("fork", libc::SYS_clone, [libc::SIGCHLD as i64, 0, 0, 0]),
     call("vfork", libc::SYS_vfork, [0; 4]),
     call("ptrace", libc::SYS_ptrace, [libc::PTRACE_ATTACH as i64, 1, 0, 0]),
+    call("seize", libc::SYS_ptrace, [0x4206, 1, 0, 0]),
     call("read-others-memory", libc::SYS_process_vm_readv, [1, 0, 0, 0]),
     call("kill", libc::SYS_kill, [1, 0, 0, 0]),
     call("tgkill", libc::SYS_tgkill, [1, 1, 0, 0]),

@@ -10,7 +10,6 @@ use jail::Kind;
 use parking_lot::{Condvar, Mutex};
 use rustix::process::{Pid, getpid, getpriority_process, setpriority_process};
 use rustix::thread::gettid;
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::cgroup::Cgroup;
 use crate::machine::Shared;
@@ -66,6 +65,16 @@ impl Governor {
         state.vcpus.push(gettid());
         if let Err(error) = self.weigh(&state) {
             tracing::warn!("{error}");
+        }
+    }
+
+    /// It has made processes that run guest code for it.
+    pub fn enter_helpers(&self) {
+        let mut state = self.state.lock();
+        for helper in cpu::usage::members().into_iter().filter_map(Pid::from_raw) {
+            if !state.vcpus.contains(&helper) {
+                state.vcpus.push(helper);
+            }
         }
     }
 
@@ -148,8 +157,7 @@ fn session(stat: &str) -> Option<i32> {
 
 /// CPU time of the process in seconds.
 fn cpu_time() -> f64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+    cpu::usage::cpu_time().as_secs_f64()
 }
 
 impl Machine {

@@ -39,6 +39,7 @@ pub use balloon::BalloonReport;
 pub use board::BoardKind;
 pub use console::{ConsoleKind, PortSpec};
 pub use control::Outcome;
+pub use cpu::usage::cpu_time;
 pub use disks::is_bootable;
 pub use error::MachineError;
 pub use generation::VmGenId;

@@ -51,7 +51,7 @@ pub struct Shared {
     pub governor: Governor,
     vsock: Option<Arc<VsockSocket>>,
     agent: Arc<Host>,
-    spec: MachineSpec,
+    pub spec: MachineSpec,
     slots: Vec<Slot>,
     control: Control,
     pub doorbells: Mutex<Doorbells>,
@@ -223,7 +223,7 @@ impl Machine {
         let size = spec.memory.get();
         let ram = Arc::new(match spec.hugepages {
             Some(page) => GuestRam::huge(size, page.get()),
-            None if spec.clonable => GuestRam::freezable(size),
+            None if spec.clonable || spec.direct && engine.shares_ram() => GuestRam::freezable(size),
             None => GuestRam::new(size),
         }?);
         let machine = Self::assemble(spec, engine, backends, model, ram, Arc::new(Clock::new()))?;

@@ -89,6 +89,9 @@ pub struct MachineSpec {
     /// The first copy costs as little as others, and RAM somewhat more when it is first touched.
     #[serde(skip_serializing_if = "is_default")]
     pub clonable: bool,
+    /// On `dbt`, programs of the guest that run for long run on the host's CPU as they are, in processes of their own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub direct: bool,
 }
 
 fn is_empty(path: &std::path::Path) -> bool {
@@ -170,6 +173,7 @@ impl Default for MachineSpec {
             boot: Protocol::default(),
             no_reboot: false,
             clonable: false,
+            direct: false,
         }
     }
 }

@@ -117,6 +117,10 @@ pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     let runner = Runner { shared, index, slot, io };
     shared.governor.enter();
     let is_kvm = shared.engine.lock().name == "kvm";
+    if shared.spec.direct {
+        shared.engine.lock().vm.enter_thread();
+        shared.governor.enter_helpers();
+    }
     jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
     tracing::debug!(vcpu = index, "the vcpu begins");
     while shared.meet() != Go::End {

@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 use conform::{Options, Summary};
 use cpu::Engine;
 use cpu::x86::CpuModel;
-use dbt::Dbt;
+use dbt::{Dbt, Directness};
 use interp::Interp;
 
 /// The engines that can be compared.
@@ -18,15 +18,22 @@ enum Kind {
     Interp,
     /// The translator, with everything translated at once.
     Dbt,
+    /// The same, with programs that run on the host's CPU as they are.
+    Direct,
 }
 
 impl Kind {
     fn engine(self) -> Box<dyn Engine> {
         match self {
             Self::Interp => Box::new(Interp::new()),
-            Self::Dbt => Box::new(Dbt::with_threshold(0)),
+            Self::Dbt => Box::new(translator(0, Directness::Never)),
+            Self::Direct => Box::new(translator(0, Directness::Always)),
         }
     }
+}
+
+fn translator(threshold: u8, direct: Directness) -> Dbt {
+    Dbt::with_options(dbt::Options { threshold, direct, ..dbt::Options::default() })
 }
 
 /// Compare an engine with the host CPU, instruction by instruction.
@@ -74,7 +81,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         jobs: arguments.jobs.unwrap_or(cores),
         model: CpuModel::named(Some(&arguments.cpu))?,
         only: arguments.form.clone(),
-        dead_flags: matches!(arguments.engine, Kind::Dbt),
+        dead_flags: matches!(arguments.engine, Kind::Dbt | Kind::Direct),
         code32: arguments.code32,
     };
     let engine = arguments.engine.engine();
@@ -105,9 +112,10 @@ pub fn run(arguments: &Arguments) -> Result<()> {
 
 fn blocks(options: &Options, json: bool, progress: &(dyn Fn(u64) + Sync)) -> Result<()> {
     let start = Instant::now();
-    // Everything translated at once, and what is warm beside what is cold.
-    let (all, warm) = (Dbt::with_threshold(0), Dbt::with_threshold(2));
-    let summary = conform::run_blocks(&Interp::new(), &[&all, &warm], options, progress)?;
+    // Everything translated at once, what is warm beside what is cold, and programs as they are.
+    let [all, warm] = [0, 2].map(|threshold| translator(threshold, Directness::Never));
+    let direct = translator(0, Directness::Always);
+    let summary = conform::run_blocks(&Interp::new(), &[&all, &warm, &direct], options, progress)?;
     if json {
         println!("{}", serde_json::to_string_pretty(&summary)?);
     } else {

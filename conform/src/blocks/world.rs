@@ -83,7 +83,8 @@ impl Frame {
 
 impl World {
     pub fn new(engine: &dyn Engine, model: &CpuModel, code32: bool) -> Result<Self, GuestError> {
-        let ram = Arc::new(GuestRam::new(phys::SIZE)?);
+        let ram = if engine.shares_ram() { GuestRam::freezable } else { GuestRam::new };
+        let ram = Arc::new(ram(phys::SIZE)?);
         guest::tables(&ram)?;
         tables(&ram)?;
         if code32 {
@@ -104,7 +105,9 @@ impl World {
             irqchip: Irqchip::Userspace,
         };
         let signals = Arc::new(Signals::new());
-        let vcpu = engine.create_vm(config)?.create_vcpu(0, signals.clone())?;
+        let vm = engine.create_vm(config)?;
+        vm.enter_thread();
+        let vcpu = vm.create_vcpu(0, signals.clone())?;
         Ok(Self { ram, vcpu, signals, after: pristine.clone(), pristine })
     }
 

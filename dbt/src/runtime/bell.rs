@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 
 use cpu::Signals;
 
@@ -49,15 +49,22 @@ impl Pointer {
 }
 
 impl Bell {
-    /// Hangs a bell whose words are at `place`.
+    /// Hangs a bell whose words are at `place`. It interrupts the process `running`, too, if that is not 0.
     ///
     /// # Safety
     /// [`BYTES`] bytes there are mapped and nobody else's while this value lives, and aligned to 8.
-    pub unsafe fn new(place: *mut u8, signals: Arc<Signals>) -> Self {
+    pub unsafe fn new(place: *mut u8, signals: Arc<Signals>, running: Arc<AtomicI32>) -> Self {
         let words = place.cast_const().cast();
         let pointer = Pointer(words);
         pointer.set(true);
-        let hung: cpu::Bell = Arc::new(move || pointer.set(true));
+        let hung: cpu::Bell = Arc::new(move || {
+            pointer.set(true);
+            let process = running.load(Ordering::SeqCst);
+            if process != 0 {
+                // SAFETY: no addresses. By default the signal does nothing, whoever has the number by then.
+                unsafe { libc::kill(process, libc::SIGURG) };
+            }
+        });
         signals.hang(hung.clone());
         Self { words, signals, hung }
     }

@@ -16,7 +16,8 @@ use super::returns::Returns;
 use super::{transition, x87};
 use crate::cache::pages::nowhere;
 use crate::cache::tlb::{store_is_free, table};
-use crate::engine::Options;
+use crate::direct::{self, Direct};
+use crate::engine::{Directness, Options};
 use crate::peers::Peers;
 use crate::ticker::Ticket;
 use crate::trace::Tracer;
@@ -50,6 +51,11 @@ struct Engine {
     /// The bits of an address in the mode in force.
     address: u64,
     counters: Counters,
+    direct: Direct,
+    /// What SYSRET compares when it does not lead to code that runs directly.
+    outer_flags: u32,
+    /// Why the guest cannot go on.
+    lost: Option<&'static str>,
 }
 
 // SAFETY: the raw pointers of the context name parts of this vCPU.
@@ -142,8 +148,9 @@ impl DbtVcpu {
         context.stacks = returns.empty();
         context.no_window = nowhere();
         context.mxcsr = 0x1f80;
+        let direct = Direct::new(options.direct == Directness::Always);
         // SAFETY: the place is kept for this, in an arena that is dropped after the bell.
-        let bell = unsafe { Bell::new(translator.bell(), signals.clone()) };
+        let bell = unsafe { Bell::new(translator.bell(), signals.clone(), direct.running()) };
         let engine = Engine {
             bell,
             context,
@@ -153,6 +160,9 @@ impl DbtVcpu {
             modes: 0,
             address: u64::MAX,
             counters: Counters::default(),
+            direct,
+            outer_flags: 0,
+            lost: None,
         };
         let mut engine = Box::new(engine);
         let area = Box::new(Area {
@@ -180,11 +190,21 @@ impl Vcpu for DbtVcpu {
         let outcome = self.core.session(io, |mut session| engine.run(&mut session));
         tracing::debug!(
             counters = ?engine.counters,
+            direct = ?engine.direct.counts,
             operations = ?engine.translator.frequent_operations(),
             "left the guest"
         );
         if let Some(tracer) = &mut engine.translator.tracer {
             tracer.idle();
+        }
+        if let Some(reason) = engine.lost {
+            let bytes = Vec::new();
+            return Err(CpuFault {
+                reason: reason.to_owned(),
+                rip: self.core.state().rip,
+                bytes,
+                mode: "direct",
+            });
         }
         outcome
     }
@@ -202,7 +222,9 @@ impl Vcpu for DbtVcpu {
     }
 
     fn counters(&self) -> Vec<(&'static str, u64)> {
-        self.engine.counters.named()
+        let mut counters = self.engine.counters.named();
+        counters.extend(self.engine.direct.counts.named());
+        counters
     }
 
     fn finish(&mut self) {
@@ -223,10 +245,25 @@ impl Drop for DbtVcpu {
 impl Engine {
     fn run(&mut self, s: &mut Session) -> End {
         loop {
+            let polled = s.is_polled();
             if let Some(end) = s.boundary() {
                 return end;
             }
             self.translator.sync(s);
+            match self.direct.run(s, &mut self.translator, polled) {
+                None | Some(direct::Left::Translate) => {}
+                Some(direct::Left::Around) => continue,
+                Some(direct::Left::Step) => match s.step(0) {
+                    Ok(_) => continue,
+                    Err(end) => return end,
+                },
+                Some(direct::Left::Lost) => {
+                    self.lost = Some(
+                        "the process that ran the guest's program has ended: the host may have killed it",
+                    );
+                    return End::Exit(VcpuExit::Kicked);
+                }
+            }
             let end = match self.translation(s) {
                 Some((mode, entry)) => self.translated(s, mode, entry),
                 None => {
@@ -248,7 +285,13 @@ impl Engine {
         Some((mode, block.entry))
     }
 
+    /// SYSRET to code that runs directly is left to the interpreter, behind which the loop looks around.
+    fn aim_sysret(&mut self, s: &Session) {
+        self.context.gates.outer_flags = if self.direct.favours(s) { 0 } else { self.outer_flags };
+    }
+
     fn load(&mut self, s: &mut Session) {
+        self.aim_sysret(s);
         if self.generation != self.translator.generation {
             self.generation = self.translator.generation;
             self.modes = 0;
@@ -319,6 +362,8 @@ impl Engine {
         self.address = if code32 { u64::from(u32::MAX) } else { u64::MAX };
         self.load(s);
         transition::load(&mut self.context, s);
+        self.outer_flags = self.context.gates.outer_flags;
+        self.aim_sysret(s);
         self.open_window(s, mode, s.registers()[4]);
         let mut next = Next::Enter(entry);
         loop {

@@ -1,4 +1,4 @@
-//! An engine whose CPUs move between interpreter and translator at random instants.
+//! An engine whose CPUs move between interpreter and translator at random instants, and programs to processes of their own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use cpu::{
     Capabilities, CpuFault, CpuIo, CpuState, Engine, EngineError, Signals, Vcpu, VcpuExit, Vm, VmConfig,
 };
-use dbt::Dbt;
+use dbt::{Dbt, Directness, Options};
 use interp::Interp;
 use parking_lot::Mutex;
 
@@ -51,12 +51,18 @@ impl Engine for Hopping {
         "hopping"
     }
 
+    fn shares_ram(&self) -> bool {
+        true
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities { exact_limit: false, ..Interp::new().capabilities() }
     }
 
     fn create_vm(&self, config: VmConfig) -> Result<Box<dyn Vm>, EngineError> {
-        let engines = [Interp::new().create_vm(config.clone())?, Dbt::with_threshold(4).create_vm(config)?];
+        let options = Options { threshold: 4, direct: Directness::Always, ..Options::default() };
+        let engines =
+            [Interp::new().create_vm(config.clone())?, Dbt::with_options(options).create_vm(config)?];
         let (vcpus, ended) = (Arc::new(Mutex::new(Vec::<Arc<Signals>>::new())), Arc::default());
         let (theirs, end) = (vcpus.clone(), Arc::clone(&ended));
         let kicker = spawn(move || {
@@ -82,6 +88,10 @@ impl Drop for HoppingVm {
 }
 
 impl Vm for HoppingVm {
+    fn enter_thread(&self) {
+        self.engines[1].enter_thread();
+    }
+
     fn create_vcpu(&self, index: u32, signals: Arc<Signals>) -> Result<Box<dyn Vcpu>, EngineError> {
         let [a, b] = &self.engines;
         let vcpus = [a.create_vcpu(index, signals.clone())?, b.create_vcpu(index, signals.clone())?];

@@ -4,9 +4,11 @@
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use cpu::Engine;
-use dbt::{Dbt, Options};
+use dbt::{Dbt, Directness, Options};
 use guest::{Cache, Cancel, Catalogue, CommandMode, Session, WindowSize};
 use machine::{Backends, BoardKind, CharBackend, Machine, MachineSpec, NullBackend, Outcome};
 use parking_lot::Mutex;
@@ -77,6 +79,7 @@ impl Linux<'_> {
         initrd.write_all(&session.archive()).unwrap();
         let quiet = if self.quiet { entry.append_quiet.as_str() } else { "" };
         let spec = MachineSpec {
+            direct: true,
             kernel: built.kernel,
             initrd: Some(initrd.path().to_owned()),
             cmdline: format!("{} {quiet}", entry.append),
@@ -141,4 +144,20 @@ fn linux_computes_with_little_room_for_translations() {
     boots_and_computes(&Dbt::with_options(Options { room: 1280 << 10, ..Options::default() }), 2);
     let drops = drops::count();
     assert!(drops > 100, "{drops}");
+}
+
+/// All programs, from their first instruction on.
+#[test]
+fn linux_computes_while_its_programs_run_as_they_are() {
+    let options = Options { direct: Directness::Always, ..Options::default() };
+    let mut stays = 0;
+    boots_and_computes_while(&Dbt::with_options(options), 2, |machine| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while stays < 1000 && Instant::now() < end {
+            sleep(Duration::from_millis(20));
+            let counters = machine.counters().engine;
+            stays = counters.iter().find(|(name, _)| *name == "direct_stays").map_or(0, |(_, count)| *count);
+        }
+    });
+    assert!(stays >= 1000, "{stays} stays");
 }

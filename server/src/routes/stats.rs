@@ -5,7 +5,6 @@ use std::fs;
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -35,7 +34,6 @@ impl Stats {
     /// The machine's, now.
     pub(crate) fn of(vm: &Vm) -> Self {
         let machine = vm.machine();
-        let cpu = clock_gettime(ClockId::ProcessCPUTime);
         let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
         let bytes = |key: &str| {
             let line = status.lines().find_map(|line| line.strip_prefix(key));
@@ -44,7 +42,7 @@ impl Stats {
         };
         Self {
             time: now(),
-            cpu_time: (cpu.tv_sec * 1000 + cpu.tv_nsec / 1_000_000).unsigned_abs(),
+            cpu_time: machine::cpu_time().as_millis() as u64,
             memory: vm.spec().memory.get(),
             resident: bytes("VmRSS:"),
             guest_resident: machine.as_ref().map_or(0, |machine| machine.pc().ram.resident()),

@@ -1,0 +1,204 @@
+//! Direct execution: programs of the guest (CPL 3, 64-bit code) run on the host's CPU as they are, each in a process of the host
+//! whose address space is the guest's (`process.rs`, `space.rs`). Whatever that process cannot do by itself ends its stay: system
+//! calls, faults of the guest's, instructions that would tell of the host (`scan.rs`), interrupts. The rest is the
+//! translator's, as are programs that come out too often (`favour.rs`).
+//!
+//! Not exact: instructions that the guest's CPU model lacks and the host has are executed; CPUID in the middle of other instructions is
+//! the host's, as are SGDT, SIDT, SLDT, STR, SMSW and LAR at CPL 3 where the host lets programs have them.
+
+mod favour;
+mod pool;
+mod process;
+mod scan;
+mod space;
+#[cfg(test)]
+mod tests;
+mod tracee;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+use std::time::Instant;
+
+use interp::core::Session;
+
+use crate::translator::Translator;
+use favour::Newcomer;
+use pool::Pool;
+pub use pool::enter_thread;
+use process::Stop;
+
+/// How often programs ran, and what ended it.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Stays in a process.
+    pub stays: u64,
+    /// Times that a process stopped.
+    pub stops: u64,
+    /// Pages that were mapped because they were touched.
+    pub faults: u64,
+    /// Times that code was not allowed there.
+    pub refused: u64,
+}
+
+impl Counts {
+    /// For those who watch.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        let &Self { stays, stops, faults, refused } = self;
+        [
+            ("direct_stays", stays),
+            ("direct_stops", stops),
+            ("direct_faults", faults),
+            ("direct_refused", refused),
+        ]
+    }
+}
+
+/// Where a program goes on.
+pub enum Left {
+    /// Something wants to be looked at first.
+    Around,
+    /// The instruction at RIP is the interpreter's.
+    Step,
+    /// The code at RIP is the translator's.
+    Translate,
+    /// The process has ended, and with it the program's registers.
+    Lost,
+}
+
+/// One vCPU's part in the processes of its thread.
+pub struct Direct {
+    /// Whose programs they are: another number for each vCPU that a thread has run.
+    owner: u64,
+    /// Address spaces of programs that run here, as of the last time.
+    favoured: Vec<u64>,
+    newcomer: Newcomer,
+    /// Programs run here from their first instruction on, and never elsewhere if that can be.
+    always: bool,
+    /// The process that runs, for those who want the vCPU to look around.
+    running: Arc<AtomicI32>,
+    pub counts: Counts,
+}
+
+impl Direct {
+    pub fn new(always: bool) -> Self {
+        static OWNERS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            owner: OWNERS.fetch_add(1, Ordering::Relaxed),
+            favoured: Vec::new(),
+            newcomer: Newcomer::default(),
+            always,
+            running: Arc::default(),
+            counts: Counts::default(),
+        }
+    }
+
+    /// The process to interrupt, if it is not 0.
+    pub fn running(&self) -> Arc<AtomicI32> {
+        self.running.clone()
+    }
+
+    /// The current program runs here: the way out of the guest's kernel leads past this.
+    #[inline]
+    pub fn favours(&self, s: &Session) -> bool {
+        !self.favoured.is_empty() && (self.always || self.favoured.contains(&s.space()))
+    }
+
+    /// Between two blocks: runs the current program, if it is one that runs here. `polled`: it is time to look who runs.
+    #[inline]
+    pub fn run(&mut self, s: &mut Session, translator: &mut Translator, polled: bool) -> Option<Left> {
+        if !polled && !self.always && !self.favours(s) {
+            return None;
+        }
+        self.try_run(s, translator, polled)
+    }
+
+    #[inline(never)]
+    fn try_run(&mut self, s: &mut Session, translator: &mut Translator, polled: bool) -> Option<Left> {
+        let mode = s.mode()?;
+        if !(mode.user && mode.sse && mode.avx && mode.x87 && mode.code32.is_none() && s.is_plain()) {
+            return None;
+        }
+        // The kernel takes no others for a process.
+        if [4, 5].into_iter().any(|segment| s.segment_base(segment) >= process::OWN.start) {
+            return None;
+        }
+        let ram = s.ram();
+        pool::with(&ram, |pool| {
+            let (now, id) = (Instant::now(), (self.owner, s.space()));
+            let known = pool.find(id);
+            let wanted = match known {
+                Some(space) => space.favour.wants(polled, now),
+                None => polled && self.newcomer.stays(id.1),
+            };
+            if !wanted && !self.always {
+                return None;
+            }
+            s.watch_dropped();
+            // Those that nobody asked for meanwhile may be gone as well.
+            pool.sync(s, translator);
+            let index = pool.take(id, now)?;
+            let outcome = pool.space(index).is_free_of(s).then(|| self.stay(pool, index, s, translator));
+            self.favoured.clear();
+            self.favoured.extend(pool.favoured(self.owner));
+            outcome
+        })
+    }
+
+    /// The program's state is the session's before and afterwards.
+    fn stay(&mut self, pool: &mut Pool, index: usize, s: &mut Session, translator: &mut Translator) -> Left {
+        self.counts.stays += 1;
+        let mut stops = 1;
+        let left = match pool.space(index).enter(s) {
+            Ok(()) => self.stops(pool, index, s, translator, &mut stops),
+            Err(_) => Left::Around,
+        };
+        self.counts.stops += u64::from(stops);
+        let space = pool.space(index);
+        match left {
+            Left::Lost => return left,
+            Left::Translate => space.favour.refused(),
+            Left::Around | Left::Step => {}
+        }
+        space.stayed(stops);
+        if space.leave(s).is_err() { Left::Lost } else { left }
+    }
+
+    fn stops(
+        &mut self,
+        pool: &mut Pool,
+        index: usize,
+        s: &mut Session,
+        translator: &mut Translator,
+        stops: &mut u32,
+    ) -> Left {
+        loop {
+            translator.enter(0);
+            pool.protect(&mut translator.protected);
+            let space = pool.space(index);
+            if space.settle().is_err() {
+                translator.leave();
+                return Left::Around;
+            }
+            self.running.store(space.pid(), Ordering::SeqCst);
+            // Whoever has set signals before it saw the process has not interrupted it.
+            let stop = if s.is_signalled() { Ok(Stop::Interrupted) } else { space.run() };
+            self.running.store(0, Ordering::SeqCst);
+            translator.leave();
+            *stops += 1;
+            match stop {
+                Ok(Stop::Interrupted) if !s.is_signalled() => {}
+                Ok(Stop::Interrupted) => return Left::Around,
+                Ok(Stop::Instruction) => return Left::Step,
+                Ok(Stop::Fault(addr)) => match space.fault(s, addr) {
+                    space::Fault::Mapped => self.counts.faults += 1,
+                    space::Fault::Guests => return Left::Step,
+                    space::Fault::Refused => {
+                        self.counts.refused += 1;
+                        return Left::Translate;
+                    }
+                },
+                Err(_) => return Left::Lost,
+            }
+        }
+    }
+}

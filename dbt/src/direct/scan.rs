@@ -1,0 +1,99 @@
+//! Code that must not run on the host's CPU as it is: it would tell of the host.
+
+use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+
+/// Bytes after which a decoder that began in the middle of an instruction has found its way.
+const LOST: usize = 32;
+
+/// True if a page has such instructions: CPUID, XGETBV, LSL and RDPID (which tell a program on what CPU it is), SYSENTER, and those that
+/// save and restore as many registers as the host has (XSAVE and its kin). What only looks like one, in the middle of others, is none.
+/// RDTSC faults there. `next`: the first byte of the page behind it, if code goes on there.
+pub fn is_refused(page: &[u8], next: Option<u8>) -> bool {
+    let at = |i: usize| page.get(i).copied().or(next);
+    let third = |i: usize| page.get(i + 2).copied();
+    let memory = |byte: u8, fields: [u8; 3]| byte < 0xc0 && fields.contains(&(byte >> 3 & 7));
+    let suspect = |i: usize| match at(i + 1) {
+        Some(0x03 | 0x34 | 0xa2) => true,
+        Some(0x01) => third(i).is_none_or(|byte| byte == 0xd0),
+        Some(0xae) => third(i).is_none_or(|byte| memory(byte, [4, 5, 6])),
+        Some(0xc7) => third(i).is_none_or(|byte| byte >= 0xf8 || memory(byte, [3, 4, 5])),
+        _ => false,
+    };
+    let mut suspects =
+        page.iter().enumerate().filter(|&(i, &byte)| byte == 0x0f && suspect(i)).map(|(i, _)| i);
+    let Some(first) = suspects.next() else { return false };
+    let last = suspects.next_back().unwrap_or(first);
+    if first < LOST || last + 2 >= page.len() {
+        return true;
+    }
+    let mut decoder = Decoder::new(64, page, DecoderOptions::NONE);
+    let mut insn = Instruction::default();
+    while decoder.can_decode() {
+        decoder.decode_out(&mut insn);
+        if REFUSED.contains(&insn.mnemonic()) {
+            return true;
+        }
+    }
+    false
+}
+
+const REFUSED: [Mnemonic; 17] = [
+    Mnemonic::Cpuid,
+    Mnemonic::Xgetbv,
+    Mnemonic::Lsl,
+    Mnemonic::Rdpid,
+    Mnemonic::Sysenter,
+    Mnemonic::Xsave,
+    Mnemonic::Xsave64,
+    Mnemonic::Xsavec,
+    Mnemonic::Xsavec64,
+    Mnemonic::Xsaveopt,
+    Mnemonic::Xsaveopt64,
+    Mnemonic::Xsaves,
+    Mnemonic::Xsaves64,
+    Mnemonic::Xrstor,
+    Mnemonic::Xrstor64,
+    Mnemonic::Xrstors,
+    Mnemonic::Xrstors64,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(at: usize, bytes: &[u8]) -> Vec<u8> {
+        let mut page = vec![0x90; 4096];
+        let end = (at + bytes.len()).min(4096);
+        page[at..end].copy_from_slice(&bytes[..end - at]);
+        page
+    }
+
+    #[test]
+    fn what_tells_of_the_host_is_refused() {
+        for insn in [
+            &[0x0f, 0xa2][..],
+            &[0x0f, 0x01, 0xd0],
+            &[0x0f, 0x03, 0xc0],
+            &[0x0f, 0x34],
+            &[0x0f, 0xae, 0x64, 0x24, 0x40],
+            &[0x0f, 0xc7, 0x64, 0x24, 0x40],
+            &[0x48, 0x0f, 0xae, 0x2b],
+            &[0xf3, 0x0f, 0xc7, 0xf8],
+        ] {
+            for at in [0, 7, 64, 2000, 4090] {
+                assert!(is_refused(&page(at, insn), Some(0x90)), "{insn:x?} at {at}");
+            }
+        }
+        assert!(is_refused(&page(4095, &[0x0f]), Some(0xa2)), "goes on in the next page");
+    }
+
+    #[test]
+    fn what_only_looks_like_it_is_not() {
+        assert!(!is_refused(&page(0, &[]), None));
+        assert!(!is_refused(&page(4095, &[0x0f]), Some(0x1f)));
+        // and al, 0x0f; add eax, edx
+        assert!(!is_refused(&page(64, &[0x24, 0x0f, 0x03, 0xc2]), Some(0x90)));
+        // mov eax, 0x34a20f
+        assert!(!is_refused(&page(2000, &[0xb8, 0x0f, 0xa2, 0x34, 0x00]), Some(0x90)));
+    }
+}

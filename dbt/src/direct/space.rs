@@ -1,0 +1,251 @@
+//! The address space of a guest's program in a process of the host: which pages are mapped there, and how.
+// UNSAFETY: looks at pages of guest RAM and what is known of them.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::io::Result;
+use std::time::Instant;
+
+use interp::core::Session;
+use interp::core::direct::{Access, UserPage};
+use libc::{PROT_EXEC, PROT_READ, PROT_WRITE, c_int};
+use memory::{GuestRam, PageInfo};
+
+use super::favour::Favour;
+use super::process::{OWN, Process, Stop};
+use super::scan;
+use crate::cache::tlb::store_is_free;
+
+const PAGE: u64 = 4096;
+/// Pages around one that was touched that are mapped with it, if that is allowed.
+const DATA: u64 = 16;
+const CODE: u64 = 8;
+/// Linux lets no program map what is below.
+const LOWEST: u64 = 64 << 10;
+/// Mappings that a process may have (vm.max_map_count) and some.
+const MOST: usize = 60_000;
+
+/// A page that is mapped.
+struct Entry {
+    prot: c_int,
+    host: u64,
+    info: *const PageInfo,
+    /// Of its code.
+    generation: u32,
+}
+
+/// What a fault was.
+pub enum Fault {
+    /// The page is there from now on.
+    Mapped,
+    /// The guest's own, or an access that has to be looked at.
+    Guests,
+    /// Code that may not run there.
+    Refused,
+}
+
+/// See the module.
+pub struct Space {
+    process: Process,
+    /// Whose it is: vCPU and address space.
+    pub id: Option<(u64, u64)>,
+    pub used: Option<Instant>,
+    pub favour: Favour,
+    pages: BTreeMap<u64, Entry>,
+    /// What the guest's kernel has been asked for: it will be touched again.
+    awaited: Option<u64>,
+}
+
+// SAFETY: entries point into the table of pages of guest RAM, which whoever runs a session keeps.
+unsafe impl Send for Space {}
+
+impl Space {
+    pub fn new(process: Process) -> Self {
+        Self {
+            process,
+            id: None,
+            used: None,
+            favour: Favour::default(),
+            pages: BTreeMap::new(),
+            awaited: None,
+        }
+    }
+
+    /// It is another program's from now on.
+    pub fn begin(&mut self, id: (u64, u64)) {
+        self.clear();
+        self.id = Some(id);
+        self.favour = Favour::new(self.process.cpu_time());
+    }
+
+    /// The process, for those who want it to stop.
+    pub fn pid(&self) -> i32 {
+        self.process.pid()
+    }
+
+    /// The program has nothing where the process has pages of its own.
+    pub fn is_free_of(&self, s: &mut Session) -> bool {
+        OWN.step_by(PAGE as usize).all(|page| s.user_page(page, Access::Read).is_none())
+    }
+
+    /// Puts the program's registers there.
+    pub fn enter(&mut self, s: &mut Session) -> Result<()> {
+        let registers = &mut self.process.registers;
+        registers.general.copy_from_slice(s.registers());
+        (registers.rip, registers.flags) = (s.rip(), s.rflags());
+        (registers.fs_base, registers.gs_base) = (s.segment_base(4), s.segment_base(5));
+        self.process.set_vectors(&s.xsave())?;
+        if let Some(page) = self.awaited.take()
+            && !self.pages.contains_key(&page)
+        {
+            let ram = s.ram();
+            self.map_data(s, &ram, page, Access::Read);
+        }
+        Ok(())
+    }
+
+    /// Takes them back.
+    pub fn leave(&mut self, s: &mut Session) -> Result<()> {
+        let registers = &self.process.registers;
+        s.registers_mut().copy_from_slice(&registers.general);
+        s.set_rip(registers.rip);
+        s.set_user_flags(registers.flags);
+        s.set_user_bases(registers.fs_base, registers.gs_base);
+        s.set_xsave(self.process.vectors()?);
+        Ok(())
+    }
+
+    /// Maps and unmaps what has changed. If the host does not take it, nothing is mapped.
+    pub fn settle(&mut self) -> Result<()> {
+        self.process.flush().inspect_err(|e| {
+            tracing::debug!("the host refuses a mapping ({e}): all are dropped");
+            self.clear();
+        })
+    }
+
+    /// It has stopped so often.
+    pub fn stayed(&mut self, stops: u32) {
+        let Self { favour, process, .. } = self;
+        favour.stayed(stops, || process.cpu_time());
+    }
+
+    /// Runs the program until something happens.
+    pub fn run(&mut self) -> Result<Stop> {
+        self.process.run()
+    }
+
+    /// Nothing is mapped.
+    pub fn clear(&mut self) {
+        self.awaited = None;
+        self.process.forget();
+        self.pages.clear();
+        self.process.unmap(0, OWN.start);
+    }
+
+    /// The page at an address is no longer known.
+    pub fn drop_page(&mut self, page: u64) {
+        if self.pages.remove(&page).is_some() {
+            self.process.unmap(page, PAGE);
+        }
+    }
+
+    fn drop_where(&mut self, stale: impl Fn(&Entry) -> bool) {
+        let pages = self.pages.iter().filter(|(_, entry)| stale(entry)).map(|(&page, _)| page);
+        for page in pages.collect::<Vec<_>>() {
+            self.drop_page(page);
+        }
+    }
+
+    /// Stores to a page of the host's are looked at from now on.
+    pub fn protect(&mut self, host: u64) {
+        self.drop_where(|entry| entry.host == host && entry.prot & PROT_WRITE != 0);
+    }
+
+    /// Code was overwritten somewhere.
+    pub fn drop_overwritten(&mut self) {
+        self.drop_where(|entry| {
+            // SAFETY: see `Send`.
+            let generation = unsafe { &*entry.info }.generation();
+            entry.prot & PROT_EXEC != 0 && generation != entry.generation
+        });
+    }
+
+    /// The program has touched what is not mapped so.
+    pub fn fault(&mut self, s: &mut Session, addr: u64) -> Fault {
+        let page = addr & !(PAGE - 1);
+        if !(LOWEST..OWN.start).contains(&page) {
+            return Fault::Guests;
+        }
+        if self.pages.len() > MOST {
+            self.clear();
+        }
+        let ram = s.ram();
+        let rip = self.process.registers.rip;
+        let had = self.pages.get(&page).map_or(0, |entry| entry.prot);
+        // An instruction that goes on in the next page faults there.
+        let fetched = page == rip & !(PAGE - 1) || page == (rip + 14) & !(PAGE - 1);
+        if fetched && had & PROT_EXEC == 0 {
+            let fault = self.map_code(s, &ram, page);
+            if matches!(fault, Fault::Mapped) {
+                for beside in (1..CODE).map(|n| page + n * PAGE).filter(|&page| page < OWN.start) {
+                    if !self.pages.contains_key(&beside) {
+                        self.map_code(s, &ram, beside);
+                    }
+                }
+            }
+            return fault;
+        }
+        let access = if had == 0 { Access::Read } else { Access::Write };
+        if had & PROT_WRITE != 0 || !self.map_data(s, &ram, page, access) {
+            self.awaited = Some(page);
+            return Fault::Guests;
+        }
+        let first = page & !(DATA * PAGE - 1);
+        for beside in (0..DATA).map(|n| first + n * PAGE).filter(|page| (LOWEST..OWN.start).contains(page)) {
+            if !self.pages.contains_key(&beside) {
+                self.map_data(s, &ram, beside, Access::Read);
+            }
+        }
+        Fault::Mapped
+    }
+
+    fn map_data(&mut self, s: &mut Session, ram: &GuestRam, page: u64, access: Access) -> bool {
+        let Some(found) = s.user_page(page, access) else { return false };
+        let Some(of) = ram.page(found.phys) else { return false };
+        let write = found.write && store_is_free(of.info);
+        if access == Access::Write && !write {
+            return false;
+        }
+        let prot = PROT_READ | if write { PROT_WRITE } else { 0 };
+        self.map(ram, page, found, prot, of.info.generation());
+        true
+    }
+
+    fn map_code(&mut self, s: &mut Session, ram: &GuestRam, page: u64) -> Fault {
+        let Some(found) = s.user_page(page, Access::Execute) else { return Fault::Guests };
+        let Some(of) = ram.page(found.phys) else { return Fault::Guests };
+        let generation = of.info.generation();
+        if s.is_restless(found.phys) || s.note_code(found.phys, generation) {
+            return Fault::Refused;
+        }
+        // Stores to it are noticed from here on, and change the generation.
+        s.claim(&of, 0, PAGE as u16);
+        let mut bytes = [0; PAGE as usize];
+        if ram.read(found.phys, &mut bytes).is_err() {
+            return Fault::Guests;
+        }
+        let next = s.user_page(page + PAGE, Access::Execute).and_then(|next| ram.load_u8(next.phys));
+        if scan::is_refused(&bytes, next) {
+            return Fault::Refused;
+        }
+        self.map(ram, page, found, PROT_READ | PROT_EXEC, generation);
+        Fault::Mapped
+    }
+
+    fn map(&mut self, ram: &GuestRam, page: u64, found: UserPage, prot: c_int, generation: u32) {
+        let (Some(of), Some(offset)) = (ram.page(found.phys), ram.file_offset(found.phys)) else { return };
+        self.process.map(page, prot, offset);
+        let host = of.host.as_ptr() as u64;
+        self.pages.insert(page, Entry { prot, host, info: of.info, generation });
+    }
+}
