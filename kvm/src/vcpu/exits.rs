@@ -11,7 +11,7 @@ use kvm_bindings::{
 use super::{KvmVcpu, Next, Outcome};
 use crate::helper::Stretch;
 use crate::kick::Inside;
-use crate::{modes, raw};
+use crate::{modes, raw, state};
 
 impl KvmVcpu {
     /// Enters the guest and looks at why it was left.
@@ -109,12 +109,17 @@ impl KvmVcpu {
                 None
             }
             number => {
-                access.error = u8::from(!io.apic_msr_write(number, access.data));
+                let (value, taken) = (access.data, io.apic_msr_write(number, access.data));
+                access.error = u8::from(!taken);
+                if taken && number == msr::APIC_BASE {
+                    // CPUID has a bit that follows it.
+                    state::try_msr(&self.fd, number, value).map_err(|e| self.fault(e.to_string()))?;
+                }
                 None
             }
         };
         if let Some(adjust) = adjust {
-            access.error = 0;
+            raw::msr(&mut self.fd).error = 0;
             self.kept.msrs.tsc_adjust = adjust;
             io.set_tsc_adjust(adjust);
             let done = self.store_tsc_adjust().and_then(|()| self.follow_clock());
