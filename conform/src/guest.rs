@@ -105,6 +105,11 @@ impl Guest {
         Ok(Self { ram, vcpu, signals, template: template(), image: pattern.clone(), pattern })
     }
 
+    /// What the engine has counted.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.vcpu.counters()
+    }
+
     /// Runs a case; `stepping` has the engine stop after every instruction.
     pub fn run(
         &mut self,

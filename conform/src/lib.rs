@@ -26,7 +26,7 @@ pub use generate::{Case, Generator};
 pub use guest::{Guest, GuestError, Trouble};
 pub use input::{Input, Outcome, Regs, canonical};
 pub use oracle::{Oracle, OracleError};
-pub use report::{Mismatch, Summary};
+pub use report::{Counters, Mismatch, Summary};
 pub use run::{Options, RunError, run};
 
 #[cfg(test)]

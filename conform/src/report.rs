@@ -13,6 +13,9 @@ use crate::generate::Case;
 /// Mismatches of a form that are kept in full.
 const SAMPLES: usize = 3;
 
+/// What engines have counted, by name.
+pub type Counters = BTreeMap<&'static str, u64>;
+
 /// A case whose outcomes differ.
 #[derive(Debug, Clone, Serialize)]
 pub struct Mismatch {
@@ -47,6 +50,8 @@ pub struct Summary {
     pub dead_flags: u64,
     /// Mismatching cases per form.
     pub failing: BTreeMap<String, u64>,
+    /// What the engine has counted.
+    pub counters: Counters,
     /// Mismatches, a few per form.
     pub samples: Vec<Mismatch>,
 }
@@ -84,11 +89,19 @@ impl Summary {
         for (form, count) in other.failing {
             *self.failing.entry(form).or_default() += count;
         }
+        count_up(&mut self.counters, other.counters);
         for sample in other.samples {
             if self.samples.iter().filter(|s| s.form == sample.form).count() < SAMPLES {
                 self.samples.push(sample);
             }
         }
+    }
+}
+
+/// Adds what engines have counted.
+pub(crate) fn count_up(sum: &mut Counters, counted: impl IntoIterator<Item = (&'static str, u64)>) {
+    for (name, count) in counted {
+        *sum.entry(name).or_default() += count;
     }
 }
 

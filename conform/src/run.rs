@@ -14,7 +14,7 @@ use crate::generate::{Case, Generator};
 use crate::guest::{Guest, GuestError, Trouble};
 use crate::input::{Input, Outcome};
 use crate::oracle::{BATCH, Oracle, OracleError};
-use crate::report::{Mismatch, Summary};
+use crate::report::{Mismatch, Summary, count_up};
 use crate::{Form, forms, undefined};
 
 /// What to run.
@@ -153,6 +153,7 @@ impl Work<'_> {
                 (from..to).filter_map(|n| self.case(&generator, self.options.first + n)).collect();
             self.batch(&cases, &mut oracle, &mut guest, &mut engine, &mut summary)?;
         }
+        count_up(&mut summary.counters, guest.counters());
         Ok(summary)
     }
 

@@ -9,7 +9,7 @@ use cpu::{
 use dbt::{Dbt, Directness};
 use interp::Interp;
 
-use crate::{Options, Summary, run, run_blocks};
+use crate::{Counters, Options, Summary, run, run_blocks};
 
 fn options(seed: u64, cases: u64) -> Options {
     let model = CpuModel::named(Some("host")).unwrap();
@@ -47,11 +47,17 @@ fn a_slice_of_all_forms_agrees_when_everything_is_translated() {
     assert!(summary.dead_flags < summary.faulted / 10, "{} of {}", summary.dead_flags, summary.faulted);
 }
 
+/// How often programs ran as they are.
+fn ran(counters: &Counters) -> u64 {
+    counters["direct_stays"] - counters["direct_refused"]
+}
+
 #[test]
 fn a_slice_of_all_forms_agrees_when_programs_run_as_they_are() {
     let options = Options { dead_flags: true, ..options(9, 20_000) };
     let summary = run(&translator(0, Directness::Always), &options, &|_| ()).unwrap();
     assert!(summary.passed(), "{}", told(&summary));
+    assert!(ran(&summary.counters) > summary.cases / 4, "{:?}", summary.counters);
 }
 
 #[test]
@@ -63,6 +69,7 @@ fn a_slice_of_blocks_agrees_between_interpreter_and_translator() {
     assert!(summary.differ == 0, "{}", samples.join("\n"));
     assert!(summary.cases > 11_000 && summary.endless > 0, "{summary:?}");
     assert!((summary.cases / 4..summary.cases * 3 / 4).contains(&summary.faulted), "{summary:?}");
+    assert!(ran(&summary.counters) > summary.cases / 6, "{summary:?}");
 }
 
 #[test]

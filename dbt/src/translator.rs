@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use iced_x86::Code;
+use interp::core::direct::Told;
 use interp::core::{Lowered, Mode, Session};
 use memory::Overwrites;
 use rustix::io::Errno;
@@ -81,26 +82,6 @@ pub struct Segment {
     pub refused: u32,
 }
 
-/// Host addresses of pages, for those who have mapped them elsewhere.
-#[derive(Default)]
-pub struct Protected {
-    pub pages: Vec<u64>,
-    /// There were more.
-    pub lost: bool,
-}
-
-impl Protected {
-    const MOST: usize = 256;
-
-    fn note(&mut self, host: u64) {
-        if self.pages.len() < Self::MOST {
-            self.pages.push(host);
-        } else {
-            self.lost = true;
-        }
-    }
-}
-
 /// See the module.
 pub struct Translator {
     arena: Arena,
@@ -129,8 +110,8 @@ pub struct Translator {
     overwrites: Overwrites,
     /// Code was overwritten since somebody asked.
     pub overwritten: bool,
-    /// Pages to which stores have been looked at since.
-    pub protected: Protected,
+    /// Pages, by their addresses here, to which stores have been looked at since.
+    pub protected: Told,
     peers: Arc<Peers>,
     own: Arc<Peer>,
     /// Is told of translations.
@@ -181,7 +162,7 @@ impl Translator {
             generation: 0,
             overwrites: Overwrites::default(),
             overwritten: false,
-            protected: Protected::default(),
+            protected: Told::default(),
             peers,
             own,
             tracer,

@@ -118,8 +118,6 @@ pub const EVERY: &[Call] = &[
     Any(SYS_sigaltstack),
     Any(SYS_restart_syscall),
     Own(SYS_tgkill),
-    // A process that runs guest code is called so, as a vCPU's thread is by a word in memory. To others it means nothing.
-    Value(SYS_kill, 1, &[libc::SIGURG as u64]),
     Any(SYS_rseq),
     Any(SYS_set_robust_list),
     Value(SYS_prctl, 0, &[libc::PR_SET_NAME as u64, libc::PR_GET_NAME as u64, PR_SET_VMA, PR_GET_AUXV]),
@@ -286,14 +284,19 @@ pub const CHILDREN: &[Call] = &[
     Any(SYS_close_range),
     Any(SYS_dup2),
 ];
+/// Every thread beside a [`DIRECT_VCPU`]: the process that runs for it is called so, as it is itself by a word in memory. To other
+/// processes the signal means nothing.
+pub const CALL_PROCESSES: &[Call] = &[Value(SYS_kill, 1, &[libc::SIGURG as u64])];
 /// PTRACE_TRACEME, SINGLESTEP, SETOPTIONS, SETSIGMASK, GET_RSEQ_CONFIGURATION.
 const MAKE: &[u64] = &[0, 9, 0x4200, 0x420b, 0x420f];
 
 /// Guest code runs there, and what it may have broken into has least: memory, and no descriptor that is not open. The
 /// translator keeps its own pointer in GS (`arch_prctl`, where the CPU has no instruction for it).
-pub const VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, TRACED, &[Any(SYS_arch_prctl)]];
+pub const VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, &[Any(SYS_arch_prctl)]];
+/// The same with such processes.
+pub const DIRECT_VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, TRACED, &[Any(SYS_arch_prctl)]];
 /// A KVM without a mode of the guest's is helped out by the translator, which is made when it is needed.
-pub const KVM_VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, TRACED, CODE, THREADS, &[Any(SYS_arch_prctl)]];
+pub const KVM_VCPU: &[&[Call]] = &[RUN, OWN_NUMBERS, CODE, THREADS, &[Any(SYS_arch_prctl)]];
 /// A port's data goes straight from its queue to the client.
 pub const DEVICE: &[&[Call]] = &[SOCKET_DATA, EVENTS];
 /// A pool of threads grows.

@@ -24,18 +24,18 @@ pub struct Filter(BpfProgram);
 impl Filter {
     /// For a process with threads of these kinds, which it makes.
     pub fn of_process(kinds: &[Kind]) -> Result<Self, Error> {
-        let lists: Vec<_> = kinds
-            .iter()
-            .flat_map(|kind| kind.lists())
-            .chain([&calls::THREADS, &calls::CHILDREN])
-            .copied()
-            .collect();
+        let more: &[_] = match kinds.contains(&Kind::DirectVcpu) {
+            true => &[calls::THREADS, calls::CHILDREN, calls::CALL_PROCESSES],
+            false => &[calls::THREADS],
+        };
+        let lists: Vec<_> = kinds.iter().flat_map(|kind| kind.lists()).chain(more).copied().collect();
         Ok(Self(program(&lists, &[&[(SYS_clone3, ENOSYS)][..], &denied()].concat())?))
     }
 
-    /// For a thread of this kind.
-    pub fn of_thread(kind: Kind) -> Result<Self, Error> {
-        Ok(Self(program(kind.lists(), &denied())?))
+    /// For a thread of this kind. `direct`: in a process with a [`Kind::DirectVcpu`].
+    pub fn of_thread(kind: Kind, direct: bool) -> Result<Self, Error> {
+        let more: &[_] = if direct { &[calls::CALL_PROCESSES] } else { &[] };
+        Ok(Self(program(&[kind.lists(), more].concat(), &denied())?))
     }
 
     /// From now on, for the calling thread.

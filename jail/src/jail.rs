@@ -43,7 +43,7 @@ impl Jail {
         let landlock = self.paths.enforce();
         let seccomp = self.filter();
         if seccomp.is_ok() {
-            thread::narrow_from_now_on();
+            thread::narrow_from_now_on(&self.kinds);
         }
         Enforced { capabilities, no_new_privs, landlock, seccomp }
     }

@@ -9,6 +9,8 @@ pub enum Kind {
     Main,
     /// Runs guest code.
     Vcpu,
+    /// The same, and tells processes what to do that run programs of the guest.
+    DirectVcpu,
     /// Runs guest code on KVM, and makes another engine for what KVM refuses.
     KvmVcpu,
     /// Waits for points in time, and for vCPUs that have used up theirs.
@@ -41,9 +43,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Main,
         Self::Vcpu,
+        Self::DirectVcpu,
         Self::KvmVcpu,
         Self::Timer,
         Self::Board,
@@ -65,6 +68,7 @@ impl Kind {
         match self {
             Self::Main => calls::MAIN,
             Self::Vcpu => calls::VCPU,
+            Self::DirectVcpu => calls::DIRECT_VCPU,
             Self::KvmVcpu => calls::KVM_VCPU,
             Self::Timer => &[],
             Self::Board => calls::BOARD,

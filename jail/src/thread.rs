@@ -9,16 +9,23 @@ use crate::Kind;
 use crate::filter::Filter;
 
 /// Set when the process enters its jail: the programs of kinds, each made when its first thread is.
-static FILTERS: OnceLock<[OnceLock<Option<Filter>>; Kind::ALL.len()]> = OnceLock::new();
+static FILTERS: OnceLock<Filters> = OnceLock::new();
+
+struct Filters {
+    /// The process has a [`Kind::DirectVcpu`].
+    direct: bool,
+    of_kinds: [OnceLock<Option<Filter>>; Kind::ALL.len()],
+}
 
 thread_local! {
     /// What the thread has become.
     static NARROWED: Cell<Option<Kind>> = const { Cell::new(None) };
 }
 
-/// From now on, threads become what they are for.
-pub fn narrow_from_now_on() {
-    let _ = FILTERS.set([const { OnceLock::new() }; Kind::ALL.len()]);
+/// From now on, threads become what they are for, in a process with these kinds.
+pub fn narrow_from_now_on(kinds: &[Kind]) {
+    let direct = kinds.contains(&Kind::DirectVcpu);
+    let _ = FILTERS.set(Filters { direct, of_kinds: [const { OnceLock::new() }; Kind::ALL.len()] });
 }
 
 /// A thread of this kind. Those that it makes may not do more than it.
@@ -40,12 +47,13 @@ pub fn spawn<T: Send + 'static>(
 
 /// The calling thread is of this kind from now on. Does nothing outside of a jail.
 pub fn narrow(kind: Kind) {
-    let Some(filter) = FILTERS.get().and_then(|filters| filters.get(kind as usize)) else { return };
+    let Some(filters) = FILTERS.get() else { return };
+    let Some(filter) = filters.of_kinds.get(kind as usize) else { return };
     if NARROWED.get() == Some(kind) {
         return;
     }
     let filter = filter.get_or_init(|| {
-        Filter::of_thread(kind)
+        Filter::of_thread(kind, filters.direct)
             .inspect_err(|e| tracing::error!("threads for {kind:?} cannot be limited: {e}"))
             .ok()
     });

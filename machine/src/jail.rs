@@ -28,6 +28,9 @@ impl MachineSpec {
         for kind in KINDS {
             jail.kind(kind);
         }
+        if self.direct {
+            jail.kind(Kind::DirectVcpu);
+        }
         jail.allow("/proc/self", Access::Write).allow("/proc/meminfo", Access::Read);
         jail.allow("/proc/locks", Access::Read).allow("/sys/fs/cgroup", Access::Read);
         jail.allow("/sys/devices/system/cpu", Access::Read).allow("/proc/sys/vm", Access::Read);

@@ -222,6 +222,9 @@ impl MachineSpec {
         if self.clonable {
             return Err(MachineError::HugeStays("a copy"));
         }
+        if self.direct {
+            return Err(MachineError::HugeStays("direct execution"));
+        }
         Ok(())
     }
 }
@@ -302,11 +305,13 @@ mod tests {
         huge(Size::mib(2), Size::mib(64)).validate().unwrap();
         huge(Size::mib(1024), Size::mib(2048)).validate().unwrap();
         let clonable = MachineSpec { clonable: true, ..huge(Size::mib(2), Size::mib(64)) };
+        let direct = MachineSpec { direct: true, ..huge(Size::mib(2), Size::mib(64)) };
         let balloon = MachineSpec { balloon: Some(Size::mib(8)), ..huge(Size::mib(2), Size::mib(64)) };
         for (wrong, why) in [
             (huge(Size::mib(4), Size::mib(64)), "there are no huge pages of 4M"),
             (huge(Size::mib(2), Size::mib(63)), "63M of guest memory are no whole number of pages of 2M"),
             (huge(Size::mib(1024), Size::mib(64)), "no whole number of pages of 1G"),
+            (direct, "direct execution is not possible with huge pages"),
             (clonable, "a copy is not possible with huge pages"),
             (balloon, "a balloon is not possible with huge pages"),
         ] {

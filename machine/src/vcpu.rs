@@ -121,7 +121,11 @@ pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
         shared.engine.lock().vm.enter_thread();
         shared.governor.enter_helpers();
     }
-    jail::narrow(if is_kvm { Kind::KvmVcpu } else { Kind::Vcpu });
+    jail::narrow(match (is_kvm, shared.spec.direct) {
+        (true, _) => Kind::KvmVcpu,
+        (false, true) => Kind::DirectVcpu,
+        (false, false) => Kind::Vcpu,
+    });
     tracing::debug!(vcpu = index, "the vcpu begins");
     while shared.meet() != Go::End {
         shared.lend_apics();

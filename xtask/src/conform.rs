@@ -1,5 +1,6 @@
 //! `cargo xtask conform`: an engine against the host CPU.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,13 @@ pub struct Arguments {
     json: bool,
 }
 
+/// How often the engine had the host's CPU execute code as it is, if it does that.
+fn stays(counters: &BTreeMap<&'static str, u64>) -> String {
+    let [stays, refused] =
+        ["direct_stays", "direct_refused"].map(|name| counters.get(name).copied().unwrap_or(0));
+    if stays == 0 { String::new() } else { format!(", {} stays in processes", stays - refused) }
+}
+
 /// Runs the comparison; an error if anything differs.
 pub fn run(arguments: &Arguments) -> Result<()> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
@@ -121,7 +129,7 @@ fn blocks(options: &Options, json: bool, progress: &(dyn Fn(u64) + Sync)) -> Res
     } else {
         summary.samples.iter().for_each(|sample| println!("{sample}"));
         println!(
-            "{} blocks (cpu model {}, seed {}), {} of them faults ({} with other dead flags), {} do not end, {} overwrite themselves, in {:.1} s: {} differ",
+            "{} blocks (cpu model {}, seed {}), {} of them faults ({} with other dead flags), {} do not end, {} overwrite themselves, {} are open{}, in {:.1} s: {} differ",
             summary.cases,
             options.model.name(),
             options.seed,
@@ -129,6 +137,8 @@ fn blocks(options: &Options, json: bool, progress: &(dyn Fn(u64) + Sync)) -> Res
             summary.dead_flags,
             summary.endless,
             summary.astray,
+            summary.open,
+            stays(&summary.counters),
             start.elapsed().as_secs_f64(),
             summary.differ
         );
@@ -147,13 +157,14 @@ fn print(summary: &Summary, options: &Options, elapsed: Duration) {
         println!("{form}: {count} cases differ");
     }
     println!(
-        "{} cases of {} forms (cpu model {}, seed {}), {} of them faults ({} with other dead flags), in {:.1} s: {} differ in {} forms",
+        "{} cases of {} forms (cpu model {}, seed {}), {} of them faults ({} with other dead flags){}, in {:.1} s: {} differ in {} forms",
         summary.cases,
         summary.forms,
         options.model.name(),
         options.seed,
         summary.faulted,
         summary.dead_flags,
+        stays(&summary.counters),
         elapsed.as_secs_f64(),
         summary.failing.values().sum::<u64>(),
         summary.failing.len()

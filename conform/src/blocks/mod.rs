@@ -2,6 +2,7 @@
 //! exception.
 
 mod code32;
+mod native;
 mod world;
 
 use std::fmt;
@@ -16,6 +17,7 @@ use crate::dead;
 use crate::generate::{Block, Code32, Generator};
 use crate::guest::phys;
 use crate::layout::{self, PAGE};
+use crate::report::{Counters, count_up};
 use crate::run::{Options, RunError};
 use world::{End, World};
 
@@ -63,6 +65,8 @@ pub struct BlockSummary {
     /// Blocks that were not, since stores went astray into their code, or they have jumped into data: nobody knows what is
     /// undefined in what they made or found.
     pub astray: u64,
+    /// Blocks that were not, since the host's CPU is free to run them otherwise.
+    pub open: u64,
     /// Blocks that ended with an exception other than that of INT3.
     pub faulted: u64,
     /// Blocks that differ in dead flags of the last exception's frame, and in nothing else.
@@ -71,6 +75,8 @@ pub struct BlockSummary {
     pub differ: u64,
     /// Some of those.
     pub samples: Vec<BlockMismatch>,
+    /// What the compared engines have counted.
+    pub counters: Counters,
 }
 
 impl BlockSummary {
@@ -78,9 +84,11 @@ impl BlockSummary {
         self.cases += other.cases;
         self.endless += other.endless;
         self.astray += other.astray;
+        self.open += other.open;
         self.faulted += other.faulted;
         self.dead_flags += other.dead_flags;
         self.differ += other.differ;
+        count_up(&mut self.counters, other.counters);
         self.samples.extend(other.samples);
         self.samples.sort_by_key(|sample| sample.case);
         self.samples.truncate(SAMPLES);
@@ -129,6 +137,7 @@ fn work(
     loop {
         let from = next.fetch_add(BATCH, Ordering::Relaxed);
         if from >= options.cases {
+            count_up(&mut summary.counters, others.iter().flat_map(World::counters));
             return Ok(summary);
         }
         progress(from);
@@ -160,6 +169,10 @@ fn compare(
         summary.astray += 1;
         return Ok(first.reset()?);
     }
+    if other.native && native::is_open(block, expected.frame.rip(&first.after), expected.vector != 3) {
+        summary.open += 1;
+        return Ok(first.reset()?);
+    }
     let found = other.run(block)?;
     let mut differences = Vec::new();
     let place = format!("exception {} at {:#x}", expected.vector, expected.frame.rip(&first.after));
@@ -168,6 +181,9 @@ fn compare(
     let flags = (expected.state.rflags ^ state.rflags) & crate::dead::ALL;
     if flags & !dead == 0 {
         state.rflags ^= flags;
+    }
+    if other.native {
+        native::settle(&expected.state, &mut state);
     }
     if expected.exit != found.exit {
         differences.push(format!("exit: {}, {}", expected.exit, found.exit));

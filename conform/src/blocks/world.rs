@@ -25,6 +25,8 @@ pub(super) struct World {
     vcpu: Box<dyn Vcpu>,
     signals: Arc<Signals>,
     /// RAM between two blocks.
+    /// The host's CPU may execute code as it is.
+    pub native: bool,
     pristine: Vec<u8>,
     /// RAM after the last block.
     pub after: Vec<u8>,
@@ -108,7 +110,13 @@ impl World {
         let vm = engine.create_vm(config)?;
         vm.enter_thread();
         let vcpu = vm.create_vcpu(0, signals.clone())?;
-        Ok(Self { ram, vcpu, signals, after: pristine.clone(), pristine })
+        let native = engine.shares_ram();
+        Ok(Self { ram, vcpu, signals, native, after: pristine.clone(), pristine })
+    }
+
+    /// What the engine has counted.
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        self.vcpu.counters()
     }
 
     /// Runs a block to its end.

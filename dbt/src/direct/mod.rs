@@ -3,8 +3,8 @@
 //! calls, faults of the guest's, instructions that would tell of the host (`scan.rs`), interrupts. The rest is the
 //! translator's, as are programs that come out too often (`favour.rs`).
 //!
-//! Not exact: instructions that the guest's CPU model lacks and the host has are executed; CPUID in the middle of other instructions is
-//! the host's, as are SGDT, SIDT, SLDT, STR, SMSW and LAR at CPL 3 where the host lets programs have them.
+//! Not exact: instructions that the guest's CPU model lacks and the host has are executed; CPUID in the middle of other
+//! instructions is the host's, as are SGDT, SIDT, SLDT, STR, SMSW and LAR at CPL 3 where the host lets programs have them.
 
 mod favour;
 mod pool;
@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use interp::core::Session;
 
+use crate::engine::Directness;
 use crate::translator::Translator;
 use favour::Newcomer;
 use pool::Pool;
@@ -59,6 +60,8 @@ pub enum Left {
     Around,
     /// The instruction at RIP is the interpreter's.
     Step,
+    /// A single step's trap is due.
+    Trap,
     /// The code at RIP is the translator's.
     Translate,
     /// The process has ended, and with it the program's registers.
@@ -72,21 +75,20 @@ pub struct Direct {
     /// Address spaces of programs that run here, as of the last time.
     favoured: Vec<u64>,
     newcomer: Newcomer,
-    /// Programs run here from their first instruction on, and never elsewhere if that can be.
-    always: bool,
+    which: Directness,
     /// The process that runs, for those who want the vCPU to look around.
     running: Arc<AtomicI32>,
     pub counts: Counts,
 }
 
 impl Direct {
-    pub fn new(always: bool) -> Self {
+    pub fn new(which: Directness) -> Self {
         static OWNERS: AtomicU64 = AtomicU64::new(1);
         Self {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             favoured: Vec::new(),
             newcomer: Newcomer::default(),
-            always,
+            which,
             running: Arc::default(),
             counts: Counts::default(),
         }
@@ -100,13 +102,19 @@ impl Direct {
     /// The current program runs here: the way out of the guest's kernel leads past this.
     #[inline]
     pub fn favours(&self, s: &Session) -> bool {
-        !self.favoured.is_empty() && (self.always || self.favoured.contains(&s.space()))
+        !self.favoured.is_empty() && (self.always() || self.favoured.contains(&s.space()))
+    }
+
+    #[inline]
+    fn always(&self) -> bool {
+        self.which == Directness::Always
     }
 
     /// Between two blocks: runs the current program, if it is one that runs here. `polled`: it is time to look who runs.
     #[inline]
     pub fn run(&mut self, s: &mut Session, translator: &mut Translator, polled: bool) -> Option<Left> {
-        if !polled && !self.always && !self.favours(s) {
+        let asked = polled && self.which != Directness::Never;
+        if !asked && !self.always() && !self.favours(s) {
             return None;
         }
         self.try_run(s, translator, polled)
@@ -130,7 +138,7 @@ impl Direct {
                 Some(space) => space.favour.wants(polled, now),
                 None => polled && self.newcomer.stays(id.1),
             };
-            if !wanted && !self.always {
+            if !wanted && !self.always() {
                 return None;
             }
             s.watch_dropped();
@@ -157,7 +165,7 @@ impl Direct {
         match left {
             Left::Lost => return left,
             Left::Translate => space.favour.refused(),
-            Left::Around | Left::Step => {}
+            Left::Around | Left::Step | Left::Trap => {}
         }
         space.stayed(stops);
         if space.leave(s).is_err() { Left::Lost } else { left }
@@ -185,11 +193,19 @@ impl Direct {
             self.running.store(0, Ordering::SeqCst);
             translator.leave();
             *stops += 1;
+            if !space.is_plain() {
+                return match stop {
+                    Ok(Stop::Stepped) => Left::Trap,
+                    Ok(_) => Left::Around,
+                    Err(_) => Left::Lost,
+                };
+            }
             match stop {
                 Ok(Stop::Interrupted) if !s.is_signalled() => {}
                 Ok(Stop::Interrupted) => return Left::Around,
                 Ok(Stop::Instruction) => return Left::Step,
-                Ok(Stop::Fault(addr)) => match space.fault(s, addr) {
+                Ok(Stop::Stepped) => return Left::Trap,
+                Ok(Stop::Fault(addr)) => match space.fault(s, addr, self.which) {
                     space::Fault::Mapped => self.counts.faults += 1,
                     space::Fault::Guests => return Left::Step,
                     space::Fault::Refused => {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use interp::core::Session;
+use interp::core::direct::Told;
 use memory::GuestRam;
 
 use super::process::Process;
 use super::space::Space;
-use crate::translator::{Protected, Translator};
+use crate::translator::Translator;
 
 /// Programs of one vCPU that run directly by turns.
 const SPACES: usize = 2;
@@ -57,29 +58,27 @@ impl Pool {
     /// Forgets what has become invalid.
     pub fn sync(&mut self, s: &mut Session, translator: &mut Translator) {
         if let Some(dropped) = s.dropped() {
-            let all = std::mem::take(&mut dropped.lost);
-            for page in dropped.pages.drain(..) {
-                self.spaces.iter_mut().for_each(|space| space.drop_page(page));
-            }
-            if all {
-                self.spaces.iter_mut().for_each(Space::clear);
-            }
+            dropped.take(|page| match page {
+                Some(page) => self.each(|space| space.drop_page(page)),
+                None => self.each(Space::clear),
+            });
         }
         self.protect(&mut translator.protected);
         if std::mem::take(&mut translator.overwritten) {
-            self.spaces.iter_mut().for_each(Space::drop_overwritten);
+            self.each(Space::drop_overwritten);
         }
     }
 
     /// Stores to these pages are looked at.
-    pub fn protect(&mut self, protected: &mut Protected) {
-        if std::mem::take(&mut protected.lost) {
-            protected.pages.clear();
-            self.spaces.iter_mut().for_each(Space::clear);
-        }
-        for host in protected.pages.drain(..) {
-            self.spaces.iter_mut().for_each(|space| space.protect(host));
-        }
+    pub fn protect(&mut self, protected: &mut Told) {
+        protected.take(|host| match host {
+            Some(host) => self.each(|space| space.protect(host)),
+            None => self.each(Space::clear),
+        });
+    }
+
+    fn each(&mut self, change: impl FnMut(&mut Space)) {
+        self.spaces.iter_mut().for_each(change);
     }
 
     /// A process for a program, its own or that of the one that has run least lately: its number.

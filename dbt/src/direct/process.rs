@@ -13,6 +13,8 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use cpu::x86::rflags;
+use cpu::{XSAVE_LEN, XSAVE_SELECTORS};
 use libc::{MAP_FIXED, MAP_SHARED, PROT_EXEC, PROT_READ};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -36,9 +38,13 @@ const CS: u64 = 0x33;
 const SS: u64 = 0x2b;
 /// Arithmetic flags and IF as code begins with them.
 const FLAGS: u64 = 0x202;
+/// A flag that the kernel gives no other process the means to set.
+const ID: u64 = rflags::ID;
 /// `si_code`s of SIGSEGV for a page that is not mapped, or not so.
 const UNMAPPED: c_int = 1;
 const REFUSED: c_int = 2;
+/// That of SIGTRAP for a single step.
+const STEPPED: c_int = 2;
 /// That of SIGTRAP for INT3; of others that the kernel raises without a place.
 const KERNEL: c_int = 0x80;
 const TRACESYSGOOD: c_int = 0x80;
@@ -51,10 +57,11 @@ type Command = [u64; 8];
 /// Behind the last one.
 const LAST: u64 = 1 << 63;
 
-/// Carries out the commands that RBX points to, and ends with INT3. RAX is [`LAST`] then, or what the kernel has answered to one
+/// Takes flags from where RSP points to, carries out the commands that RBX points to, and ends with INT3. RAX is [`LAST`] then, or what the kernel has answered to one
 /// that it refuses.
 #[rustfmt::skip]
-const ROUTINE: [u8; 49] = [
+const ROUTINE: [u8; 50] = [
+    0x9d,                               //       popfq
     0x48, 0x8b, 0x03,                   // next: mov rax, [rbx]
     0x48, 0x85, 0xc0,                   //       test rax, rax
     0x78, 0x28,                         //       js done
@@ -111,6 +118,8 @@ pub enum Stop {
     Instruction,
     /// The instruction at RIP has touched an address that is not mapped, or not so.
     Fault(u64),
+    /// The instruction before RIP was executed with TF set.
+    Stepped,
 }
 
 /// What the program has in registers, but for vectors.
@@ -122,6 +131,8 @@ pub struct Registers {
     pub flags: u64,
     pub fs_base: u64,
     pub gs_base: u64,
+    /// ES, CS, SS, DS, FS, GS.
+    pub selectors: [u16; 6],
 }
 
 /// See the module.
@@ -135,6 +146,8 @@ pub struct Process {
     has_vectors: bool,
     commands: *mut Command,
     queue: Vec<Command>,
+    /// [`ID`] as it has it.
+    id: u64,
     /// The host's CPU that it is kept on.
     cpu: Option<usize>,
 }
@@ -179,6 +192,7 @@ impl Process {
             registers: Registers::default(),
             commands,
             queue: Vec::new(),
+            id: 0,
             cpu: None,
         };
         let fd = own.as_raw_fd() as u64;
@@ -261,14 +275,18 @@ impl Process {
     }
 
     fn carry_out(&mut self, commands: &[Command]) -> Result<()> {
+        let id = self.registers.flags & ID;
         // SAFETY: below the list of calls, in a page of our own that the process only reads.
         unsafe {
             self.commands.copy_from(commands.as_ptr(), commands.len());
-            self.commands.add(commands.len()).write([LAST, 0, 0, 0, 0, 0, 0, 0]);
+            self.commands.add(commands.len()).write([LAST, FLAGS | id, 0, 0, 0, 0, 0, 0]);
         }
+        self.id = id;
         self.stay_near();
         let mut regs = self.registers.to_kernel();
+        regs.rsp = OWN.start + (size_of_val(commands) + size_of::<u64>()) as u64;
         (regs.rip, regs.rbx, regs.rax, regs.eflags) = (CODE, OWN.start, 0, FLAGS);
+        (regs.cs, regs.ss) = (CS, SS);
         self.tracee.set_regs(&regs)?;
         loop {
             self.tracee.resume(Resume::Free)?;
@@ -283,7 +301,7 @@ impl Process {
         }
         // Programs can read the page: they are not to learn where in the guest's RAM they are.
         // SAFETY: as above.
-        unsafe { self.commands.write_bytes(0, commands.len()) };
+        unsafe { self.commands.write_bytes(0, commands.len() + 1) };
         match self.tracee.regs()?.rax {
             LAST => Ok(()),
             refused => answer(refused),
@@ -319,10 +337,21 @@ impl Process {
 
     /// The same, as it has become.
     pub fn vectors(&mut self) -> Result<&[u8]> {
+        let before: [u8; 24] = std::array::from_fn(|i| self.vectors.bytes()[i]);
+        let kept: [u8; 4] = std::array::from_fn(|i| self.vectors.bytes()[XSAVE_SELECTORS + i]);
         self.tracee.get_vectors(&mut self.vectors)?;
-        // What is left to software is the kernel's own there.
-        self.vectors.bytes()[cpu::XSAVE_SELECTORS..512].fill(0);
-        Ok(&self.vectors.bytes()[..cpu::XSAVE_LEN])
+        let bytes = self.vectors.bytes();
+        // What is left to software is the kernel's own there, and the selectors of x87's last instruction are lost.
+        bytes[XSAVE_SELECTORS..512].fill(0);
+        let [cs, ds] = [(8..16, CS as u16, 0), (16..24, SS as u16, 2)].map(|(pointer, own, at)| {
+            if bytes[pointer.clone()] == before[pointer] {
+                [kept[at], kept[at + 1]]
+            } else {
+                own.to_le_bytes()
+            }
+        });
+        bytes[XSAVE_SELECTORS..][..4].copy_from_slice(&[cs, ds].concat());
+        Ok(&bytes[..XSAVE_LEN])
     }
 
     /// Runs the program until something happens.
@@ -330,12 +359,16 @@ impl Process {
     /// # Errors
     /// The process has ended: nobody knows how far it came.
     pub fn run(&mut self) -> Result<Stop> {
+        if self.registers.flags & ID != self.id {
+            self.carry_out(&[])?;
+        }
         self.stay_near();
         self.tracee.set_regs(&self.registers.to_kernel())?;
         self.tracee.resume(Resume::Confined)?;
         let signal = self.tracee.wait()?;
         let regs = self.tracee.regs()?;
         self.registers = Registers::of_kernel(&regs);
+        self.id = regs.eflags & ID;
         if signal == libc::SIGTRAP | TRACESYSGOOD {
             self.registers.general[0] = regs.orig_rax;
             self.registers.rip = regs.rip.wrapping_sub(2);
@@ -345,6 +378,7 @@ impl Process {
         Ok(match signal {
             _ if code <= 0 => Stop::Interrupted,
             libc::SIGSEGV if matches!(code, UNMAPPED | REFUSED) => Stop::Fault(addr),
+            libc::SIGTRAP if code == STEPPED => Stop::Stepped,
             libc::SIGTRAP if code == KERNEL => {
                 // INT3 was executed.
                 self.registers.rip = regs.rip.wrapping_sub(1);
@@ -378,7 +412,8 @@ impl Registers {
     fn to_kernel(&self) -> Regs {
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = self.general;
         let &Self { rip, flags: eflags, fs_base, gs_base, .. } = self;
-        let (cs, ss, orig_rax, ds, es, fs, gs) = (CS, SS, u64::MAX, 0, 0, 0, 0);
+        let [es, cs, ss, ds, fs, gs] = self.selectors.map(u64::from);
+        let orig_rax = u64::MAX;
         #[rustfmt::skip]
         let regs = Regs {
             r15, r14, r13, r12, rbp, rbx, r11, r10, r9, r8, rax, rcx, rdx, rsi, rdi, orig_rax, rip, cs, eflags, rsp, ss,
@@ -395,6 +430,7 @@ impl Registers {
             flags: regs.eflags,
             fs_base: regs.fs_base,
             gs_base: regs.gs_base,
+            selectors: [regs.es, regs.cs, regs.ss, regs.ds, regs.fs, regs.gs].map(|selector| selector as u16),
         }
     }
 }

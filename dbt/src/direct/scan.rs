@@ -1,4 +1,4 @@
-//! Code that must not run on the host's CPU as it is: it would tell of the host.
+//! Code that must not run on the host's CPU as it is: it would tell of the host, or end otherwise than it should.
 
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
@@ -6,21 +6,22 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 const LOST: usize = 32;
 
 /// True if a page has such instructions: CPUID, XGETBV, LSL and RDPID (which tell a program on what CPU it is), SYSENTER, and those that
-/// save and restore as many registers as the host has (XSAVE and its kin). What only looks like one, in the middle of others, is none.
+/// save and restore as many registers as the host has (XSAVE and its kin); INT with 3 or 4, which the host's kernel does not tell
+/// from shorter instructions and from faults. What only looks like one, in the middle of others, is none.
 /// RDTSC faults there. `next`: the first byte of the page behind it, if code goes on there.
 pub fn is_refused(page: &[u8], next: Option<u8>) -> bool {
     let at = |i: usize| page.get(i).copied().or(next);
     let third = |i: usize| page.get(i + 2).copied();
     let memory = |byte: u8, fields: [u8; 3]| byte < 0xc0 && fields.contains(&(byte >> 3 & 7));
-    let suspect = |i: usize| match at(i + 1) {
-        Some(0x03 | 0x34 | 0xa2) => true,
-        Some(0x01) => third(i).is_none_or(|byte| byte == 0xd0),
-        Some(0xae) => third(i).is_none_or(|byte| memory(byte, [4, 5, 6])),
-        Some(0xc7) => third(i).is_none_or(|byte| byte >= 0xf8 || memory(byte, [3, 4, 5])),
+    let suspect = |i: usize, byte| match (byte, at(i + 1)) {
+        (0x0f, Some(0x03 | 0x34 | 0xa2)) => true,
+        (0x0f, Some(0x01)) => third(i).is_none_or(|byte| byte == 0xd0),
+        (0x0f, Some(0xae)) => third(i).is_none_or(|byte| memory(byte, [4, 5, 6])),
+        (0x0f, Some(0xc7)) => third(i).is_none_or(|byte| byte >= 0xf8 || memory(byte, [3, 4, 5])),
+        (0xcd, Some(3 | 4)) => true,
         _ => false,
     };
-    let mut suspects =
-        page.iter().enumerate().filter(|&(i, &byte)| byte == 0x0f && suspect(i)).map(|(i, _)| i);
+    let mut suspects = page.iter().enumerate().filter(|&(i, &byte)| suspect(i, byte)).map(|(i, _)| i);
     let Some(first) = suspects.next() else { return false };
     let last = suspects.next_back().unwrap_or(first);
     if first < LOST || last + 2 >= page.len() {
@@ -30,7 +31,8 @@ pub fn is_refused(page: &[u8], next: Option<u8>) -> bool {
     let mut insn = Instruction::default();
     while decoder.can_decode() {
         decoder.decode_out(&mut insn);
-        if REFUSED.contains(&insn.mnemonic()) {
+        let interrupt = insn.mnemonic() == Mnemonic::Int && matches!(insn.immediate8(), 3 | 4);
+        if interrupt || REFUSED.contains(&insn.mnemonic()) {
             return true;
         }
     }
@@ -79,6 +81,8 @@ mod tests {
             &[0x0f, 0xc7, 0x64, 0x24, 0x40],
             &[0x48, 0x0f, 0xae, 0x2b],
             &[0xf3, 0x0f, 0xc7, 0xf8],
+            &[0xcd, 0x03],
+            &[0xcd, 0x04],
         ] {
             for at in [0, 7, 64, 2000, 4090] {
                 assert!(is_refused(&page(at, insn), Some(0x90)), "{insn:x?} at {at}");
@@ -93,6 +97,8 @@ mod tests {
         assert!(!is_refused(&page(4095, &[0x0f]), Some(0x1f)));
         // and al, 0x0f; add eax, edx
         assert!(!is_refused(&page(64, &[0x24, 0x0f, 0x03, 0xc2]), Some(0x90)));
+        // mov eax, 0x3cd; int 0x80
+        assert!(!is_refused(&page(64, &[0xb8, 0xcd, 0x03, 0x00, 0x00, 0xcd, 0x80]), Some(0x90)));
         // mov eax, 0x34a20f
         assert!(!is_refused(&page(2000, &[0xb8, 0x0f, 0xa2, 0x34, 0x00]), Some(0x90)));
     }

@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::io::Result;
 use std::time::Instant;
 
+use cpu::x86::seg;
 use interp::core::Session;
-use interp::core::direct::{Access, UserPage};
+use interp::core::direct::{Access, CODE64, UserPage};
 use libc::{PROT_EXEC, PROT_READ, PROT_WRITE, c_int};
 use memory::{GuestRam, PageInfo};
 
@@ -15,6 +16,7 @@ use super::favour::Favour;
 use super::process::{OWN, Process, Stop};
 use super::scan;
 use crate::cache::tlb::store_is_free;
+use crate::engine::Directness;
 
 const PAGE: u64 = 4096;
 /// Pages around one that was touched that are mapped with it, if that is allowed.
@@ -94,6 +96,7 @@ impl Space {
         registers.general.copy_from_slice(s.registers());
         (registers.rip, registers.flags) = (s.rip(), s.rflags());
         (registers.fs_base, registers.gs_base) = (s.segment_base(4), s.segment_base(5));
+        registers.selectors = s.selectors().map(|selector| selector as u16);
         self.process.set_vectors(&s.xsave())?;
         if let Some(page) = self.awaited.take()
             && !self.pages.contains_key(&page)
@@ -104,12 +107,18 @@ impl Space {
         Ok(())
     }
 
+    /// The program is still in 64-bit code.
+    pub fn is_plain(&self) -> bool {
+        self.process.registers.selectors[seg::CS] == CODE64
+    }
+
     /// Takes them back.
     pub fn leave(&mut self, s: &mut Session) -> Result<()> {
         let registers = &self.process.registers;
         s.registers_mut().copy_from_slice(&registers.general);
         s.set_rip(registers.rip);
         s.set_user_flags(registers.flags);
+        s.set_user_selectors(registers.selectors);
         s.set_user_bases(registers.fs_base, registers.gs_base);
         s.set_xsave(self.process.vectors()?);
         Ok(())
@@ -171,7 +180,7 @@ impl Space {
     }
 
     /// The program has touched what is not mapped so.
-    pub fn fault(&mut self, s: &mut Session, addr: u64) -> Fault {
+    pub fn fault(&mut self, s: &mut Session, addr: u64, which: Directness) -> Fault {
         let page = addr & !(PAGE - 1);
         if !(LOWEST..OWN.start).contains(&page) {
             return Fault::Guests;
@@ -185,11 +194,11 @@ impl Space {
         // An instruction that goes on in the next page faults there.
         let fetched = page == rip & !(PAGE - 1) || page == (rip + 14) & !(PAGE - 1);
         if fetched && had & PROT_EXEC == 0 {
-            let fault = self.map_code(s, &ram, page);
+            let fault = self.map_code(s, &ram, page, which);
             if matches!(fault, Fault::Mapped) {
                 for beside in (1..CODE).map(|n| page + n * PAGE).filter(|&page| page < OWN.start) {
                     if !self.pages.contains_key(&beside) {
-                        self.map_code(s, &ram, beside);
+                        self.map_code(s, &ram, beside, which);
                     }
                 }
             }
@@ -221,11 +230,12 @@ impl Space {
         true
     }
 
-    fn map_code(&mut self, s: &mut Session, ram: &GuestRam, page: u64) -> Fault {
+    fn map_code(&mut self, s: &mut Session, ram: &GuestRam, page: u64, which: Directness) -> Fault {
         let Some(found) = s.user_page(page, Access::Execute) else { return Fault::Guests };
         let Some(of) = ram.page(found.phys) else { return Fault::Guests };
         let generation = of.info.generation();
-        if s.is_restless(found.phys) || s.note_code(found.phys, generation) {
+        let restless = s.is_restless(found.phys) || s.note_code(found.phys, generation);
+        if restless && which != Directness::Always {
             return Fault::Refused;
         }
         // Stores to it are noticed from here on, and change the generation.

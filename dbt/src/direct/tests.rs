@@ -18,6 +18,7 @@ fn process(code: &[u8]) -> (Process, GuestRam) {
     process.flush().unwrap();
     process.registers.rip = CODE;
     process.registers.flags = 0x202;
+    process.registers.selectors = [0, 0x33, 0x2b, 0, 0, 0];
     (process, ram)
 }
 
@@ -49,10 +50,10 @@ fn no_call_reaches_the_kernel() {
     }
     // The instruction in its own page makes none either, while the guest runs.
     let (mut process, _ram) = process(&[0x90]);
-    process.registers.rip = OWN.end - 4096 + 32;
+    process.registers.rip = OWN.end - 4096 + 33;
     process.registers.general[0] = 110;
     assert_eq!(process.run().unwrap(), Stop::Instruction);
-    assert_eq!((process.registers.rip, process.registers.general[0]), (OWN.end - 4096 + 32, 110));
+    assert_eq!((process.registers.rip, process.registers.general[0]), (OWN.end - 4096 + 33, 110));
 }
 
 #[test]

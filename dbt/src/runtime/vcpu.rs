@@ -17,7 +17,7 @@ use super::{transition, x87};
 use crate::cache::pages::nowhere;
 use crate::cache::tlb::{store_is_free, table};
 use crate::direct::{self, Direct};
-use crate::engine::{Directness, Options};
+use crate::engine::Options;
 use crate::peers::Peers;
 use crate::ticker::Ticket;
 use crate::trace::Tracer;
@@ -148,7 +148,7 @@ impl DbtVcpu {
         context.stacks = returns.empty();
         context.no_window = nowhere();
         context.mxcsr = 0x1f80;
-        let direct = Direct::new(options.direct == Directness::Always);
+        let direct = Direct::new(options.direct);
         // SAFETY: the place is kept for this, in an arena that is dropped after the bell.
         let bell = unsafe { Bell::new(translator.bell(), signals.clone(), direct.running()) };
         let engine = Engine {
@@ -257,6 +257,10 @@ impl Engine {
                     Ok(_) => continue,
                     Err(end) => return end,
                 },
+                Some(direct::Left::Trap) => match s.single_stepped() {
+                    None => continue,
+                    Some(end) => return end,
+                },
                 Some(direct::Left::Lost) => {
                     self.lost = Some(
                         "the process that ran the guest's program has ended: the host may have killed it",
@@ -291,7 +295,6 @@ impl Engine {
     }
 
     fn load(&mut self, s: &mut Session) {
-        self.aim_sysret(s);
         if self.generation != self.translator.generation {
             self.generation = self.translator.generation;
             self.modes = 0;

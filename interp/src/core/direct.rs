@@ -3,12 +3,48 @@
 use cpu::Signals;
 use cpu::x86::{rflags, seg};
 
-use super::Session;
+use super::{End, Session};
+pub use crate::mmu::Access;
 use crate::mmu::Privilege;
-pub use crate::mmu::{Access, Dropped};
+
+/// Pages that somebody has to be told of before long: all of them, or that there were more.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// Their addresses.
+    pub pages: Vec<u64>,
+    /// There were more, or others.
+    pub lost: bool,
+}
+
+impl Told {
+    const MOST: usize = 512;
+
+    /// One more.
+    pub fn note(&mut self, page: u64) {
+        if self.pages.len() < Self::MOST {
+            self.pages.push(page);
+        } else {
+            self.lost = true;
+        }
+    }
+
+    /// Gives them to `each`, or calls it with `None` if any may have been.
+    pub fn take(&mut self, mut each: impl FnMut(Option<u64>)) {
+        if std::mem::take(&mut self.lost) {
+            self.pages.clear();
+            each(None);
+        }
+        self.pages.drain(..).for_each(|page| each(Some(page)));
+    }
+}
+
+/// The selector of 64-bit code on Linux.
+pub const CODE64: u16 = 0x33;
+/// That of data.
+pub const DATA: u16 = 0x2b;
 
 /// What code at CPL 3 sees of these besides the arithmetic flags, and may change.
-const FLAGS: u64 = rflags::DF | rflags::AC | rflags::ID;
+const FLAGS: u64 = rflags::TF | rflags::DF | rflags::NT | rflags::AC | rflags::ID;
 
 /// A page as code at CPL 3 may use it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,11 +60,12 @@ impl Session<'_, '_> {
     pub fn is_plain(&self) -> bool {
         let cpu = self.cpu();
         let selector = |i: usize| cpu.segments[i].selector;
-        let null = |i: usize| selector(i) == 0;
+        let flat = |i: usize| matches!(selector(i), 0 | DATA);
         let odd = rflags::TF | rflags::NT | rflags::IOPL | rflags::AC | rflags::IF;
-        selector(seg::CS) == 0x33
-            && selector(seg::SS) == 0x2b
-            && [seg::DS, seg::ES, seg::FS, seg::GS].into_iter().all(null)
+        selector(seg::CS) == CODE64
+            && selector(seg::SS) == DATA
+            && [seg::DS, seg::ES].into_iter().all(flat)
+            && [seg::FS, seg::GS].into_iter().all(|i| selector(i) == 0)
             && cpu.eflags & odd == rflags::IF
             && cpu.dr[5] & 0xff == 0
     }
@@ -40,13 +77,12 @@ impl Session<'_, '_> {
 
     /// From now on single pages that are dropped are told.
     pub fn watch_dropped(&mut self) {
-        self.run.cpu.tlb.dropped.wanted = true;
+        self.run.cpu.tlb.dropped.get_or_insert_default();
     }
 
-    /// What was dropped since this was asked last.
-    pub fn dropped(&mut self) -> Option<&mut Dropped> {
-        let dropped = &mut self.run.cpu.tlb.dropped;
-        (dropped.lost || !dropped.pages.is_empty()).then_some(dropped)
+    /// What was dropped since somebody took it last.
+    pub fn dropped(&mut self) -> Option<&mut Told> {
+        self.run.cpu.tlb.dropped.as_mut()
     }
 
     /// The page of an address of the lower half, for an access at CPL 3. Sets accessed and dirty bits as that would; raises
@@ -76,8 +112,26 @@ impl Session<'_, '_> {
     /// Replaces what code at CPL 3 may change of them.
     pub fn set_user_flags(&mut self, flags: u64) {
         self.set_flags(flags & rflags::STATUS);
-        let kept = self.cpu().eflags & !FLAGS;
-        self.run.cpu.eflags = kept | flags & FLAGS;
+        let cpu = &mut *self.run.cpu;
+        cpu.set_privilege(cpu.cpl, cpu.eflags & !FLAGS | flags & FLAGS);
+        cpu.check_alignment_mode();
+    }
+
+    /// Loads those that the program has loaded elsewhere, from the guest's tables. One that has no such segment there is null.
+    pub fn set_user_selectors(&mut self, selectors: [u16; 6]) {
+        let cpu = &mut *self.run.cpu;
+        for (i, selector) in selectors.into_iter().enumerate() {
+            if cpu.segments[i].selector != selector {
+                cpu.adopt_selector(i, selector);
+            }
+        }
+    }
+
+    /// An instruction has been executed elsewhere that began with TF set: its trap.
+    pub fn single_stepped(&mut self) -> Option<End> {
+        self.run.cpu.watch_hits = 0;
+        let outcome = self.run.cpu.after_step(true);
+        self.settle(outcome)
     }
 
     /// Replaces the bases of FS and GS.

@@ -7,8 +7,8 @@ mod tlb;
 mod walk;
 
 pub(crate) use access::{Int, Stored};
+pub use tlb::Flushes;
 pub(crate) use tlb::Tlb;
-pub use tlb::{Dropped, Flushes};
 
 /// What an access is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

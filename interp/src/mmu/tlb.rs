@@ -14,6 +14,8 @@ use std::ptr::null;
 
 use memory::PageInfo;
 
+use crate::core::direct::Told;
+
 /// Entries per bank.
 const SIZE: usize = 1024;
 /// User, supervisor, supervisor with SMAP suspended.
@@ -136,30 +138,8 @@ pub(crate) struct Tlb {
     flushes: Flushes,
     /// How often the numbers of address spaces began anew.
     turns: u64,
-    pub(crate) dropped: Dropped,
-}
-
-/// Pages of lower halves that were dropped one by one, for those who keep more than one address space.
-#[derive(Debug, Default)]
-pub struct Dropped {
-    /// Somebody asks.
-    pub(crate) wanted: bool,
-    /// Linear addresses, of whatever address space.
-    pub pages: Vec<u64>,
-    /// There were more.
-    pub lost: bool,
-}
-
-impl Dropped {
-    const MOST: usize = 512;
-
-    fn note(&mut self, page: u64) {
-        if self.pages.len() < Self::MOST {
-            self.pages.push(page);
-        } else {
-            self.lost = true;
-        }
-    }
+    /// Pages of lower halves that were dropped one by one, of whatever address space, if somebody asks.
+    pub(crate) dropped: Option<Told>,
 }
 
 impl Default for Tlb {
@@ -180,7 +160,7 @@ impl Default for Tlb {
             contexts: [0, 0],
             flushes: Flushes::default(),
             turns: 0,
-            dropped: Dropped::default(),
+            dropped: None,
         }
     }
 }
@@ -350,8 +330,8 @@ impl Tlb {
         }
         self.epochs[usize::from(upper)] = self.epochs[usize::from(upper)].wrapping_add(1);
         self.flushes.note_page(page);
-        if self.dropped.wanted && !upper {
-            self.dropped.note(page);
+        if !upper && let Some(dropped) = &mut self.dropped {
+            dropped.note(page);
         }
         self.update_contexts();
     }
@@ -375,7 +355,9 @@ impl Tlb {
             }
         }
         self.passing_code &= !upper;
-        self.dropped.lost |= self.dropped.wanted && !upper;
+        if !upper && let Some(dropped) = &mut self.dropped {
+            dropped.lost = true;
+        }
         self.bump(!upper, upper);
     }
 

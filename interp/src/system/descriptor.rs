@@ -157,7 +157,7 @@ impl Cpu {
 
     /// Makes accesses from here on those of a privilege level; RFLAGS.AC as in `eflags`.
     #[inline]
-    pub(super) fn set_privilege(&mut self, cpl: u8, eflags: u64) {
+    pub fn set_privilege(&mut self, cpl: u8, eflags: u64) {
         self.cpl = cpl;
         self.eflags = eflags;
         self.tlb.set_mode(cpl == 3, self.cr4 & cr4::SMAP != 0, eflags & rflags::AC != 0);
@@ -326,6 +326,18 @@ impl Cpu {
         }
         self.mark_accessed(descriptor)?;
         Ok(descriptor.segment(selector))
+    }
+
+    /// Loads a segment register with what it has been loaded with elsewhere at CPL 3: null if the tables have no such segment.
+    pub fn adopt_selector(&mut self, index: usize, selector: u16) {
+        if index == seg::CS {
+            if let Ok(Some(descriptor)) = self.as_system(|cpu| cpu.find_descriptor(selector)) {
+                self.set_code(descriptor.segment(selector), 3);
+            }
+        } else {
+            let segment = self.data_segment(selector, vector::GP);
+            self.set_segment(index, segment.unwrap_or_else(|_| null_segment(selector)));
+        }
     }
 
     fn stack_segment(&mut self, selector: u16) -> Result<Segment, Stop> {

@@ -75,7 +75,7 @@ impl Cpu {
     /// To be called when CPL or RFLAGS.AC changed: with alignment checks on every access has to be looked at, so
     /// none may go past them through the TLB.
     #[inline]
-    pub(super) fn check_alignment_mode(&mut self) {
+    pub fn check_alignment_mode(&mut self) {
         if self.eflags & rflags::AC != 0 && self.cpl == 3 && self.cr0 & cr0::AM != 0 {
             self.tlb.flush_all();
         }

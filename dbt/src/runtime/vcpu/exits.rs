@@ -189,6 +189,7 @@ impl Engine {
         {
             let window = self.window();
             self.load(s);
+            self.aim_sysret(s);
             if !windowed {
                 self.open_window(s, mode, s.registers()[4]);
                 return Next::Enter(after);
