@@ -196,10 +196,10 @@ pub struct RunArguments {
     /// the host's time.
     #[arg(long)]
     pub clonable: bool,
-    /// With the engine dbt: have programs of the guest that run for long run on the host's CPU as they are, two to four times as fast,
-    /// each in a process that can make no system call.
+    /// With the engine dbt: translate programs of the guest that run for long as well, instead of having the host's CPU run them as
+    /// they are, two to four times as fast, each in a process that can make no system call.
     #[arg(long)]
-    pub direct: bool,
+    pub no_direct: bool,
     /// Module for a multiboot or PVH kernel: a file and, after a blank, its arguments. May be repeated.
     #[arg(long, value_name = "FILE", requires = "kernel")]
     pub module: Vec<String>,

@@ -115,6 +115,8 @@ pub trait Vcpu: Send {
     fn set_apic(&mut self, _: &ApicState) -> Result<(), EngineError> {
         Err(EngineError::BadState("the engine has no local APIC".to_owned()))
     }
+    /// It stands still for a while, on the thread that runs it: until it runs again RAM is mapped in no process but this one.
+    fn rest(&mut self) {}
     /// It is halted, where the engine itself has it sleep in [`run`](Self::run).
     fn sleeps(&self) -> bool {
         false

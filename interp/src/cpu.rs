@@ -76,6 +76,8 @@ pub(crate) struct Cpu {
     pub stop_len: u8,
     /// DR6 bits of data breakpoints hit by the running instruction.
     pub watch_hits: u64,
+    /// Times that SYSCALL and exceptions have led from CPL 3 into the kernel.
+    pub entries: u64,
 
     /// APIC id and index.
     pub index: u32,
@@ -135,6 +137,7 @@ impl Cpu {
             stop_off: 0,
             stop_len: 0,
             watch_hits: 0,
+            entries: 0,
             index,
             vcpus: config.vcpus,
             pauses: 0,

@@ -89,8 +89,9 @@ pub struct MachineSpec {
     /// The first copy costs as little as others, and RAM somewhat more when it is first touched.
     #[serde(skip_serializing_if = "is_default")]
     pub clonable: bool,
-    /// On `dbt`, programs of the guest that run for long run on the host's CPU as they are, in processes of their own.
-    #[serde(skip_serializing_if = "is_default")]
+    /// On `dbt`, programs of the guest that run for long run on the host's CPU as they are, in processes of their own, if RAM is
+    /// neither of huge pages nor restored.
+    #[serde(skip_serializing_if = "is_true")]
     pub direct: bool,
 }
 
@@ -142,6 +143,11 @@ pub enum NetSpec {
     Switch(SwitchConfig),
 }
 
+#[allow(clippy::trivially_copy_pass_by_ref)] // as serde calls it
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -173,7 +179,7 @@ impl Default for MachineSpec {
             boot: Protocol::default(),
             no_reboot: false,
             clonable: false,
-            direct: false,
+            direct: true,
         }
     }
 }
@@ -221,9 +227,6 @@ impl MachineSpec {
         }
         if self.clonable {
             return Err(MachineError::HugeStays("a copy"));
-        }
-        if self.direct {
-            return Err(MachineError::HugeStays("direct execution"));
         }
         Ok(())
     }
@@ -305,13 +308,11 @@ mod tests {
         huge(Size::mib(2), Size::mib(64)).validate().unwrap();
         huge(Size::mib(1024), Size::mib(2048)).validate().unwrap();
         let clonable = MachineSpec { clonable: true, ..huge(Size::mib(2), Size::mib(64)) };
-        let direct = MachineSpec { direct: true, ..huge(Size::mib(2), Size::mib(64)) };
         let balloon = MachineSpec { balloon: Some(Size::mib(8)), ..huge(Size::mib(2), Size::mib(64)) };
         for (wrong, why) in [
             (huge(Size::mib(4), Size::mib(64)), "there are no huge pages of 4M"),
             (huge(Size::mib(2), Size::mib(63)), "63M of guest memory are no whole number of pages of 2M"),
             (huge(Size::mib(1024), Size::mib(64)), "no whole number of pages of 1G"),
-            (direct, "direct execution is not possible with huge pages"),
             (clonable, "a copy is not possible with huge pages"),
             (balloon, "a balloon is not possible with huge pages"),
         ] {

@@ -116,22 +116,25 @@ pub fn thread(shared: &Shared, index: u32, slot: &Slot) {
     let io = Io { shared, index, lapic: &slot.lapic, exits: &slot.exits, stolen };
     let runner = Runner { shared, index, slot, io };
     shared.governor.enter();
-    let is_kvm = shared.engine.lock().name == "kvm";
-    if shared.spec.direct {
+    let name = shared.engine.lock().name;
+    let direct = name == "dbt" && shared.spec.direct;
+    if direct {
         shared.engine.lock().vm.enter_thread();
         shared.governor.enter_helpers();
     }
-    jail::narrow(match (is_kvm, shared.spec.direct) {
-        (true, _) => Kind::KvmVcpu,
-        (false, true) => Kind::DirectVcpu,
-        (false, false) => Kind::Vcpu,
+    jail::narrow(match name {
+        "kvm" => Kind::KvmVcpu,
+        _ if direct => Kind::DirectVcpu,
+        _ => Kind::Vcpu,
     });
     tracing::debug!(vcpu = index, "the vcpu begins");
     while shared.meet() != Go::End {
         shared.lend_apics();
-        if let Err(outcome) = runner.until_kicked(&mut slot.vcpu.lock()) {
+        let mut vcpu = slot.vcpu.lock();
+        if let Err(outcome) = runner.until_kicked(&mut vcpu) {
             shared.end(outcome);
         }
+        vcpu.rest();
     }
     let (instructions, exits) = (slot.vcpu.lock().instructions(), slot.exits.counts());
     tracing::debug!(vcpu = index, instructions, ?exits, "the vcpu ends");

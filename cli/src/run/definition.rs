@@ -45,7 +45,7 @@ pub fn read(arguments: &RunArguments) -> anyhow::Result<MachineSpec> {
     set(&mut spec.cmdline, arguments.append.clone());
     spec.no_reboot |= arguments.no_reboot;
     spec.clonable |= arguments.clonable;
-    spec.direct |= arguments.direct;
+    spec.direct &= !arguments.no_direct;
     spec.modules.extend(arguments.module.iter().map(|text| module(text)));
     spec.disks.extend(arguments.disk.iter().cloned());
     spec.disks.iter_mut().for_each(|disk| disk.snapshot |= arguments.snapshot);

@@ -23,10 +23,17 @@ use interp::core::Session;
 
 use crate::engine::Directness;
 use crate::translator::Translator;
-use favour::Newcomer;
 use pool::Pool;
-pub use pool::enter_thread;
+pub use pool::{enter_thread, rest};
 use process::Stop;
+use space::Program;
+
+/// Where the tables in force are.
+#[inline]
+fn root(s: &Session) -> u64 {
+    let [_, cr3] = s.cr2_and_cr3();
+    cr3 & 0x000f_ffff_ffff_f000
+}
 
 /// How often programs ran, and what ended it.
 #[derive(Debug, Default)]
@@ -72,9 +79,8 @@ pub enum Left {
 pub struct Direct {
     /// Whose programs they are: another number for each vCPU that a thread has run.
     owner: u64,
-    /// Address spaces of programs that run here, as of the last time.
+    /// Tops of the tables of programs that run here, as of the last time.
     favoured: Vec<u64>,
-    newcomer: Newcomer,
     which: Directness,
     /// The process that runs, for those who want the vCPU to look around.
     running: Arc<AtomicI32>,
@@ -87,7 +93,6 @@ impl Direct {
         Self {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             favoured: Vec::new(),
-            newcomer: Newcomer::default(),
             which,
             running: Arc::default(),
             counts: Counts::default(),
@@ -102,7 +107,7 @@ impl Direct {
     /// The current program runs here: the way out of the guest's kernel leads past this.
     #[inline]
     pub fn favours(&self, s: &Session) -> bool {
-        !self.favoured.is_empty() && (self.always() || self.favoured.contains(&s.space()))
+        !self.favoured.is_empty() && (self.always() || self.favoured.contains(&root(s)))
     }
 
     #[inline]
@@ -110,18 +115,31 @@ impl Direct {
         self.which == Directness::Always
     }
 
-    /// Between two blocks: runs the current program, if it is one that runs here. `polled`: it is time to look who runs.
+    /// Between two blocks: runs the current program, if it is one that runs here. `polled`: it is time to look who runs. `entries`: into
+    /// the guest's kernel, so far.
     #[inline]
-    pub fn run(&mut self, s: &mut Session, translator: &mut Translator, polled: bool) -> Option<Left> {
+    pub fn run(
+        &mut self,
+        s: &mut Session,
+        translator: &mut Translator,
+        polled: bool,
+        entries: u64,
+    ) -> Option<Left> {
         let asked = polled && self.which != Directness::Never;
         if !asked && !self.always() && !self.favours(s) {
             return None;
         }
-        self.try_run(s, translator, polled)
+        self.try_run(s, translator, polled, entries)
     }
 
     #[inline(never)]
-    fn try_run(&mut self, s: &mut Session, translator: &mut Translator, polled: bool) -> Option<Left> {
+    fn try_run(
+        &mut self,
+        s: &mut Session,
+        translator: &mut Translator,
+        polled: bool,
+        entries: u64,
+    ) -> Option<Left> {
         let mode = s.mode()?;
         if !(mode.user && mode.sse && mode.avx && mode.x87 && mode.code32.is_none() && s.is_plain()) {
             return None;
@@ -132,20 +150,21 @@ impl Direct {
         }
         let ram = s.ram();
         pool::with(&ram, |pool| {
-            let (now, id) = (Instant::now(), (self.owner, s.space()));
-            let known = pool.find(id);
-            let wanted = match known {
-                Some(space) => space.favour.wants(polled, now),
-                None => polled && self.newcomer.stays(id.1),
-            };
+            let (now, id) = (Instant::now(), Program { owner: self.owner, space: s.space(), root: root(s) });
+            let cost = pool.cost.0;
+            let favour = pool.favour(id);
+            if polled {
+                favour.found(entries, now);
+            }
+            let wanted = favour.wants(polled, cost, now);
             if !wanted && !self.always() {
                 return None;
             }
             s.watch_dropped();
             // Those that nobody asked for meanwhile may be gone as well.
             pool.sync(s, translator);
-            let index = pool.take(id, now)?;
-            let outcome = pool.space(index).is_free_of(s).then(|| self.stay(pool, index, s, translator));
+            let index = pool.take(s, id, now)?;
+            let outcome = pool.space(index).is_free_of(s).then(|| self.stay(pool, index, s, translator, now));
             self.favoured.clear();
             self.favoured.extend(pool.favoured(self.owner));
             outcome
@@ -153,7 +172,14 @@ impl Direct {
     }
 
     /// The program's state is the session's before and afterwards.
-    fn stay(&mut self, pool: &mut Pool, index: usize, s: &mut Session, translator: &mut Translator) -> Left {
+    fn stay(
+        &mut self,
+        pool: &mut Pool,
+        index: usize,
+        s: &mut Session,
+        translator: &mut Translator,
+        since: Instant,
+    ) -> Left {
         self.counts.stays += 1;
         let mut stops = 1;
         let left = match pool.space(index).enter(s) {
@@ -167,8 +193,14 @@ impl Direct {
             Left::Translate => space.favour.refused(),
             Left::Around | Left::Step | Left::Trap => {}
         }
-        space.stayed(stops);
-        if space.leave(s).is_err() { Left::Lost } else { left }
+        let left = if space.leave(s).is_err() { Left::Lost } else { left };
+        let now = Instant::now();
+        let (whole, inside) = (now - since, space.inside);
+        space.favour.stayed(whole, now);
+        if stops == 2 && matches!(left, Left::Step) {
+            pool.cost.add(whole, inside);
+        }
+        left
     }
 
     fn stops(

@@ -9,8 +9,9 @@ use interp::core::Session;
 use interp::core::direct::Told;
 use memory::GuestRam;
 
+use super::favour::{Cost, Favour, Past};
 use super::process::Process;
-use super::space::Space;
+use super::space::{Program, Space};
 use crate::translator::Translator;
 
 /// Programs of one vCPU that run directly by turns.
@@ -23,6 +24,8 @@ thread_local! {
 pub struct Pool {
     ram: Arc<File>,
     spaces: Vec<Space>,
+    past: Past,
+    pub cost: Cost,
 }
 
 /// The calling thread will run vCPUs: makes their processes, which it may not be allowed later. Without them, if the host does
@@ -31,9 +34,23 @@ pub fn enter_thread(ram: &GuestRam) {
     let Some(file) = ram.file() else { return };
     let spaces: std::io::Result<_> = (0..SPACES).map(|_| Process::new(&file).map(Space::new)).collect();
     match spaces {
-        Ok(spaces) => POOL.set(Some(Pool { ram: file, spaces })),
+        Ok(spaces) => {
+            POOL.set(Some(Pool { ram: file, spaces, past: Past::default(), cost: Cost::default() }))
+        }
         Err(e) => tracing::debug!("no direct execution: the host lets no process be traced ({e})"),
     }
+}
+
+/// The thread's vCPUs stand still: their processes have nothing of RAM, which may become one that others share.
+pub fn rest() {
+    POOL.with_borrow_mut(|place| {
+        let spaces = place.iter_mut().flat_map(|pool| &mut pool.spaces);
+        // One that cannot be told any more has ended.
+        spaces.for_each(|space| {
+            space.clear();
+            let _ = space.settle();
+        });
+    });
 }
 
 /// Calls `body` with the thread's processes, if there are any that have the guest's RAM.
@@ -50,9 +67,12 @@ pub fn with<R>(ram: &GuestRam, body: impl FnOnce(&mut Pool) -> Option<R>) -> Opt
 }
 
 impl Pool {
-    /// The program's.
-    pub fn find(&mut self, id: (u64, u64)) -> Option<&mut Space> {
-        self.spaces.iter_mut().find(|space| space.id == Some(id))
+    /// How a program has done.
+    pub fn favour(&mut self, id: Program) -> &mut Favour {
+        match self.spaces.iter_mut().find(|space| space.id.is_some_and(|of| of.is_same(id))) {
+            Some(space) => &mut space.favour,
+            None => self.past.get((id.owner, id.root)),
+        }
     }
 
     /// Forgets what has become invalid.
@@ -82,13 +102,18 @@ impl Pool {
     }
 
     /// A process for a program, its own or that of the one that has run least lately: its number.
-    pub fn take(&mut self, id: (u64, u64), now: Instant) -> Option<usize> {
-        let own = self.spaces.iter().position(|space| space.id == Some(id));
+    pub fn take(&mut self, s: &mut Session, id: Program, now: Instant) -> Option<usize> {
+        let own = self.spaces.iter().position(|space| space.id.is_some_and(|of| of.is_same(id)));
         let index = own.or_else(|| (0..self.spaces.len()).min_by_key(|&i| self.spaces[i].used))?;
         let space = &mut self.spaces[index];
         if own.is_none() {
-            space.begin(id);
+            if let Some(old) = space.id {
+                space.favour.refused();
+                self.past.put((old.owner, old.root), space.favour);
+            }
+            space.favour = self.past.take((id.owner, id.root));
         }
+        space.begin(s, id);
         space.used = Some(now);
         Some(index)
     }
@@ -98,9 +123,9 @@ impl Pool {
         &mut self.spaces[index]
     }
 
-    /// Address spaces of programs that run directly.
+    /// Tops of the tables of programs that run directly.
     pub fn favoured(&self, owner: u64) -> impl Iterator<Item = u64> {
         let on = self.spaces.iter().filter(|space| space.favour.is_on());
-        on.filter_map(move |space| space.id.filter(|id| id.0 == owner).map(|id| id.1))
+        on.filter_map(move |space| space.id.filter(|id| id.owner == owner).map(|id| id.root))
     }
 }

@@ -11,7 +11,6 @@ use std::fs::File;
 use std::io::{Error, Result};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use cpu::x86::rflags;
 use cpu::{XSAVE_LEN, XSAVE_SELECTORS};
@@ -137,8 +136,8 @@ pub struct Registers {
 
 /// See the module.
 pub struct Process {
-    /// Before the process, whose time nobody knows when it is gone.
-    member: cpu::usage::Member,
+    /// Its time is the machine's. Before the process, whose time nobody knows when it is gone.
+    _member: cpu::usage::Member,
     tracee: Tracee,
     pub registers: Registers,
     vectors: Vectors,
@@ -187,7 +186,7 @@ impl Process {
         let mut process = Self {
             vectors: tracee.vectors()?,
             has_vectors: false,
-            member: cpu::usage::Member::new(tracee.pid),
+            _member: cpu::usage::Member::new(tracee.pid),
             tracee,
             registers: Registers::default(),
             commands,
@@ -215,11 +214,6 @@ impl Process {
         ]);
         process.flush()?;
         Ok(process)
-    }
-
-    /// CPU time that it has taken.
-    pub fn cpu_time(&self) -> Duration {
-        self.member.cpu_time()
     }
 
     pub fn pid(&self) -> i32 {
@@ -254,6 +248,13 @@ impl Process {
 
     /// Nothing is mapped there.
     pub fn unmap(&mut self, at: u64, len: u64) {
+        if let Some([last, start, before, ..]) = self.queue.last_mut()
+            && *last == libc::SYS_munmap as u64
+            && *start + *before == at
+        {
+            *before += len;
+            return;
+        }
         self.queue.push(command(libc::SYS_munmap, [at, len, 0, 0, 0, 0]));
     }
 

@@ -3,7 +3,9 @@
 use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 
 /// Bytes after which a decoder that began in the middle of an instruction has found its way.
-const LOST: usize = 32;
+const LOST: usize = 48;
+/// Bytes of prefixes at most.
+const PREFIXES: usize = 14;
 
 /// True if a page has such instructions: CPUID, XGETBV, LSL and RDPID (which tell a program on what CPU it is), SYSENTER, and those that
 /// save and restore as many registers as the host has (XSAVE and its kin); INT with 3 or 4, which the host's kernel does not tell
@@ -21,15 +23,19 @@ pub fn is_refused(page: &[u8], next: Option<u8>) -> bool {
         (0xcd, Some(3 | 4)) => true,
         _ => false,
     };
-    let mut suspects = page.iter().enumerate().filter(|&(i, &byte)| suspect(i, byte)).map(|(i, _)| i);
-    let Some(first) = suspects.next() else { return false };
-    let last = suspects.next_back().unwrap_or(first);
-    if first < LOST || last + 2 >= page.len() {
-        return true;
-    }
+    let suspects = page.iter().enumerate().filter(|&(i, &byte)| suspect(i, byte)).map(|(i, _)| i);
+    // Prefixes come before what is looked for.
+    suspects.into_iter().any(|i| i < LOST + PREFIXES || i + 2 >= page.len() || is_reached(page, i))
+}
+
+/// True if a decoder that has found its way comes to an instruction that is refused near `suspect`.
+fn is_reached(page: &[u8], suspect: usize) -> bool {
     let mut decoder = Decoder::new(64, page, DecoderOptions::NONE);
     let mut insn = Instruction::default();
-    while decoder.can_decode() {
+    if decoder.set_position(suspect - LOST - PREFIXES).is_err() {
+        return true;
+    }
+    while decoder.position() <= suspect {
         decoder.decode_out(&mut insn);
         let interrupt = insn.mnemonic() == Mnemonic::Int && matches!(insn.immediate8(), 3 | 4);
         if interrupt || REFUSED.contains(&insn.mnemonic()) {

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Result;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cpu::x86::seg;
 use interp::core::Session;
@@ -20,8 +20,8 @@ use crate::engine::Directness;
 
 const PAGE: u64 = 4096;
 /// Pages around one that was touched that are mapped with it, if that is allowed.
-const DATA: u64 = 16;
-const CODE: u64 = 8;
+const DATA: u64 = 32;
+const CODE: u64 = 16;
 /// Linux lets no program map what is below.
 const LOWEST: u64 = 64 << 10;
 /// Mappings that a process may have (vm.max_map_count) and some.
@@ -34,6 +34,24 @@ struct Entry {
     info: *const PageInfo,
     /// Of its code.
     generation: u32,
+}
+
+/// A program, as far as one can be told from another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Program {
+    /// The vCPU that runs it.
+    pub owner: u64,
+    /// The number of its address space.
+    pub space: u64,
+    /// Where its tables are.
+    pub root: u64,
+}
+
+impl Program {
+    /// The same, if with another number.
+    pub fn is_same(self, other: Self) -> bool {
+        (self.owner, self.root) == (other.owner, other.root)
+    }
 }
 
 /// What a fault was.
@@ -49,10 +67,12 @@ pub enum Fault {
 /// See the module.
 pub struct Space {
     process: Process,
-    /// Whose it is: vCPU and address space.
-    pub id: Option<(u64, u64)>,
+    /// Whose it is.
+    pub id: Option<Program>,
     pub used: Option<Instant>,
     pub favour: Favour,
+    /// How long it was in the process last.
+    pub inside: Duration,
     pages: BTreeMap<u64, Entry>,
     /// What the guest's kernel has been asked for: it will be touched again.
     awaited: Option<u64>,
@@ -68,16 +88,36 @@ impl Space {
             id: None,
             used: None,
             favour: Favour::default(),
+            inside: Duration::ZERO,
             pages: BTreeMap::new(),
             awaited: None,
         }
     }
 
-    /// It is another program's from now on.
-    pub fn begin(&mut self, id: (u64, u64)) {
-        self.clear();
-        self.id = Some(id);
-        self.favour = Favour::new(self.process.cpu_time());
+    /// It is this program's from now on, with its address space as it is now.
+    pub fn begin(&mut self, s: &mut Session, id: Program) {
+        match self.id.replace(id) {
+            Some(last) if last == id => {}
+            // Everything was flushed, most of which has stayed as it was: to look is a tenth of the work of mapping it again.
+            Some(last) if last.is_same(id) => self.look_again(s),
+            _ => self.clear(),
+        }
+    }
+
+    /// Pages that are not as they are mapped are no longer known.
+    fn look_again(&mut self, s: &mut Session) {
+        self.awaited = None;
+        let ram = s.ram();
+        let mut holds = |page: u64, entry: &Entry| {
+            let access = if entry.prot & PROT_EXEC == 0 { Access::Read } else { Access::Execute };
+            let found = s.user_page(page, access);
+            let host = found.and_then(|found| ram.page(found.phys)).map(|of| of.host.as_ptr() as u64);
+            host == Some(entry.host)
+                && (entry.prot & PROT_WRITE == 0 || found.is_some_and(|found| found.write))
+        };
+        let stale: Vec<u64> =
+            self.pages.iter().filter(|(page, entry)| !holds(**page, entry)).map(|(&page, _)| page).collect();
+        stale.into_iter().for_each(|page| self.drop_page(page));
     }
 
     /// The process, for those who want it to stop.
@@ -132,15 +172,13 @@ impl Space {
         })
     }
 
-    /// It has stopped so often.
-    pub fn stayed(&mut self, stops: u32) {
-        let Self { favour, process, .. } = self;
-        favour.stayed(stops, || process.cpu_time());
-    }
-
     /// Runs the program until something happens.
     pub fn run(&mut self) -> Result<Stop> {
-        self.process.run()
+        let begin = Instant::now();
+        let stop = self.process.run();
+        self.inside = begin.elapsed();
+        self.favour.stopped(self.inside);
+        stop
     }
 
     /// Nothing is mapped.

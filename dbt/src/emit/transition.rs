@@ -20,6 +20,9 @@ impl Emitter<'_> {
         asm.and32(R10, Mem::Gs(field::GATE_REFUSED));
         let refused = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
         asm.load32(R10, Mem::Gs(field::SYSTEM_FLAGS));
+        asm.load(RCX, Mem::Gs(field::ENTRIES));
+        asm.lea(RCX, at(RCX, 1));
+        asm.store(Mem::Gs(field::ENTRIES), RCX);
         // R11 becomes RFLAGS.
         asm.load_zx8(RCX, Mem::Gs(field::INTERRUPTS));
         asm.shl(RCX, 9);

@@ -153,6 +153,8 @@ pub struct Context {
     pub passed: u32,
     /// The last of SYSCALL and SYSRET on the way there.
     pub gate: u32,
+    /// Times that SYSCALL has led into the guest's kernel.
+    pub entries: u64,
     /// As the guest sees them.
     pub cr2: u64,
     pub cr3: u64,
@@ -251,6 +253,7 @@ pub mod field {
     pub const PAGE_MASK: u32 = offset_of!(Context, page_mask) as u32;
     pub const WORD_MASK: u32 = offset_of!(Context, word_mask) as u32;
     pub const WORD32_MASK: u32 = offset_of!(Context, word32_mask) as u32;
+    pub const ENTRIES: u32 = offset_of!(Context, entries) as u32;
     pub const KERNEL_GS_BASE: u32 = offset_of!(Context, kernel_gs_base) as u32;
     pub const TSC_OFFSET: u32 = offset_of!(Context, tsc_offset) as u32;
     pub const TSC_AUX: u32 = offset_of!(Context, tsc_aux) as u32;

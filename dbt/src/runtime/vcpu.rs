@@ -221,6 +221,10 @@ impl Vcpu for DbtVcpu {
         self.core.set_state(state)
     }
 
+    fn rest(&mut self) {
+        direct::rest();
+    }
+
     fn counters(&self) -> Vec<(&'static str, u64)> {
         let mut counters = self.engine.counters.named();
         counters.extend(self.engine.direct.counts.named());
@@ -250,7 +254,8 @@ impl Engine {
                 return end;
             }
             self.translator.sync(s);
-            match self.direct.run(s, &mut self.translator, polled) {
+            let entries = self.context.entries + s.entries();
+            match self.direct.run(s, &mut self.translator, polled, entries) {
                 None | Some(direct::Left::Translate) => {}
                 Some(direct::Left::Around) => continue,
                 Some(direct::Left::Step) => match s.step(0) {

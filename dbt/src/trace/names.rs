@@ -79,6 +79,7 @@ impl Names {
             (field::STACK_ADDEND, "stack_addend"),
             (field::STACK_NEG, "minus_stack_addend"),
             (field::PAUSES, "pauses"),
+            (field::ENTRIES, "entries"),
             (field::KERNEL_GS_BASE, "kernel_gs_base"),
             (field::TSC_OFFSET, "tsc_offset"),
             (field::TSC_AUX, "tsc_aux"),

@@ -94,6 +94,11 @@ impl Session<'_, '_> {
         Some(UserPage { phys: translation.phys & !0xfff, write: translation.write })
     }
 
+    /// Times that SYSCALL and exceptions were interpreted that lead from CPL 3 into the guest's kernel.
+    pub fn entries(&self) -> u64 {
+        self.cpu().entries
+    }
+
     /// There are signals that a [`boundary`](Self::boundary) would act on.
     pub fn is_signalled(&self) -> bool {
         self.cpu().signals.load() & self.attention() != 0

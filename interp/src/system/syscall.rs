@@ -89,6 +89,7 @@ fn syscall(cpu: &mut Cpu, op: &Op) -> Done {
     if cpu.efer & efer::SCE == 0 || cpu.code_size != CodeSize::Bits64 {
         return Err(cpu.ud());
     }
+    cpu.entries += 1;
     let flags = cpu.rflags() & !rflags::RF;
     cpu.regs[gpr::RCX] = cpu.next_ip(op);
     cpu.regs[11] = flags;

@@ -79,7 +79,6 @@ impl Linux<'_> {
         initrd.write_all(&session.archive()).unwrap();
         let quiet = if self.quiet { entry.append_quiet.as_str() } else { "" };
         let spec = MachineSpec {
-            direct: true,
             kernel: built.kernel,
             initrd: Some(initrd.path().to_owned()),
             cmdline: format!("{} {quiet}", entry.append),

@@ -64,6 +64,7 @@ const MAX_CHAIN: u32 = 16;
 impl Cpu {
     /// Delivers `self.exception` at `self.rip`: double and triple faults included.
     pub fn deliver_exception(&mut self) -> Result<(), Stop> {
+        self.entries += u64::from(self.cpl == 3);
         let event = self.exception_event();
         self.deliver_chain(event)
     }
