@@ -117,8 +117,7 @@ impl Case {
     }
 
     fn execute(&self, engine: &dyn Engine) -> Result<End, String> {
-        let ram = if engine.shares_ram() { GuestRam::freezable } else { GuestRam::new };
-        let ram = Arc::new(ram(layout::RAM).map_err(|e| e.to_string())?);
+        let ram = Arc::new(GuestRam::new(layout::RAM).map_err(|e| e.to_string())?);
         let mut guest = Guest::new(self.mode, ram.clone()).map_err(|e| e.to_string())?;
         (self.build)(&mut guest).map_err(|e| format!("code of the case: {e}"))?;
         let mark = guest.finish().map_err(|e| format!("code of the case: {e}"))?;
@@ -131,7 +130,6 @@ impl Case {
         };
         let signals = Arc::new(Signals::new());
         let vm = engine.create_vm(config).map_err(|e| e.to_string())?;
-        vm.enter_thread();
         let mut vcpu = vm.create_vcpu(0, signals.clone()).map_err(|e| e.to_string())?;
         vcpu.set_state(&guest.state).map_err(|e| e.to_string())?;
         let io = Io::new(signals.clone());

@@ -19,11 +19,6 @@ impl Member {
         MEMBERS.lock().0.push(pid);
         Self(pid)
     }
-
-    /// Its CPU time.
-    pub fn cpu_time(&self) -> Duration {
-        of_process(self.0)
-    }
 }
 
 impl Drop for Member {

@@ -158,6 +158,8 @@ impl Direct {
             }
             let wanted = favour.wants(polled, cost, now);
             if !wanted && !self.always() {
+                // What was found may have ended it: its system calls return as others do.
+                self.remember(pool);
                 return None;
             }
             s.watch_dropped();
@@ -165,10 +167,14 @@ impl Direct {
             pool.sync(s, translator);
             let index = pool.take(s, id, now)?;
             let outcome = pool.space(index).is_free_of(s).then(|| self.stay(pool, index, s, translator, now));
-            self.favoured.clear();
-            self.favoured.extend(pool.favoured(self.owner));
+            self.remember(pool);
             outcome
         })
+    }
+
+    fn remember(&mut self, pool: &Pool) {
+        self.favoured.clear();
+        self.favoured.extend(pool.favoured(self.owner));
     }
 
     /// The program's state is the session's before and afterwards.
