@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use iced_x86::Code;
 use interp::core::direct::Told;
-use interp::core::{Lowered, Mode, Session};
+use interp::core::{Flushes, Lowered, Mode, Session};
 use memory::Overwrites;
 use rustix::io::Errno;
 
@@ -105,6 +105,8 @@ pub struct Translator {
     bytes: Vec<u8>,
     /// The code page that its only instruction goes on in.
     second: Option<u32>,
+    /// The address space in the lower half.
+    space: u64,
     /// Changes when all translations are forgotten.
     pub generation: u64,
     overwrites: Overwrites,
@@ -159,6 +161,7 @@ impl Translator {
             block: Block::default(),
             bytes: Vec::new(),
             second: None,
+            space: 0,
             generation: 0,
             overwrites: Overwrites::default(),
             overwritten: false,
@@ -208,8 +211,7 @@ impl Translator {
     pub fn sync(&mut self, s: &mut Session) {
         let flushes = s.flushes();
         if !flushes.is_empty() {
-            self.tlb.flush(&mut self.sites, &flushes);
-            self.pages.flush(&flushes);
+            self.drop_flushed(s, flushes);
         }
         if self.overwrites.any() {
             self.overwritten = true;
@@ -221,6 +223,19 @@ impl Translator {
             if s.vcpus() > 1 {
                 self.peers.code_changed(&self.own);
             }
+        }
+    }
+
+    fn drop_flushed(&mut self, s: &Session, mut flushes: Flushes) {
+        let from = std::mem::replace(&mut self.space, s.space());
+        // Who comes back finds what there was, unless numbers of address spaces are not used.
+        let switched = flushes.lower && !flushes.lost && s.has_pcids();
+        flushes.lower &= !switched;
+        self.tlb.flush(&mut self.sites, &flushes);
+        self.pages.flush(&flushes);
+        if switched {
+            self.tlb.switch(&mut self.sites, from, self.space);
+            self.pages.switch(from, self.space);
         }
     }
 

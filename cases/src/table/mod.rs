@@ -19,6 +19,7 @@ mod privilege;
 mod real;
 mod rewrites;
 mod segments;
+mod spaces;
 mod strings;
 mod syscall;
 mod tasks;
@@ -49,6 +50,7 @@ pub(crate) fn all() -> Vec<Case> {
         transitions::CASES,
         debug::CASES,
         paging::CASES,
+        spaces::CASES,
         large::CASES,
         rewrites::CASES,
         modes::CASES,

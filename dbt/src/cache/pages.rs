@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 use interp::core::Flushes;
 use memory::PageInfo;
 
+use super::away::Away;
 use crate::runtime::context::MODES;
 
 /// Code pages at most.
@@ -108,6 +109,8 @@ pub struct Pages {
     mapped: [Vec<u32>; 2],
     /// Linear page with the mode in its low bits, and the code page.
     by_lin: Box<[(u64, u32)]>,
+    /// Pages of address spaces that are not loaded, and where they are mapped there.
+    away: Away<(u32, u64)>,
 }
 
 // SAFETY: the words belong to the vCPU whose arena they are in.
@@ -135,6 +138,7 @@ impl Pages {
             by_info: HashMap::default(),
             mapped: [Vec::new(), Vec::new()],
             by_lin: vec![(u64::MAX, 0); SLOTS].into_boxed_slice(),
+            away: Away::default(),
         }
     }
 
@@ -210,6 +214,12 @@ impl Pages {
                 page
             }
         };
+        self.place(page, lin);
+        Some(page)
+    }
+
+    /// A page is mapped at `lin`.
+    fn place(&mut self, page: u32, lin: u64) {
         if self.list[page as usize].lin != Some(lin) {
             self.unmap(page);
             self.list[page as usize].lin = Some(lin);
@@ -221,9 +231,8 @@ impl Pages {
             }
             self.write_word(page);
         }
-        let key = lin | u64::from(mode);
+        let key = lin | u64::from(self.list[page as usize].mode);
         self.by_lin[slot(key)] = (key, page);
-        Some(page)
     }
 
     /// A translation depends on the page's bytes from now on.
@@ -283,6 +292,9 @@ impl Pages {
 
     /// Takes back what the interpreter's TLB has dropped.
     pub fn flush(&mut self, flushes: &Flushes) {
+        if flushes.lost {
+            self.away.clear();
+        }
         if flushes.lower {
             self.drop_half(0);
         }
@@ -301,6 +313,28 @@ impl Pages {
                 let page = self.mapped[half][i];
                 if self.list[page as usize].lin == Some(lin) {
                     self.unmap(page);
+                }
+            }
+        }
+    }
+
+    /// Another address space is loaded, and nothing else of the lower half was dropped.
+    pub fn switch(&mut self, from: u64, to: u64) {
+        let left = self.away.leave(from);
+        for &page in self.mapped[0].iter().rev() {
+            if let Some(lin) = self.list[page as usize].lin
+                && lin >> 63 == 0
+                && !self.away.keep(left, (page, lin))
+            {
+                break;
+            }
+        }
+        self.drop_half(0);
+        if let Some(loaded) = self.away.come(to) {
+            while let Some((page, lin)) = self.away.next(loaded) {
+                // What has been overwritten meanwhile is another page.
+                if self.list[page as usize].current() {
+                    self.place(page, lin);
                 }
             }
         }
@@ -339,6 +373,7 @@ impl Pages {
         for page in 0..self.list.len() as u32 {
             self.unmap(page);
         }
+        self.away.clear();
         self.list.clear();
         self.by_info.clear();
         self.mapped = [Vec::new(), Vec::new()];

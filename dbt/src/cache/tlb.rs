@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use interp::core::{Flushes, Mapped, Mode};
 use memory::PageInfo;
 
+use super::away::Away;
 use super::pages::nowhere;
 use super::site::{HEAD, NONE, PARKED, Pair, Site};
 
@@ -157,6 +158,16 @@ pub struct Tlb {
     entries: Box<[Entry]>,
     /// Numbers of filled entries, lower and upper half of the address space.
     filled: [Vec<u16>; 2],
+    /// Entries of address spaces that are not loaded.
+    away: Away<Known>,
+}
+
+/// An entry of an address space: its table, the page and where that is.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    table: usize,
+    lin: u64,
+    host: u64,
 }
 
 // SAFETY: the tables belong to the vCPU whose context they are in.
@@ -184,6 +195,7 @@ impl Tlb {
             pairs,
             entries: vec![Entry::default(); TABLES * SLOTS].into_boxed_slice(),
             filled: [Vec::new(), Vec::new()],
+            away: Away::default(),
         };
         (0..(TABLES * SLOTS) as u32).for_each(|number| tlb.set(number, sites.none));
         tlb
@@ -217,6 +229,10 @@ impl Tlb {
 
     /// Remembers a page. What it replaces is kept beside it.
     pub fn fill(&mut self, sites: &mut Sites, table: usize, lin: u64, page: Mapped) {
+        self.put(sites, table, lin, page.host as u64, page.stays);
+    }
+
+    fn put(&mut self, sites: &mut Sites, table: usize, lin: u64, host: u64, stays: bool) {
         let number = number(table, lin);
         let old = self.pair(number);
         if old.neg_page != sites.none.neg_page {
@@ -230,9 +246,9 @@ impl Tlb {
             }
         }
         let lin = lin & !0xfff;
-        self.set(number, Pair { neg_page: lin.wrapping_neg(), host: page.host as u64 });
+        self.set(number, Pair { neg_page: lin.wrapping_neg(), host });
         self.list(number, (lin >> 63) as usize);
-        if !page.stays {
+        if !stays {
             self.list(number, 0);
         }
     }
@@ -308,6 +324,9 @@ impl Tlb {
 
     /// Takes back what the interpreter's TLB has dropped.
     pub fn flush(&mut self, sites: &mut Sites, flushes: &Flushes) {
+        if flushes.lost {
+            self.away.clear();
+        }
         if flushes.lower {
             self.drop_half(sites, 0);
         }
@@ -325,8 +344,29 @@ impl Tlb {
         }
     }
 
+    /// Another address space is loaded, and nothing else of the lower half was dropped.
+    pub fn switch(&mut self, sites: &mut Sites, from: u64, to: u64) {
+        let left = self.away.leave(from);
+        for i in (0..self.filled[0].len()).rev() {
+            let number = u32::from(self.filled[0][i]);
+            let Pair { neg_page, host } = self.pair(number);
+            let lin = neg_page.wrapping_neg();
+            let known = Known { table: number as usize / SLOTS, lin, host };
+            if neg_page != sites.none.neg_page && lin >> 63 == 0 && !self.away.keep(left, known) {
+                break;
+            }
+        }
+        self.drop_half(sites, 0);
+        if let Some(loaded) = self.away.come(to) {
+            while let Some(Known { table, lin, host }) = self.away.next(loaded) {
+                self.put(sites, table, lin, host, true);
+            }
+        }
+    }
+
     /// Stores to a page, whatever its linear address, have to be looked at from now on.
     pub fn protect(&mut self, sites: &mut Sites, host: *const u8) {
+        self.away.clear();
         for half in 0..2 {
             for i in 0..self.filled[half].len() {
                 let number = u32::from(self.filled[half][i]);
@@ -340,6 +380,7 @@ impl Tlb {
 
     /// Drops everything.
     pub fn clear(&mut self, sites: &mut Sites) {
+        self.away.clear();
         self.drop_half(sites, 0);
         self.drop_half(sites, 1);
     }

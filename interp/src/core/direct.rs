@@ -1,7 +1,7 @@
 //! What an engine needs that has the host's CPU execute code of CPL 3, in a process whose address space is the guest's.
 
 use cpu::Signals;
-use cpu::x86::{rflags, seg};
+use cpu::x86::{cr4, rflags, seg};
 
 use super::{End, Session};
 pub use crate::mmu::Access;
@@ -73,6 +73,11 @@ impl Session<'_, '_> {
     /// The address space in the lower half: another number whenever nothing that was known of it holds any more.
     pub fn space(&self) -> u64 {
         self.cpu().tlb.space()
+    }
+
+    /// The guest numbers its address spaces, so that one may be loaded again with all that is known of it.
+    pub fn has_pcids(&self) -> bool {
+        self.cpu().cr4 & cr4::PCIDE != 0
     }
 
     /// From now on single pages that are dropped are told.

@@ -81,6 +81,8 @@ pub struct Flushes {
     pub lower: bool,
     /// Everything in the upper half.
     pub upper: bool,
+    /// Pages of lower halves, in whatever address space: what is known of one that is not loaded holds no longer.
+    pub lost: bool,
     pages: [u64; Flushes::PAGES],
     count: u8,
 }
@@ -100,6 +102,7 @@ impl Flushes {
     }
 
     fn note_page(&mut self, page: u64) {
+        self.lost |= (page as i64) >= 0;
         match self.pages.get_mut(usize::from(self.count)) {
             Some(slot) => {
                 *slot = page;
@@ -390,6 +393,7 @@ impl Tlb {
     fn bump(&mut self, lower: bool, upper: bool) {
         self.flushes.lower |= lower;
         self.flushes.upper |= upper;
+        self.flushes.lost |= lower;
         for (half, dropped) in [lower, upper].into_iter().enumerate() {
             if dropped {
                 self.epochs[half] = self.epochs[half].wrapping_add(1);
