@@ -65,6 +65,8 @@ pub struct Mode {
     pub smap: bool,
     /// RDTSC is allowed at CPL 3.
     pub tsc: bool,
+    /// RDFSBASE and its kin exist.
+    pub bases: bool,
     /// 32-bit code, if it is not 64-bit code.
     pub code32: Option<Code32>,
 }
@@ -247,7 +249,8 @@ impl Session<'_, '_> {
         let x87 = cpu.cr0 & (cr0::EM | cr0::TS | cr0::NE) == cr0::NE && cpu.host.x87_is_quiet();
         let tsc = cpu.cr4 & cr4::TSD == 0;
         let smap = cpu.cr4 & cr4::SMAP != 0;
-        Some(Mode { user, user_pages: !user && smap && ac, sse, avx, x87, smap, tsc, code32 })
+        let bases = cpu.cr4 & cr4::FSGSBASE != 0;
+        Some(Mode { user, user_pages: !user && smap && ac, sse, avx, x87, smap, tsc, bases, code32 })
     }
 
     /// Between two blocks: requests of the machine, timers, interrupts.

@@ -167,6 +167,62 @@ pub(super) const CASES: &[Case] = &[
         expect: &[Expect::Reg(RBX, layout::DATA), Expect::Reg(RCX, 0x1234)],
     },
     Case {
+        name: "bases of fs and gs by registers of 32 and 64 bits keep flags",
+        mode: Mode::Long,
+        build: |g| {
+            g.state.cr4 |= cr4::FSGSBASE;
+            g.asm.mov(r10, 0xffff_8000_1234_5678u64)?;
+            g.asm.mov(r11, r10)?;
+            g.asm.stc()?;
+            g.asm.wrgsbase(r10)?;
+            g.asm.wrfsbase(r11d)?;
+            g.asm.rdgsbase(r9d)?;
+            g.asm.rdgsbase(rax)?;
+            g.asm.rdfsbase(r11)?;
+            g.asm.rdfsbase(rsp)?;
+            g.asm.wrgsbase(rsp)?;
+            g.asm.rdgsbase(rdx)?;
+            g.asm.sbb(rbx, rbx)?;
+            g.asm.mov(rcx, r9)?;
+            g.asm.mov(rsi, r11)?;
+            g.asm.hlt()
+        },
+        expect: &[
+            Expect::Reg(RAX, 0xffff_8000_1234_5678),
+            Expect::Reg(RBX, u64::MAX),
+            Expect::Reg(RCX, 0x1234_5678),
+            Expect::Reg(RDX, 0x1234_5678),
+            Expect::Reg(RSI, 0x1234_5678),
+            Expect::Reg(RSP, 0x1234_5678),
+            Expect::Base(4, 0x1234_5678),
+            Expect::Base(5, 0x1234_5678),
+        ],
+    },
+    Case {
+        name: "selectors in registers of 16, 32 and 64 bits",
+        mode: Mode::Long,
+        build: |g| {
+            for register in [rax, rbx, r9, rsp] {
+                g.asm.mov(register, -1i64 as u64)?;
+            }
+            g.asm.mov(ax, cs)?;
+            g.asm.mov(ebx, cs)?;
+            g.asm.mov(r9w, cs)?;
+            g.asm.mov(sp, cs)?;
+            g.asm.mov(rcx, r9)?;
+            g.asm.mov(r10, ss)?;
+            g.asm.mov(rdx, r10)?;
+            g.asm.hlt()
+        },
+        expect: &[
+            Expect::Reg(RAX, 0xffff_ffff_ffff_0000 | sel::CODE64 as u64),
+            Expect::Reg(RBX, sel::CODE64 as u64),
+            Expect::Reg(RCX, 0xffff_ffff_ffff_0000 | sel::CODE64 as u64),
+            Expect::Reg(RSP, 0xffff_ffff_ffff_0000 | sel::CODE64 as u64),
+            Expect::Reg(RDX, sel::DATA as u64),
+        ],
+    },
+    Case {
         name: "wrgsbase with a non-canonical base is #GP(0)",
         mode: Mode::Long,
         build: |g| {

@@ -97,7 +97,7 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         Class::Lea => native(None),
         Class::StoreSelector | Class::LoadControl => Effect { access: operand(2), change: Some(0) },
         Class::Divide => Effect { access: operand(insn.memory_size().size() as u8), change: Some(0) },
-        Class::Selector | Class::Control => native(None),
+        Class::Selector | Class::Control | Class::ReadBase => native(None),
         Class::Nothing
         | Class::Prefetch
         | Class::BitString(_)
@@ -109,6 +109,7 @@ fn effect(insn: &Instruction, class: Class) -> Effect {
         | Class::Serialize
         | Class::Cli
         | Class::Sti
+        | Class::WriteBase
         | Class::Swapgs
         | Class::Rdtsc
         | Class::Rdtscp => Effect { access: None, change: Some(0) },

@@ -92,6 +92,8 @@ impl Emitter<'_> {
             Class::Control => self.control(insn),
             Class::Stac => self.set_access(insn, true),
             Class::Clac => self.set_access(insn, false),
+            Class::ReadBase => self.read_base(insn),
+            Class::WriteBase => self.write_base(insn),
             Class::Swapgs => self.swapgs(),
             Class::Rdtsc => self.rdtsc(),
             Class::Rdtscp => self.rdtscp(),

@@ -1,12 +1,20 @@
 //! System instructions that touch a flag or a selector and nothing else.
 
-use iced_x86::{Instruction, Register};
+use iced_x86::{Instruction, Mnemonic, Register};
 
-use super::asm::{Mem, Target, at, reg, sum};
+use super::asm::{Mem, Target, at, cond, reg, sum};
 use super::{Emitter, spilled};
 use crate::frontend::class::Access;
 use crate::runtime::context::field;
 use reg::{R9, R10, RAX, RCX, RDX};
+
+/// Where the base is that an instruction names.
+fn base(insn: &Instruction) -> u32 {
+    match insn.mnemonic() {
+        Mnemonic::Rdfsbase | Mnemonic::Wrfsbase => field::FS_BASE,
+        _ => field::GS_BASE,
+    }
+}
 
 /// All arithmetic flags in RFLAGS.
 const STATUS: u32 = 0x8d5;
@@ -78,6 +86,48 @@ impl Emitter<'_> {
         asm.store(Mem::Gs(field::GS_BASE), R10);
     }
 
+    /// RDFSBASE and RDGSBASE.
+    pub fn read_base(&mut self, insn: &Instruction) {
+        let to = insn.op0_register();
+        let number = to.full_register().number() as u8;
+        let host = if spilled(number) { R10 } else { number };
+        if to.size() == 8 {
+            self.asm.load(host, Mem::Gs(base(insn)));
+        } else {
+            self.asm.load32(host, Mem::Gs(base(insn)));
+        }
+        if spilled(number) {
+            self.store_register(number, R10);
+        }
+    }
+
+    /// WRFSBASE and WRGSBASE. An address that is not canonical is left to the interpreter.
+    pub fn write_base(&mut self, insn: &Instruction) {
+        let from = insn.op0_register();
+        let number = from.full_register().number() as u8;
+        if spilled(number) {
+            self.load_register(R10, number);
+        }
+        let host = if spilled(number) { R10 } else { number };
+        let asm = &mut *self.asm;
+        asm.mov_size(R10, host, from.size() == 8);
+        if from.size() == 8 {
+            asm.mov(R9, RAX);
+            asm.save_flags();
+            asm.store(Mem::Gs(field::CALLED), R10);
+            asm.shl(R10, 16);
+            asm.sar(R10, 16, true);
+            asm.cmp(R10, Mem::Gs(field::CALLED));
+            let refused = asm.jcc(cond::NOT_EQUAL, Target::Fixed(0));
+            asm.restore_flags();
+            asm.mov(RAX, R9);
+            asm.store(Mem::Gs(base(insn)), R10);
+            self.instead(insn, &[refused]);
+        } else {
+            asm.store(Mem::Gs(base(insn)), R10);
+        }
+    }
+
     /// RDTSC: the host's, and what the guest's is ahead of it. Keeps flags.
     pub fn rdtsc(&mut self) {
         let asm = &mut *self.asm;
@@ -104,12 +154,20 @@ impl Emitter<'_> {
         self.jump(insn.next_ip() as i64, self.live_behind, true);
     }
 
-    /// MOV of a segment register to a 32-bit register.
+    /// MOV of a segment register to a register, of which 16 bits are all that changes or the selector all there is.
     pub fn selector(&mut self, insn: &Instruction) {
         let to = insn.op0_register().full_register().number() as u8;
         let from = insn.op1_register().number() as u32;
         let host = if spilled(to) { R10 } else { to };
-        self.asm.load32(host, Mem::Gs(field::SELECTORS + 4 * from));
+        if insn.op0_register().size() == 2 {
+            if spilled(to) {
+                self.load_register(R10, to);
+            }
+            self.asm.load32(R9, Mem::Gs(field::SELECTORS + 4 * from));
+            self.asm.mov16(host, R9);
+        } else {
+            self.asm.load32(host, Mem::Gs(field::SELECTORS + 4 * from));
+        }
         if spilled(to) {
             self.store_register(to, R10);
         }

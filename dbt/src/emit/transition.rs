@@ -90,7 +90,7 @@ impl Emitter<'_> {
     }
 
     /// The interpreter does it after all, where `refused` leads with RAX in R9 and the flags in AX.
-    fn instead(&mut self, insn: &Instruction, refused: &[Forward]) {
+    pub fn instead(&mut self, insn: &Instruction, refused: &[Forward]) {
         let number = self.first_operation + self.operations.len() as u32;
         self.asm.switch(Section::Cold);
         refused.iter().for_each(|&jump| self.asm.bind(jump));

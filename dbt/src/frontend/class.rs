@@ -51,6 +51,9 @@ pub enum Class {
     StoreSelector,
     /// CR2 or CR3 to a register.
     Control,
+    /// RDFSBASE and RDGSBASE, WRFSBASE and WRGSBASE.
+    ReadBase,
+    WriteBase,
     /// SWAPGS, and the time-stamp counter.
     Swapgs,
     Rdtsc,
@@ -188,7 +191,14 @@ fn choose(insn: &Instruction, mode: Mode) -> Class {
         M::Syscall if mode.user && mode.code32.is_none() => Class::Syscall,
         M::Sysretq if !mode.user && !mode.user_pages => Class::Sysret,
         M::Pushfq | M::Pushfd => Class::Pushf,
-        M::Mov if insn.code() == Code::Mov_r32m16_Sreg && register(0) => Class::Selector,
+        M::Rdfsbase | M::Rdgsbase if mode.bases => Class::ReadBase,
+        M::Wrfsbase | M::Wrgsbase if mode.bases => Class::WriteBase,
+        M::Mov
+            if matches!(insn.code(), Code::Mov_rm16_Sreg | Code::Mov_r32m16_Sreg | Code::Mov_r64m16_Sreg)
+                && register(0) =>
+        {
+            Class::Selector
+        }
         _ if insn.is_jcc_short_or_near() => Class::Jcc,
         _ if integer(insn) || vector(insn, mode) => match memory {
             None => Class::Native(None),

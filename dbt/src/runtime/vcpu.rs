@@ -360,7 +360,7 @@ impl Engine {
         s.set_flags(to_rflags(self.context.flags));
         s.set_mxcsr(self.context.mxcsr);
         s.set_interrupt_flag(self.context.interrupts & 0xff != 0);
-        s.set_gs_bases(self.context.gs_base, self.context.kernel_gs_base);
+        s.set_bases(self.context.fs_base, self.context.gs_base, self.context.kernel_gs_base);
         s.set_rip(rip & self.address);
     }
 

@@ -15,6 +15,7 @@ const MODE: Mode = Mode {
     avx: false,
     x87: true,
     smap: true,
+    bases: true,
     tsc: true,
     code32: None,
 };

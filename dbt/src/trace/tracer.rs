@@ -241,6 +241,7 @@ fn mode_name(mode: Mode) -> String {
         (mode.user_pages && !mode.user, "+ac"),
         (!mode.sse, "-sse"),
         (!mode.avx, "-avx"),
+        (!mode.bases, "-bases"),
         (!mode.x87, "-x87"),
         (!mode.smap, "-smap"),
         (!mode.tsc, "-tsc"),

@@ -58,10 +58,11 @@ impl Session<'_, '_> {
         self.cpu().msrs.kernel_gs_base
     }
 
-    /// Replaces the base of GS and IA32_KERNEL_GS_BASE.
-    pub fn set_gs_bases(&mut self, base: u64, kernel: u64) {
+    /// Replaces the bases of FS and GS, and IA32_KERNEL_GS_BASE.
+    pub fn set_bases(&mut self, fs: u64, gs: u64, kernel: u64) {
         let cpu = &mut *self.run.cpu;
-        cpu.set_base(seg::GS, base);
+        cpu.set_base(seg::FS, fs);
+        cpu.set_base(seg::GS, gs);
         cpu.msrs.kernel_gs_base = kernel;
     }
 

@@ -12,6 +12,7 @@ const MODE: Mode = Mode {
     avx: true,
     x87: true,
     smap: false,
+    bases: true,
     tsc: true,
     code32: None,
 };

@@ -124,6 +124,18 @@ impl Asm {
         if wide { self.mov(to, from) } else { self.mov32(to, from) }
     }
 
+    /// `cmp a, [mem]`, 64-bit.
+    pub fn cmp(&mut self, a: u8, mem: Mem) {
+        self.memory(&op(&[0x3b]), a, mem, 0);
+    }
+
+    /// `mov to, from` of the lower 16 bits.
+    pub fn mov16(&mut self, to: u8, from: u8) {
+        self.writes(to);
+        self.byte(0x66);
+        self.registers(0x89, from, to, false);
+    }
+
     /// `cmp a, b`.
     pub fn cmp_reg(&mut self, a: u8, b: u8, wide: bool) {
         self.registers(0x3b, a, b, wide);
