@@ -212,9 +212,14 @@ impl Cpu {
                     // SAFETY: as above.
                     8 => data.copy_from_slice(&unsafe { u64::load(from) }.to_le_bytes()),
                     _ => {
-                        for (i, byte) in data.iter_mut().enumerate() {
+                        let (words, rest) = data.as_chunks_mut();
+                        for (i, word) in words.iter_mut().enumerate() {
                             // SAFETY: as above.
-                            *byte = unsafe { u8::load(from.add(i)) };
+                            *word = unsafe { u64::load(from.add(8 * i)) }.to_le_bytes();
+                        }
+                        for (i, byte) in rest.iter_mut().enumerate() {
+                            // SAFETY: as above.
+                            *byte = unsafe { u8::load(from.add(8 * words.len() + i)) };
                         }
                     }
                 }
@@ -246,9 +251,14 @@ impl Cpu {
                         u64::store(to, u64::from_le_bytes([a, b, c, d, e, f, g, h]))
                     },
                     _ => {
-                        for (i, &byte) in data.iter().enumerate() {
+                        let (words, rest) = data.as_chunks();
+                        for (i, &word) in words.iter().enumerate() {
                             // SAFETY: as in `read_phys`.
-                            unsafe { u8::store(to.add(i), byte) };
+                            unsafe { u64::store(to.add(8 * i), u64::from_le_bytes(word)) };
+                        }
+                        for (i, &byte) in rest.iter().enumerate() {
+                            // SAFETY: as in `read_phys`.
+                            unsafe { u8::store(to.add(8 * words.len() + i), byte) };
                         }
                     }
                 }
