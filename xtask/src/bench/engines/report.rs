@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::row::{Quantity, Row, Work};
 use super::session::Quotient;
 use crate::bench::figure::{markdown, median};
+use crate::bench::peer::Peer;
 
 /// All samples.
 pub struct Results {
@@ -75,11 +76,21 @@ impl Results {
         Some((logarithms.iter().sum::<f64>() / logarithms.len() as f64).exp())
     }
 
+    /// What a row's figure has to reach, and had better reach, on this host.
+    fn bounds(&self, index: usize) -> [Option<f64>; 2] {
+        let Some(row) = self.rows.get(index) else { return [None; 2] };
+        let here = self.engines.iter().position(|name| name == Peer::Qemu.engine());
+        let here = here.and_then(|engine| self.figure(index, engine));
+        let speed = here.zip(row.qemu).map_or(1.0, |(here, there)| here / there);
+        [row.must, row.aim].map(|bound| bound.map(|bound| bound * speed))
+    }
+
     fn verdict(&self, index: usize) -> Option<Verdict> {
         let row = self.rows.get(index)?;
         let Some(figure) = self.figure(index, 0) else { return Some(Verdict::Failed) };
-        let must = row.must?;
-        Some(match row.aim {
+        let [must, aim] = self.bounds(index);
+        let must = must?;
+        Some(match aim {
             Some(aim) if row.reaches(figure, aim) => Verdict::Aim,
             _ if row.reaches(figure, must) => Verdict::Met,
             _ => Verdict::Missed,
@@ -107,7 +118,7 @@ impl Results {
             for engine in 0..self.engines.len() {
                 line.push(self.figure(index, engine).map_or_else(|| "-".to_owned(), number));
             }
-            line.extend([row.must, row.aim].map(|bound| bound.map_or_else(String::new, |b| b.to_string())));
+            line.extend(self.bounds(index).map(|bound| bound.map_or_else(String::new, rounded)));
             line.push(self.verdict(index).map_or("", Verdict::word).to_owned());
             lines.push(line);
         }
@@ -137,8 +148,8 @@ impl Results {
             });
             json!({
                 "name": row.name,
-                "must": row.must,
-                "aim": row.aim,
+                "must": self.bounds(index)[0],
+                "aim": self.bounds(index)[1],
                 "verdict": self.verdict(index).map(Verdict::word),
                 "engines": engines.collect::<serde_json::Map<_, _>>(),
             })
@@ -158,6 +169,11 @@ impl Verdict {
     }
 }
 
+/// As it was written, if it was not reckoned.
+fn rounded(bound: f64) -> String {
+    ((bound * 100.0).round() / 100.0).to_string()
+}
+
 /// Three digits that count.
 fn number(value: f64) -> String {
     let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
@@ -169,7 +185,7 @@ mod tests {
     use super::*;
 
     fn row(name: &str, work: Work, must: Option<f64>, aim: Option<f64>) -> Row {
-        Row { name: name.to_owned(), work, cpus: 1, must, aim, slow_percent: 20 }
+        Row { name: name.to_owned(), work, cpus: 1, must, aim, qemu: None, slow_percent: 20 }
     }
 
     fn ratio(of: f64, over: f64) -> Cell {
@@ -205,6 +221,23 @@ mod tests {
         let text = results.table();
         assert!(text.contains("| 1.90 ") && text.contains("broken, dbt: it fell over"), "{text}");
         assert_eq!(results.json()[1]["engines"]["qemu"]["figure"], 20.0);
+    }
+
+    #[test]
+    fn seconds_of_another_host_are_taken_as_ratios_to_qemus() {
+        let boot = Work::Machine(Quantity::Boot);
+        let boot = Row { qemu: Some(1.5), ..row("boot", boot, Some(0.75), Some(0.3)) };
+        let seconds = |of| Cell { samples: vec![Quotient { of, over: None }], trouble: None };
+        let mut results = Results {
+            rows: vec![boot],
+            engines: vec!["dbt".to_owned()],
+            cells: vec![vec![seconds(1.0), seconds(3.0)]],
+        };
+        assert_eq!(results.verdict(0), Some(Verdict::Missed));
+        results.engines.push("qemu".to_owned());
+        assert_eq!(results.verdict(0), Some(Verdict::Met));
+        assert_eq!(results.bounds(0), [Some(1.5), Some(0.6)]);
+        assert!(results.table().contains("| 1.5 "), "{}", results.table());
     }
 
     #[test]

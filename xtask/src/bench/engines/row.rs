@@ -21,6 +21,8 @@ pub struct Row {
     pub must: Option<f64>,
     /// What it had better reach.
     pub aim: Option<f64>,
+    /// What QEMU's was on the host where these come from, if they are no ratios.
+    pub qemu: Option<f64>,
     /// How much of the work slow engines do, per cent.
     #[serde(default = "a_fifth")]
     pub slow_percent: u32,
