@@ -11,7 +11,8 @@ use crate::error::{Failure, failed};
 const OURS: u32 = 1 << 21 | 1 << 24 | 1 << 31;
 /// Leaves with subleaves, and how many we have of each.
 const SUBLEAVES: [(u32, u32); 4] = [(4, 5), (7, 3), (0xb, 3), (0xd, 3)];
-const RANGES: [(u32, u32); 3] = [(0, 0x16), (0x4000_0000, 0x4000_0010), (0x8000_0000, 0x8000_0008)];
+const RANGES: [(u32, u32); 4] =
+    [(0, 0x16), (0x4000_0000, 0x4000_0010), (0x4000_0100, 0x4000_0101), (0x8000_0000, 0x8000_0008)];
 
 /// What this host's KVM can give a guest.
 pub fn supported(kvm: &Kvm) -> Result<CpuId, Failure> {

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 /// Where our numbers begin: others are KVM's.
 const FIRST: u64 = 0x4748_0000;
-const VERSION: i64 = 1;
 /// Bytes that one call writes at most.
 const MAX_WRITE: u64 = 4096;
 /// Events of a CPU; one more would make a negative answer.
@@ -63,7 +62,7 @@ impl Hypercalls {
         let [first, second, ..] = call.arguments;
         let own = self.channels.get(cpu as usize);
         let answer = match (call.number.wrapping_sub(FIRST), own) {
-            (0, _) => VERSION,
+            (0, _) => Hypercall::VERSION.into(),
             (1, _) => self.write(first, second),
             (2, _) => return (0, Action::DebugExit(first as u8)),
             (3, _) => {
@@ -76,6 +75,19 @@ impl Hypercalls {
             _ => Hypercall::UNKNOWN,
         };
         (answer, Action::None)
+    }
+
+    /// The same for a call that is a block in RAM: number, two arguments, room for the answer. One that cannot be answered is not
+    /// made.
+    pub fn call_at(&self, cpu: u32, block: u32) -> Action {
+        let word = |index: u64| self.ram.load_u64(u64::from(block) + index * 8);
+        let (Some(number), Some(first), Some(second), Some(_)) = (word(0), word(1), word(2), word(3)) else {
+            return Action::None;
+        };
+        let (answer, action) = self.call(cpu, &Hypercall { number, arguments: [first, second, 0, 0] });
+        // It is RAM: the word was read above.
+        let _ = self.ram.store_u64(u64::from(block) + 24, answer as u64);
+        action
     }
 
     fn write(&self, address: u64, len: u64) -> i64 {

@@ -78,6 +78,23 @@ pub(super) const CASES: &[Case] = &[
         ],
     },
     Case {
+        name: "the second signature leads to the hypercalls and their port",
+        mode: Mode::Long,
+        build: |g| {
+            g.asm.mov(eax, 0x4000_0100)?;
+            g.asm.cpuid()?;
+            g.asm.mov(edi, ebx)?;
+            g.asm.cpuid()?;
+            g.asm.hlt()
+        },
+        expect: &[
+            Expect::Reg32(RDI, u32::from_le_bytes(*b"Gues")),
+            Expect::Reg32(RAX, 2),
+            Expect::Reg32(RBX, 7),
+            Expect::Reg32(RCX, 0xf8),
+        ],
+    },
+    Case {
         name: "KVM's clock is written with an even version, and runs by a TSC that is stable",
         mode: Mode::Long,
         build: |g| {

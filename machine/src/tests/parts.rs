@@ -21,7 +21,7 @@ fn init_pic(a: &mut CodeAssembler, irqs: u32) -> Result<(), IcedError> {
 
 /// Puts an interrupt gate for `vector` into the table and loads the table. The handler's code stands right
 /// here; a call over it gives its address.
-fn gate(
+pub fn gate(
     a: &mut CodeAssembler,
     vector: u32,
     handler: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,

@@ -1,6 +1,7 @@
 //! CPUID leaves (Intel SDM volume 2, CPUID; AMD APM volume 3, appendix E for 0x8000_0000 and above).
 
 use super::{CpuModel, Feature};
+use crate::Hypercall;
 
 /// EAX, EBX, ECX, EDX of a CPUID leaf.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,7 +43,7 @@ const MAX_EXTENDED: u32 = 0x8000_0008;
 const KVM: u32 = 0x4000_0000;
 const KVM_FEATURES: u32 = KVM + 1;
 const HYPERVISOR_TIMING: u32 = KVM + 0x10;
-/// Then as ourselves: version of the hypercalls, and how many there are (docs/hypercalls.md).
+/// Then as ourselves: version of the hypercalls, how many there are, and their port (docs/hypercalls.md).
 const OURS: u32 = 0x4000_0100;
 const OUR_HYPERCALLS: u32 = OURS + 1;
 /// The clock by either pair of MSRs, always the same on all CPUs; no delays by writes to port 0x80; steal time.
@@ -103,7 +104,7 @@ pub(super) fn cpuid(model: &CpuModel, leaf: u32, subleaf: u32, env: &CpuidEnv) -
         KVM => name(HYPERVISOR_TIMING, b"KVMKVMKVM\0\0\0", [0, 1, 2]),
         KVM_FEATURES => regs(KVM_OFFERS, 0, 0, 0),
         OURS => name(OUR_HYPERCALLS, b"GuesthouseVM", [0, 1, 2]),
-        OUR_HYPERCALLS => regs(1, 7, 0, 0),
+        OUR_HYPERCALLS => regs(Hypercall::VERSION, 7, Hypercall::PORT.into(), 0),
         HYPERVISOR_TIMING => regs((env.tsc_hz / 1000) as u32, (APIC_TIMER_HZ / 1000) as u32, 0, 0),
         0x8000_0000 => regs(MAX_EXTENDED, 0, 0, 0),
         0x8000_0001 => {
