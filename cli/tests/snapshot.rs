@@ -51,6 +51,13 @@ impl World {
         self.ok(&["exec", "--wait", "60", name, "--", "sh", "-ec", script])
     }
 
+    /// What `ps` says that a machine runs.
+    fn guest(&self, name: &str) -> String {
+        let listed: serde_json::Value = serde_json::from_str(&self.ok(&["ps", "-a", "--json"])).unwrap();
+        let machine = listed.as_array().unwrap().iter().find(|machine| machine["name"] == name).unwrap();
+        machine["guest"].as_str().unwrap().to_owned()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
@@ -120,6 +127,7 @@ fn a_guest_at_work_goes_on_elsewhere_and_where_it_was() {
     for (name, engine, folder) in [("b", "interp", "first"), ("c", "dbt", "small")] {
         world.ok(&["restore", "-d", "--rm", "--check", "--name", name, "--engine", engine, folder]);
         assert_eq!(world.exec(name, SUM), sum, "{engine}");
+        assert_eq!(world.guest(name), world.guest("a"));
         assert_eq!(world.exec(name, "head -c 3 /dev/vda"), "one");
         world.exec(name, "ping -c 1 -W 10 10.0.2.2 && test $(nproc) = 2");
         world.ok(&["kill", name]);
@@ -244,6 +252,7 @@ fn copies_of_a_guest_at_work_are_others_and_it_is_unharmed() {
     let sum = world.exec("a", SUM);
     for name in ["copy-1", "copy-2"] {
         assert_eq!(world.exec(name, SUM), sum);
+        assert_eq!(world.guest(name), world.guest("a"));
         assert_eq!(world.exec(name, "head -c 3 /dev/vda"), "one");
         world.exec(name, &format!("echo {name} | dd of=/dev/vda conv=fsync 2>/dev/null"));
         // The agent is told while the guest works.

@@ -96,6 +96,8 @@ impl Plan {
             command: mode.map(|mode| (mode, argv)),
         };
         spec.initrd = Some(built.initrd);
+        // A snapshot has the name from here.
+        spec.guest = Some(entry.name.clone());
         Ok(Self { spec, style, raw, guest: entry.name, session: Some(session.archive()) })
     }
 
