@@ -132,7 +132,8 @@ fn operand(insn: &Instruction, operand: u32, input: &Input) -> Option<&'static s
         32 => Some(0xffff_ffff),
         _ => None,
     };
-    if limit.is_some_and(|limit| effective + (size - 1) > limit) {
+    let from_bit = |limit: u64| effective.wrapping_add(bit_string(insn, input)) & limit;
+    if limit.is_some_and(|limit| from_bit(limit) + (size - 1) > limit) {
         return Some("operand that wraps around the address size");
     }
     // AMD wants the offset canonical, Intel the sum.
@@ -173,6 +174,18 @@ fn operand(insn: &Instruction, operand: u32, input: &Input) -> Option<&'static s
         }
         _ => None,
     }
+}
+
+/// How far from its operand a bit string's bit is, by the number in a register.
+fn bit_string(insn: &Instruction, input: &Input) -> u64 {
+    if !matches!(insn.mnemonic(), M::Bt | M::Bts | M::Btr | M::Btc) || insn.op1_kind() != OpKind::Register {
+        return 0;
+    }
+    let register = insn.op1_register();
+    let number = input.regs.gpr[register.full_register().number()] as i64;
+    let bits = 8 * register.size() as u32;
+    let number = number << (64 - bits) >> (64 - bits);
+    ((number >> bits.ilog2()) * i64::from(bits / 8)) as u64
 }
 
 fn is_memory(kind: OpKind) -> bool {
