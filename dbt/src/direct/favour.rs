@@ -23,8 +23,9 @@ const HOPELESS: f32 = 0.5;
 const CREDIT: Duration = Duration::from_millis(16);
 /// Of the time between two stops, what the host needs to get there and back.
 const SWITCH: Duration = Duration::from_micros(10);
-/// More time than that between two stops was somebody else's on the host: the ticker asks more often.
-const LONGEST: Duration = Duration::from_micros(600);
+/// More time than that between two stops was somebody else's on the host: the ticker asks more often; and more than that for a stop.
+const LONGEST: Duration = Duration::from_micros(2600);
+const DEAREST: Duration = Duration::from_micros(600);
 /// For how long a program that comes out too often is the translator's: twice as long each time, at most so often.
 const AWAY: Duration = Duration::from_millis(4);
 const DOUBLINGS: u32 = 7;
@@ -166,7 +167,7 @@ impl Cost {
     /// A stay with one stop has taken so long, and the program so much of it.
     pub fn add(&mut self, whole: Duration, inside: Duration) {
         let outside = whole - inside.saturating_sub(SWITCH).min(whole);
-        self.0 = (self.0 * 15 + outside.min(LONGEST)) / 16;
+        self.0 = (self.0 * 15 + outside.min(DEAREST)) / 16;
     }
 }
 
@@ -306,7 +307,7 @@ mod tests {
         for _ in 0..50 {
             favour.stopped(Duration::from_millis(20));
             favour.stopped(Duration::ZERO);
-            favour.stayed(Duration::from_millis(21), now);
+            favour.stayed(Duration::from_millis(24), now);
         }
         assert!(!favour.is_on(), "{favour:?}");
     }

@@ -17,11 +17,12 @@ mod tracee;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use interp::core::Session;
 
 use crate::engine::Directness;
+use crate::ticker::Pulse;
 use crate::translator::Translator;
 use pool::Pool;
 pub use pool::{enter_thread, rest};
@@ -84,17 +85,25 @@ pub struct Direct {
     which: Directness,
     /// The process that runs, for those who want the vCPU to look around.
     running: Arc<AtomicI32>,
+    /// Whether the vCPU is reminded of its timers, and when it was last.
+    pulse: Arc<Pulse>,
+    polled: Instant,
     pub counts: Counts,
 }
 
+/// For how long a program is left alone, if no timer is due before: to be reminded of them costs it a stop.
+const REST: Duration = Duration::from_millis(2);
+
 impl Direct {
-    pub fn new(which: Directness) -> Self {
+    pub fn new(which: Directness, pulse: Arc<Pulse>) -> Self {
         static OWNERS: AtomicU64 = AtomicU64::new(1);
         Self {
             owner: OWNERS.fetch_add(1, Ordering::Relaxed),
             favoured: Vec::new(),
             which,
             running: Arc::default(),
+            pulse,
+            polled: Instant::now(),
             counts: Counts::default(),
         }
     }
@@ -154,6 +163,7 @@ impl Direct {
             let cost = pool.cost.0;
             let favour = pool.favour(id);
             if polled {
+                self.polled = now;
                 favour.found(entries, now);
             }
             let wanted = favour.wants(polled, cost, now);
@@ -170,6 +180,11 @@ impl Direct {
             self.remember(pool);
             outcome
         })
+    }
+
+    fn rest(&self, s: &Session) {
+        let due = s.until_deadline().map_or(REST, |left| left.min(REST));
+        self.pulse.rest((Instant::now() + due).min(self.polled + REST));
     }
 
     fn remember(&mut self, pool: &Pool) {
@@ -225,10 +240,12 @@ impl Direct {
                 translator.leave();
                 return Left::Around;
             }
+            self.rest(s);
             self.running.store(space.pid(), Ordering::SeqCst);
             // Whoever has set signals before it saw the process has not interrupted it.
             let stop = if s.is_signalled() { Ok(Stop::Interrupted) } else { space.run() };
             self.running.store(0, Ordering::SeqCst);
+            self.pulse.wake();
             translator.leave();
             *stops += 1;
             if !space.is_plain() {

@@ -148,7 +148,7 @@ impl DbtVcpu {
         context.stacks = returns.empty();
         context.no_window = nowhere();
         context.mxcsr = 0x1f80;
-        let direct = Direct::new(options.direct);
+        let direct = Direct::new(options.direct, ticket.pulse());
         // SAFETY: the place is kept for this, in an arena that is dropped after the bell.
         let bell = unsafe { Bell::new(translator.bell(), signals.clone(), direct.running()) };
         let engine = Engine {

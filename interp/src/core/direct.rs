@@ -1,5 +1,7 @@
 //! What an engine needs that has the host's CPU execute code of CPL 3, in a process whose address space is the guest's.
 
+use std::time::Duration;
+
 use cpu::Signals;
 use cpu::x86::{cr4, rflags, seg};
 
@@ -112,6 +114,13 @@ impl Session<'_, '_> {
     /// It is time to look at timers, and at who runs.
     pub fn is_polled(&self) -> bool {
         self.cpu().signals.load() & Signals::POLL != 0
+    }
+
+    /// How long it is until a timer of this CPU's is due.
+    pub fn until_deadline(&self) -> Option<Duration> {
+        let cpu = self.cpu();
+        let deadline = cpu.io().deadline()?;
+        Some(Duration::from_nanos(cpu.clock.tsc_to_ns(deadline.saturating_sub(cpu.clock.tsc()))))
     }
 
     /// RFLAGS as code at CPL 3 sees them.
