@@ -272,8 +272,8 @@ const WEIGHTS: &[Call] = &[Any(SYS_getpriority), Any(SYS_setpriority)];
 /// Processes that run guest code for a vCPU are told what to do; they are traced since they were made ([`CHILDREN`]). A vCPU's
 /// thread can reach no other process so: it can begin to trace none.
 const TRACED: &[Call] = &[Value(SYS_ptrace, 0, TRACE), Any(SYS_wait4), Any(SYS_sched_setaffinity)];
-/// PTRACE_CONT, GETREGS, SETREGS, SYSEMU, GETSIGINFO, GETREGSET, SETREGSET.
-const TRACE: &[u64] = &[7, 12, 13, 31, 0x4202, 0x4204, 0x4205];
+/// PTRACE_POKEUSER, CONT, GETREGS, SETREGS, SYSEMU, GETSIGINFO, GETREGSET, SETREGSET.
+const TRACE: &[u64] = &[6, 7, 12, 13, 31, 0x4202, 0x4204, 0x4205];
 /// Makes such processes: a thread may before it takes on a list of its own, and each takes on one in which there is nothing but
 /// mmap and munmap. What those are for it has to be allowed, too.
 pub const CHILDREN: &[Call] = &[

@@ -18,6 +18,7 @@ use libc::{MAP_FIXED, MAP_SHARED, PROT_EXEC, PROT_READ};
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
+use super::scan::PLACES;
 use super::tracee::{Regs, Resume, Tracee, Vectors, current_cpu};
 
 /// Its own pages, the last ones that a process may have but one: commands, and the code that carries them out.
@@ -49,6 +50,11 @@ const KERNEL: c_int = 0x80;
 const TRACESYSGOOD: c_int = 0x80;
 /// Components of the XSAVE image that guests have: x87, SSE, AVX. All others are as after reset.
 const COMPONENTS: u8 = 7;
+
+/// Where [`ROUTINE`] is done.
+const DONE: u64 = CODE + ROUTINE.len() as u64 - 1;
+/// The debug register that says which of the others are used.
+const CONTROL: usize = 7;
 
 /// A system call: number and arguments.
 type Command = [u64; 8];
@@ -149,6 +155,11 @@ pub struct Process {
     id: u64,
     /// The host's CPU that it is kept on.
     cpu: Option<usize>,
+    /// Addresses that it stops at before the instruction there is executed, zero for none; and those that it has been told.
+    stops: [u64; PLACES],
+    told: [u64; PLACES],
+    /// It does stop there, as far as is known.
+    can_stop: Option<bool>,
 }
 
 // SAFETY: the pointer is to a mapping of its own.
@@ -193,6 +204,9 @@ impl Process {
             queue: Vec::new(),
             id: 0,
             cpu: None,
+            stops: [0; PLACES],
+            told: [0; PLACES],
+            can_stop: None,
         };
         let fd = own.as_raw_fd() as u64;
         let fixed = (MAP_SHARED | MAP_FIXED) as u64;
@@ -272,7 +286,45 @@ impl Process {
         let outcome = queue.chunks(MOST).try_for_each(|commands| self.carry_out(commands));
         queue.clear();
         self.queue = queue;
-        outcome
+        outcome.and_then(|()| self.tell_stops())
+    }
+
+    /// It stops before the instruction at an address, zero for none, from the next [`flush`](Self::flush) on.
+    pub fn stop_at(&mut self, number: usize, address: u64) {
+        self.stops[number] = address;
+    }
+
+    /// It stops where it is told to. Tried once: there are hosts whose CPUs have no breakpoints for it, or none to be had.
+    pub fn can_stop(&mut self) -> bool {
+        if self.can_stop.is_none() {
+            self.can_stop = Some(self.does_stop().unwrap_or(false));
+        }
+        self.can_stop == Some(true)
+    }
+
+    fn does_stop(&mut self) -> Result<bool> {
+        let wanted = std::mem::replace(&mut self.stops, [DONE; PLACES]);
+        let told = self.tell_stops();
+        self.stops = wanted;
+        told?;
+        self.carry_out(&[])?;
+        Ok(self.tracee.regs()?.rip == DONE)
+    }
+
+    fn tell_stops(&mut self) -> Result<()> {
+        if self.stops == self.told {
+            return Ok(());
+        }
+        for (number, &address) in self.stops.iter().enumerate() {
+            if address != 0 && address != self.told[number] {
+                self.tracee.set_debug(number, address)?;
+            }
+        }
+        // Of this process alone, for instructions.
+        let used = self.stops.iter().enumerate().filter(|(_, address)| **address != 0);
+        self.tracee.set_debug(CONTROL, used.map(|(number, _)| 1 << (2 * number)).sum())?;
+        self.told = self.stops;
+        Ok(())
     }
 
     fn carry_out(&mut self, commands: &[Command]) -> Result<()> {
@@ -412,7 +464,9 @@ fn answer(rax: u64) -> Result<()> {
 impl Registers {
     fn to_kernel(&self) -> Regs {
         let [rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15] = self.general;
-        let &Self { rip, flags: eflags, fs_base, gs_base, .. } = self;
+        let &Self { rip, fs_base, gs_base, .. } = self;
+        // A fault sets RF, with which the process would not stop before the instruction.
+        let eflags = self.flags & !rflags::RF;
         let [es, cs, ss, ds, fs, gs] = self.selectors.map(u64::from);
         let orig_rax = u64::MAX;
         #[rustfmt::skip]

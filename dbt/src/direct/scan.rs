@@ -6,12 +6,15 @@ use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
 const LOST: usize = 48;
 /// Bytes of prefixes at most.
 const PREFIXES: usize = 14;
+/// Instructions that a process can be made to stop before: the CPU's breakpoints.
+pub const PLACES: usize = 4;
 
-/// True if a page has such instructions: CPUID, XGETBV, LSL and RDPID (which tell a program on what CPU it is), SYSENTER, and those that
-/// save and restore as many registers as the host has (XSAVE and its kin); INT with 3 or 4, which the host's kernel does not tell
-/// from shorter instructions and from faults. What only looks like one, in the middle of others, is none.
-/// RDTSC faults there. `next`: the first byte of the page behind it, if code goes on there.
-pub fn is_refused(page: &[u8], next: Option<u8>) -> bool {
+/// Where such instructions may begin in a page, if there are no more than the host's CPU has places to stop at: CPUID, XGETBV, LSL and RDPID
+/// (which tell a program on what CPU it is), SYSENTER, and those that save and restore as many registers as the host has (XSAVE and
+/// its kin); INT with 3 or 4, which the host's kernel does not tell from shorter instructions and from faults. What only looks
+/// like one, in the middle of others, is none. RDTSC faults there. `next`: the first byte of the page behind it, if code
+/// goes on there.
+pub fn places(page: &[u8], next: Option<u8>) -> Option<Vec<u16>> {
     let at = |i: usize| page.get(i).copied().or(next);
     let third = |i: usize| page.get(i + 2).copied();
     let memory = |byte: u8, fields: [u8; 3]| byte < 0xc0 && fields.contains(&(byte >> 3 & 7));
@@ -23,12 +26,28 @@ pub fn is_refused(page: &[u8], next: Option<u8>) -> bool {
         (0xcd, Some(3 | 4)) => true,
         _ => false,
     };
-    let suspects = page.iter().enumerate().filter(|&(i, &byte)| suspect(i, byte)).map(|(i, _)| i);
-    // Prefixes come before what is looked for.
-    suspects.into_iter().any(|i| i < LOST + PREFIXES || i + 2 >= page.len() || is_reached(page, i))
+    let mut places = Vec::new();
+    for i in page.iter().enumerate().filter(|&(i, &byte)| suspect(i, byte)).map(|(i, _)| i) {
+        if i < LOST + PREFIXES || i + 2 >= page.len() || is_reached(page, i) {
+            places.extend(beginnings(page, i)?);
+            if places.len() > PLACES {
+                return None;
+            }
+        }
+    }
+    Some(places)
 }
 
-/// True if a decoder that has found its way comes to an instruction that is refused near `suspect`.
+/// Where an instruction with these bytes may begin: there, and at each prefix before. Nothing if that may be in the page before.
+fn beginnings(page: &[u8], suspect: usize) -> Option<impl Iterator<Item = u16>> {
+    let prefix =
+        |byte: u8| matches!(byte, 0x26 | 0x2e | 0x36 | 0x3e | 0x40..=0x4f | 0x64..=0x67 | 0xf0 | 0xf2 | 0xf3);
+    let prefixes = page[..suspect].iter().rev().take_while(|&&byte| prefix(byte)).count();
+    (prefixes < suspect).then(|| (suspect - prefixes..=suspect).map(|place| place as u16))
+}
+
+/// True if a decoder that has found its way comes to such an instruction near `suspect`. Which of the bytes before are prefixes of it
+/// that one does not know for sure.
 fn is_reached(page: &[u8], suspect: usize) -> bool {
     let mut decoder = Decoder::new(64, page, DecoderOptions::NONE);
     let mut insn = Instruction::default();
@@ -76,36 +95,56 @@ mod tests {
         page
     }
 
+    const TELLING: [&[u8]; 10] = [
+        &[0x0f, 0xa2],
+        &[0x0f, 0x01, 0xd0],
+        &[0x0f, 0x03, 0xc0],
+        &[0x0f, 0x34],
+        &[0x0f, 0xae, 0x64, 0x24, 0x40],
+        &[0x0f, 0xc7, 0x64, 0x24, 0x40],
+        &[0x48, 0x0f, 0xae, 0x2b],
+        &[0xf3, 0x0f, 0xc7, 0xf8],
+        &[0xcd, 0x03],
+        &[0xcd, 0x04],
+    ];
+
     #[test]
-    fn what_tells_of_the_host_is_refused() {
-        for insn in [
-            &[0x0f, 0xa2][..],
-            &[0x0f, 0x01, 0xd0],
-            &[0x0f, 0x03, 0xc0],
-            &[0x0f, 0x34],
-            &[0x0f, 0xae, 0x64, 0x24, 0x40],
-            &[0x0f, 0xc7, 0x64, 0x24, 0x40],
-            &[0x48, 0x0f, 0xae, 0x2b],
-            &[0xf3, 0x0f, 0xc7, 0xf8],
-            &[0xcd, 0x03],
-            &[0xcd, 0x04],
-        ] {
-            for at in [0, 7, 64, 2000, 4090] {
-                assert!(is_refused(&page(at, insn), Some(0x90)), "{insn:x?} at {at}");
+    fn what_tells_of_the_host_is_found() {
+        for insn in TELLING {
+            for at in [1, 7, 64, 2000, 4090] {
+                let places = places(&page(at, insn), Some(0x90)).unwrap();
+                assert!(places.contains(&(at as u16)), "{insn:x?} at {at}: {places:?}");
             }
         }
-        assert!(is_refused(&page(4095, &[0x0f]), Some(0xa2)), "goes on in the next page");
+        assert_eq!(places(&page(4095, &[0x0f]), Some(0xa2)), Some(vec![4095]), "goes on in the next page");
+    }
+
+    #[test]
+    fn where_it_may_begin_is_every_prefix() {
+        let found = |at, bytes: &[u8]| places(&page(at, bytes), None);
+        assert_eq!(found(9, &[0x66, 0x48, 0x0f, 0xa2]), Some(vec![9, 10, 11]));
+        assert_eq!(found(900, &[0x66, 0x48, 0x0f, 0xa2]), Some(vec![900, 901, 902]));
+        assert_eq!(found(0, &[0x48, 0x0f, 0xa2]), None, "it may begin in the page before");
+        assert_eq!(found(0, &[0x0f, 0xa2]), None);
+    }
+
+    #[test]
+    fn there_are_no_more_than_can_be_stopped_at() {
+        let calls = |count| places(&page(200, &[0x0f, 0xa2].repeat(count)), None);
+        assert_eq!(calls(4), Some(vec![200, 202, 204, 206]));
+        assert_eq!(calls(5), None);
     }
 
     #[test]
     fn what_only_looks_like_it_is_not() {
-        assert!(!is_refused(&page(0, &[]), None));
-        assert!(!is_refused(&page(4095, &[0x0f]), Some(0x1f)));
+        let none = |at, bytes: &[u8]| places(&page(at, bytes), Some(0x90)) == Some(vec![]);
+        assert!(none(0, &[]));
+        assert_eq!(places(&page(4095, &[0x0f]), Some(0x1f)), Some(vec![]));
         // and al, 0x0f; add eax, edx
-        assert!(!is_refused(&page(64, &[0x24, 0x0f, 0x03, 0xc2]), Some(0x90)));
+        assert!(none(64, &[0x24, 0x0f, 0x03, 0xc2]));
         // mov eax, 0x3cd; int 0x80
-        assert!(!is_refused(&page(64, &[0xb8, 0xcd, 0x03, 0x00, 0x00, 0xcd, 0x80]), Some(0x90)));
+        assert!(none(64, &[0xb8, 0xcd, 0x03, 0x00, 0x00, 0xcd, 0x80]));
         // mov eax, 0x34a20f
-        assert!(!is_refused(&page(2000, &[0xb8, 0x0f, 0xa2, 0x34, 0x00]), Some(0x90)));
+        assert!(none(2000, &[0xb8, 0x0f, 0xa2, 0x34, 0x00]));
     }
 }

@@ -14,7 +14,7 @@ use memory::{GuestRam, PageInfo};
 
 use super::favour::Favour;
 use super::process::{OWN, Process, Stop};
-use super::scan;
+use super::scan::{self, PLACES};
 use crate::cache::tlb::store_is_free;
 use crate::engine::Directness;
 
@@ -76,6 +76,10 @@ pub struct Space {
     pages: BTreeMap<u64, Entry>,
     /// What the guest's kernel has been asked for: it will be touched again.
     awaited: Option<u64>,
+    /// Pages in which the process stops before some instruction, for each breakpoint.
+    stops: [Option<u64>; PLACES],
+    /// Whose turn it is to be given up.
+    oldest: usize,
 }
 
 // SAFETY: entries point into the table of pages of guest RAM, which whoever runs a session keeps.
@@ -91,6 +95,8 @@ impl Space {
             inside: Duration::ZERO,
             pages: BTreeMap::new(),
             awaited: None,
+            stops: [None; PLACES],
+            oldest: 0,
         }
     }
 
@@ -186,6 +192,7 @@ impl Space {
         self.awaited = None;
         self.process.forget();
         self.pages.clear();
+        (0..PLACES).for_each(|number| self.set_stop(number, None));
         self.process.unmap(0, OWN.start);
     }
 
@@ -193,7 +200,45 @@ impl Space {
     pub fn drop_page(&mut self, page: u64) {
         if self.pages.remove(&page).is_some() {
             self.process.unmap(page, PAGE);
+            self.drop_stops(page);
         }
+    }
+
+    fn drop_stops(&mut self, page: u64) {
+        for number in 0..PLACES {
+            if self.stops[number] == Some(page) {
+                self.set_stop(number, None);
+            }
+        }
+    }
+
+    fn set_stop(&mut self, number: usize, place: Option<(u64, u16)>) {
+        self.stops[number] = place.map(|(page, _)| page);
+        self.process.stop_at(number, place.map_or(0, |(page, offset)| page + u64::from(offset)));
+    }
+
+    /// The process stops at these places of a page, for which others may have to go. False: it cannot.
+    fn stop_in(&mut self, page: u64, places: &[u16]) -> bool {
+        self.drop_stops(page);
+        if places.is_empty() {
+            return true;
+        }
+        if !self.process.can_stop() {
+            return false;
+        }
+        while self.stops.iter().flatten().count() + places.len() > PLACES {
+            if let Some(other) = self.stops[self.oldest] {
+                self.drop_page(other);
+                self.drop_stops(other);
+            }
+            self.oldest = (self.oldest + 1) % PLACES;
+        }
+        for &place in places {
+            if let Some(free) = self.stops.iter().position(Option::is_none) {
+                self.set_stop(free, Some((page, place)));
+            }
+        }
+        true
     }
 
     fn drop_where(&mut self, stale: impl Fn(&Entry) -> bool) {
@@ -232,11 +277,11 @@ impl Space {
         // An instruction that goes on in the next page faults there.
         let fetched = page == rip & !(PAGE - 1) || page == (rip + 14) & !(PAGE - 1);
         if fetched && had & PROT_EXEC == 0 {
-            let fault = self.map_code(s, &ram, page, which);
+            let fault = self.map_code(s, &ram, page, which, PLACES);
             if matches!(fault, Fault::Mapped) {
                 for beside in (1..CODE).map(|n| page + n * PAGE).filter(|&page| page < OWN.start) {
                     if !self.pages.contains_key(&beside) {
-                        self.map_code(s, &ram, beside, which);
+                        self.map_code(s, &ram, beside, which, 0);
                     }
                 }
             }
@@ -268,7 +313,15 @@ impl Space {
         true
     }
 
-    fn map_code(&mut self, s: &mut Session, ram: &GuestRam, page: u64, which: Directness) -> Fault {
+    /// Maps a page of code, if it needs no more than `most` breakpoints.
+    fn map_code(
+        &mut self,
+        s: &mut Session,
+        ram: &GuestRam,
+        page: u64,
+        which: Directness,
+        most: usize,
+    ) -> Fault {
         let Some(found) = s.user_page(page, Access::Execute) else { return Fault::Guests };
         let Some(of) = ram.page(found.phys) else { return Fault::Guests };
         let generation = of.info.generation();
@@ -283,7 +336,8 @@ impl Space {
             return Fault::Guests;
         }
         let next = s.user_page(page + PAGE, Access::Execute).and_then(|next| ram.load_u8(next.phys));
-        if scan::is_refused(&bytes, next) {
+        let places = scan::places(&bytes, next).filter(|places| places.len() <= most);
+        if !places.is_some_and(|places| self.stop_in(page, &places)) {
             return Fault::Refused;
         }
         self.map(ram, page, found, PROT_READ | PROT_EXEC, generation);

@@ -115,3 +115,28 @@ fn vectors_come_and_go() {
     }
     assert_eq!(after[low..low + 16], image[low..low + 16]);
 }
+
+#[test]
+fn it_stops_before_instructions_that_it_is_told_of() {
+    // inc rax; cpuid; inc rax; cpuid; ud2
+    let (mut process, _ram) =
+        process(&[0x48, 0xff, 0xc0, 0x0f, 0xa2, 0x48, 0xff, 0xc0, 0x0f, 0xa2, 0x0f, 0x0b]);
+    assert!(process.can_stop());
+    let runs = |process: &mut Process, rip: u64| {
+        (process.registers.rip, process.registers.general[0]) = (rip, 0);
+        process.flush().unwrap();
+        assert_eq!(process.run().unwrap(), Stop::Instruction);
+        process.registers.rip
+    };
+    process.stop_at(0, CODE + 3);
+    process.stop_at(3, CODE + 8);
+    assert_eq!(runs(&mut process, CODE), CODE + 3);
+    assert_eq!(process.registers.general[0], 1);
+    assert_eq!(runs(&mut process, CODE + 5), CODE + 8);
+    process.stop_at(0, 0);
+    assert_eq!(runs(&mut process, CODE), CODE + 8, "the first is gone");
+    process.registers.flags |= 1 << 16; // RF
+    assert_eq!(runs(&mut process, CODE + 8), CODE + 8, "even after a fault there");
+    process.stop_at(3, CODE + 10);
+    assert_eq!(runs(&mut process, CODE), CODE + 10, "the other is elsewhere");
+}

@@ -4,9 +4,9 @@
 
 use std::ffi::{c_int, c_long};
 use std::io::{Error, ErrorKind, Result};
-use std::mem::zeroed;
+use std::mem::{offset_of, zeroed};
 
-use libc::{pid_t, siginfo_t, user_regs_struct};
+use libc::{pid_t, siginfo_t, user, user_regs_struct};
 
 /// The program's registers as the kernel names them.
 pub type Regs = user_regs_struct;
@@ -153,6 +153,13 @@ impl Tracee {
         // SAFETY: a place of that size.
         let known = unsafe { self.request(GET_RSEQ, size_of_val(&found), found.as_mut_ptr() as usize) };
         (known.is_ok() && found[0] != 0).then(|| [found[0], found[1] & 0xffff_ffff, found[1] >> 32])
+    }
+
+    /// Writes a debug register.
+    pub fn set_debug(&self, number: usize, value: u64) -> Result<()> {
+        let place = offset_of!(user, u_debugreg) + number * size_of::<u64>();
+        // SAFETY: no addresses but one of the process.
+        unsafe { self.request(libc::PTRACE_POKEUSER as c_int, place, value as usize) }
     }
 
     /// One of the host's CPUs is its own from now on.
