@@ -70,7 +70,8 @@ fn what_a_guest_frees_is_the_hosts_again(board: &str) {
         let full = shell.resident();
         assert!(full > 300, "{full} MiB");
         assert_eq!(shell.ask("rm /tmp/file; echo gone"), "gone");
-        let took = shell.shrinks_to(full - 250, Duration::from_secs(10));
+        // Linux reports blocks of 2 MiB: a tenth to a fifth of what was in the file lies in smaller pieces.
+        let took = shell.shrinks_to(full - 230, Duration::from_secs(10));
         println!("{board}: {full} MiB, {} MiB after {took:?}", shell.resident());
         assert!(took.is_ok(), "{full} MiB, then {took:?}");
     }
