@@ -45,7 +45,9 @@ const UNMAPPED: c_int = 1;
 const REFUSED: c_int = 2;
 /// That of SIGTRAP for a single step.
 const STEPPED: c_int = 2;
-/// That of SIGTRAP for INT3; of others that the kernel raises without a place.
+/// That of SIGTRAP for INT1, which has no other reason.
+const INT1: c_int = 1;
+/// That for INT3; of others that the kernel raises without a place.
 const KERNEL: c_int = 0x80;
 const TRACESYSGOOD: c_int = 0x80;
 /// Components of the XSAVE image that guests have: x87, SSE, AVX. All others are as after reset.
@@ -432,8 +434,8 @@ impl Process {
             _ if code <= 0 => Stop::Interrupted,
             libc::SIGSEGV if matches!(code, UNMAPPED | REFUSED) => Stop::Fault(addr),
             libc::SIGTRAP if code == STEPPED => Stop::Stepped,
-            libc::SIGTRAP if code == KERNEL => {
-                // INT3 was executed.
+            libc::SIGTRAP if matches!(code, KERNEL | INT1) => {
+                // It was executed, or INT3.
                 self.registers.rip = regs.rip.wrapping_sub(1);
                 Stop::Instruction
             }

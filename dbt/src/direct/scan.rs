@@ -38,6 +38,11 @@ pub fn places(page: &[u8], next: Option<u8>) -> Option<Vec<u16>> {
     Some(places)
 }
 
+/// True if such an instruction may have this as its second byte, at the beginning of a page.
+pub fn may_end(byte: u8) -> bool {
+    matches!(byte, 0x01 | 0x03 | 0x04 | 0x34 | 0xa2 | 0xae | 0xc7)
+}
+
 /// Where an instruction with these bytes may begin: there, and at each prefix before. Nothing if that may be in the page before.
 fn beginnings(page: &[u8], suspect: usize) -> Option<impl Iterator<Item = u16>> {
     let prefix =

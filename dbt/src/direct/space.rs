@@ -217,7 +217,8 @@ impl Space {
         self.process.stop_at(number, place.map_or(0, |(page, offset)| page + u64::from(offset)));
     }
 
-    /// The process stops at these places of a page, for which others may have to go. False: it cannot.
+    /// The process stops at these places of a page, for which others may have to go. False: it cannot, or not without the page of the
+    /// instruction that wants this one.
     fn stop_in(&mut self, page: u64, places: &[u16]) -> bool {
         self.drop_stops(page);
         if places.is_empty() {
@@ -226,8 +227,12 @@ impl Space {
         if !self.process.can_stop() {
             return false;
         }
+        let current = self.process.registers.rip & !(PAGE - 1);
         while self.stops.iter().flatten().count() + places.len() > PLACES {
             if let Some(other) = self.stops[self.oldest] {
+                if other == current {
+                    return false;
+                }
                 self.drop_page(other);
                 self.drop_stops(other);
             }
@@ -336,6 +341,12 @@ impl Space {
             return Fault::Guests;
         }
         let next = s.user_page(page + PAGE, Access::Execute).and_then(|next| ram.load_u8(next.phys));
+        let before = page - PAGE;
+        if scan::may_end(bytes[0]) && self.pages.get(&before).is_some_and(|entry| entry.prot & PROT_EXEC != 0)
+        {
+            // It was looked at when this one said something else, or nothing.
+            self.drop_page(before);
+        }
         let places = scan::places(&bytes, next).filter(|places| places.len() <= most);
         if !places.is_some_and(|places| self.stop_in(page, &places)) {
             return Fault::Refused;

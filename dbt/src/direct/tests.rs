@@ -74,10 +74,14 @@ fn what_is_not_mapped_so_is_a_fault() {
 
 #[test]
 fn what_would_tell_of_the_host_or_trap_is_left_to_others() {
-    // rdtsc; int3; hlt; div by zero
-    for (code, at) in
-        [(&[0x0f, 0x31][..], 0), (&[0x90, 0xcc], 1), (&[0xf4], 0), (&[0x31, 0xc9, 0xf7, 0xf1], 2)]
-    {
+    // rdtsc; int3; int1; hlt; div by zero
+    for (code, at) in [
+        (&[0x0f, 0x31][..], 0),
+        (&[0x90, 0xcc], 1),
+        (&[0x90, 0xf1], 1),
+        (&[0xf4], 0),
+        (&[0x31, 0xc9, 0xf7, 0xf1], 2),
+    ] {
         let (mut process, _ram) = process(code);
         assert_eq!(process.run().unwrap(), Stop::Instruction, "{code:x?}");
         assert_eq!(process.registers.rip, CODE + at, "{code:x?}");
