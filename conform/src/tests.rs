@@ -72,6 +72,22 @@ fn a_slice_of_blocks_agrees_between_interpreter_and_translator() {
     assert!(ran(&summary.counters) > summary.cases / 6, "{summary:?}");
 }
 
+/// Found by 2,100,000 blocks: a page of code whose neighbour wanted breakpoints was mapped and unmapped for ever.
+#[test]
+fn blocks_that_differed_agree() {
+    let direct = translator(0, Directness::Always);
+    for case in [86_975, 415_619, 499_361, 783_461, 1_043_195, 1_166_522, 1_397_669] {
+        let options = Options { first: case, ..options(20_261_122, 1) };
+        let summary = run_blocks(&Interp::new(), &[&direct], &options, &|_| ()).unwrap();
+        let samples: Vec<String> = summary.samples.iter().map(ToString::to_string).collect();
+        assert!(
+            summary.differ == 0 && ran(&summary.counters) > 0,
+            "{case}: {summary:?} {}",
+            samples.join("\n")
+        );
+    }
+}
+
 #[test]
 fn a_slice_of_blocks_of_32_bit_code_agrees_too() {
     let [all, warm] = [0, 2].map(|threshold| translator(threshold, Directness::Never));

@@ -341,15 +341,15 @@ impl Space {
             return Fault::Guests;
         }
         let next = s.user_page(page + PAGE, Access::Execute).and_then(|next| ram.load_u8(next.phys));
+        let places = scan::places(&bytes, next).filter(|places| places.len() <= most);
+        if !places.is_some_and(|places| self.stop_in(page, &places)) {
+            return Fault::Refused;
+        }
         let before = page - PAGE;
         if scan::may_end(bytes[0]) && self.pages.get(&before).is_some_and(|entry| entry.prot & PROT_EXEC != 0)
         {
             // It was looked at when this one said something else, or nothing.
             self.drop_page(before);
-        }
-        let places = scan::places(&bytes, next).filter(|places| places.len() <= most);
-        if !places.is_some_and(|places| self.stop_in(page, &places)) {
-            return Fault::Refused;
         }
         self.map(ram, page, found, PROT_READ | PROT_EXEC, generation);
         Fault::Mapped
