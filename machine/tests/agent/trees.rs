@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, UNIX_EPOCH};
 
-use agent::protocol::Start;
+use agent::protocol::{Exit, Start, stream};
 use agent::tree::{Place, Rights, pack, source_name, unpack};
+use agent::{Client, Output};
 use machine::BoardKind;
 
 use crate::{Guest, bytes, finish, words};
@@ -40,8 +41,19 @@ fn get(guest: &Guest, from: &str, to: &Path) -> String {
     let input = client.reader(&mut said);
     unpack(place.folder, place.rename.as_deref(), Rights::Plain, input, &mut |text| complaints.push(text))
         .unwrap();
-    let exit = client.run(|_| Ok(())).unwrap();
+    let exit = rest(client, &mut said);
     format!("{}{errors}{}", complaints.concat(), if exit.status() == 0 { "" } else { " failed" })
+}
+
+/// How it ended. What it says of errors may come behind the end of its output.
+fn rest(client: Client, said: &mut dyn FnMut(&[u8])) -> Exit {
+    let take = |output: Output<'_>| {
+        if output.stream == stream::ERROR {
+            said(output.data);
+        }
+        Ok(())
+    };
+    client.run(take).unwrap()
 }
 
 #[test]
@@ -98,7 +110,7 @@ fn trees_keep_names_modes_times_and_links() {
     let mut errors = Vec::new();
     let mut said = |text: &[u8]| errors.extend_from_slice(text);
     assert_eq!(std::io::copy(&mut client.reader(&mut said), &mut std::io::sink()).unwrap(), 0);
-    assert_eq!(client.run(|_| Ok(())).unwrap().status(), 1);
+    assert_eq!(rest(client, &mut said).status(), 1);
     assert!(String::from_utf8_lossy(&errors).contains("/nowhere: No such file"));
     assert!(guest.sh("mkdir /tmp/odd; mkfifo /tmp/odd/fifo; echo x >/tmp/odd/file").status == 0);
     let said = get(&guest, "/tmp/odd", &folder.path().join("odd"));
