@@ -104,6 +104,11 @@ impl Clock {
         (u128::from(ticks) * 1_000_000_000 / u128::from(self.hz)) as u64
     }
 
+    /// Nanoseconds until the clock reads `tsc`; 0 if it has.
+    pub fn ns_until(&self, tsc: u64) -> u64 {
+        self.tsc_to_ns(tsc.saturating_sub(self.tsc()))
+    }
+
     /// Converts nanoseconds to TSC ticks, saturating.
     pub fn ns_to_tsc(&self, ns: u64) -> u64 {
         u64::try_from(u128::from(ns) * u128::from(self.hz) / 1_000_000_000).unwrap_or(u64::MAX)

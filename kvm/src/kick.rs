@@ -186,7 +186,7 @@ impl Alarm {
     fn set_slow(&mut self, deadline: Option<u64>, thread: i32) {
         (self.deadline, self.is_set) = (deadline, true);
         let Some(timer) = self.timer_of(thread) else { return };
-        let ahead = |deadline: u64| self.clock.tsc_to_ns(deadline.saturating_sub(self.clock.tsc()));
+        let ahead = |deadline: u64| self.clock.ns_until(deadline);
         let wait = deadline.map_or(0, |deadline| ahead(deadline).clamp(SHORTEST, LONGEST));
         // SAFETY: an all-zero interval is valid; the timer is ours until it is deleted.
         unsafe {

@@ -208,9 +208,8 @@ impl Runner<'_> {
     fn until_deadline(&self) -> Option<Duration> {
         let clock = &self.shared.pc.clock;
         self.slot.lapic.next_deadline().map(|deadline| {
-            let ns = clock.tsc_to_ns(deadline.saturating_sub(clock.tsc()));
             // Guests may ask for years; the host's clock cannot count that far.
-            Duration::from_nanos(ns.min(60_000_000_000))
+            Duration::from_nanos(clock.ns_until(deadline).min(60_000_000_000))
         })
     }
 

@@ -49,19 +49,31 @@ fn two(g: &mut Guest) -> Result<(), IcedError> {
     g.asm.mov(ecx, TURNS)
 }
 
-/// Has the second space's `PAGE` changed each time, and what is known of it dropped by `drop`; RBX is the sum of what is seen there.
-fn changes(g: &mut Guest, drop: fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Result<(), IcedError> {
+/// Does something in each space, in turns.
+fn turns(
+    g: &mut Guest,
+    here: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+    there: impl FnOnce(&mut CodeAssembler) -> Result<(), IcedError>,
+) -> Result<(), IcedError> {
     two(g)?;
     let mut again = g.asm.create_label();
     g.asm.set_label(&mut again)?;
     g.asm.mov(cr3, r12)?;
-    g.asm.xor(dword_ptr(PT + (PAGE >> 9)), 0x1000)?;
-    drop(&mut g.asm)?;
+    here(&mut g.asm)?;
     g.asm.mov(cr3, r13)?;
-    g.asm.add(ebx, dword_ptr(PAGE))?;
+    there(&mut g.asm)?;
     g.asm.dec(ecx)?;
     g.asm.jnz(again)?;
     g.asm.hlt()
+}
+
+/// Has the second space's `PAGE` changed each time, and what is known of it dropped by `drop`; RBX is the sum of what is seen there.
+fn changes(g: &mut Guest, drop: fn(&mut CodeAssembler) -> Result<(), IcedError>) -> Result<(), IcedError> {
+    let change = |a: &mut CodeAssembler| {
+        a.xor(dword_ptr(PT + (PAGE >> 9)), 0x1000)?;
+        drop(a)
+    };
+    turns(g, change, |a| a.add(ebx, dword_ptr(PAGE)))
 }
 
 const SUM: u64 = TURNS as u64 / 2 * (3 + 5);
@@ -71,18 +83,14 @@ pub(super) const CASES: &[Case] = &[
         name: "address spaces that take turns have their own data and code",
         mode: Mode::Long,
         build: |g| {
-            two(g)?;
-            let mut again = g.asm.create_label();
-            g.asm.set_label(&mut again)?;
-            g.asm.mov(cr3, r12)?;
-            g.asm.add(eax, dword_ptr(PAGE))?;
-            g.asm.call(r8)?;
-            g.asm.mov(cr3, r13)?;
-            g.asm.add(ebx, dword_ptr(PAGE))?;
-            g.asm.call(r8)?;
-            g.asm.dec(ecx)?;
-            g.asm.jnz(again)?;
-            g.asm.hlt()
+            let add_here = |a: &mut CodeAssembler| {
+                a.add(eax, dword_ptr(PAGE))?;
+                a.call(r8)
+            };
+            turns(g, add_here, |a| {
+                a.add(ebx, dword_ptr(PAGE))?;
+                a.call(r8)
+            })
         },
         expect: &[
             Expect::Reg(RAX, 3 * TURNS as u64),
@@ -95,17 +103,8 @@ pub(super) const CASES: &[Case] = &[
         name: "code of an address space is overwritten in another one",
         mode: Mode::Long,
         build: |g| {
-            two(g)?;
-            let mut again = g.asm.create_label();
-            g.asm.set_label(&mut again)?;
-            g.asm.mov(cr3, r12)?;
             // The number that is added.
-            g.asm.mov(byte_ptr(OTHER_FUNCTION + 3), cl)?;
-            g.asm.mov(cr3, r13)?;
-            g.asm.call(r8)?;
-            g.asm.dec(ecx)?;
-            g.asm.jnz(again)?;
-            g.asm.hlt()
+            turns(g, |a| a.mov(byte_ptr(OTHER_FUNCTION + 3), cl), |a| a.call(r8))
         },
         expect: &[Expect::Reg(RDI, TURNS as u64 * (TURNS as u64 + 1) / 2)],
     },

@@ -4,7 +4,8 @@
 //! translator's, as are programs that come out too often (`favour.rs`).
 //!
 //! Not exact: instructions that the guest's CPU model lacks and the host has are executed; CPUID in the middle of other
-//! instructions is the host's, or right behind a load of SS or an IRET with RF, where the CPU passes a breakpoint by, as are SGDT, SIDT, SLDT, STR, SMSW and LAR at CPL 3 where the host lets programs have them.
+//! instructions is the host's, or right behind a load of SS or an IRET with RF, where the CPU passes a breakpoint by, as are
+//! SGDT, SIDT, SLDT, STR, SMSW and LAR at CPL 3 where the host lets programs have them.
 
 mod favour;
 mod pool;

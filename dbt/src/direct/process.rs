@@ -296,6 +296,11 @@ impl Process {
         self.stops[number] = address;
     }
 
+    /// Where it is to stop.
+    pub fn stops(&self) -> &[u64; PLACES] {
+        &self.stops
+    }
+
     /// It stops where it is told to. Tried once: there are hosts whose CPUs have no breakpoints for it, or none to be had.
     pub fn can_stop(&mut self) -> bool {
         if self.can_stop.is_none() {

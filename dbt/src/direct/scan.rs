@@ -15,17 +15,9 @@ pub const PLACES: usize = 4;
 /// like one, in the middle of others, is none. RDTSC faults there. `next`: the first byte of the page behind it, if code
 /// goes on there.
 pub fn places(page: &[u8], next: Option<u8>) -> Option<Vec<u16>> {
-    let at = |i: usize| page.get(i).copied().or(next);
-    let third = |i: usize| page.get(i + 2).copied();
-    let memory = |byte: u8, fields: [u8; 3]| byte < 0xc0 && fields.contains(&(byte >> 3 & 7));
-    let suspect = |i: usize, byte| match (byte, at(i + 1)) {
-        (0x0f, Some(0x03 | 0x34 | 0xa2)) => true,
-        (0x0f, Some(0x01)) => third(i).is_none_or(|byte| byte == 0xd0),
-        (0x0f, Some(0xae)) => third(i).is_none_or(|byte| memory(byte, [4, 5, 6])),
-        (0x0f, Some(0xc7)) => third(i).is_none_or(|byte| byte >= 0xf8 || memory(byte, [3, 4, 5])),
-        (0xcd, Some(3 | 4)) => true,
-        _ => false,
-    };
+    let at = |i: usize| page.get(i).copied();
+    let suspect =
+        |i: usize, first| at(i + 1).or(next).is_some_and(|second| is_suspect(first, second, at(i + 2)));
     let mut places = Vec::new();
     for i in page.iter().enumerate().filter(|&(i, &byte)| suspect(i, byte)).map(|(i, _)| i) {
         if i < LOST + PREFIXES || i + 2 >= page.len() || is_reached(page, i) {
@@ -40,7 +32,20 @@ pub fn places(page: &[u8], next: Option<u8>) -> Option<Vec<u16>> {
 
 /// True if such an instruction may have this as its second byte, at the beginning of a page.
 pub fn may_end(byte: u8) -> bool {
-    matches!(byte, 0x01 | 0x03 | 0x04 | 0x34 | 0xa2 | 0xae | 0xc7)
+    [0x0f, 0xcd].into_iter().any(|first| is_suspect(first, byte, None))
+}
+
+/// Bytes of such an instruction behind its prefixes, the third where it is known.
+fn is_suspect(first: u8, second: u8, third: Option<u8>) -> bool {
+    let memory = |byte: u8, fields: [u8; 3]| byte < 0xc0 && fields.contains(&(byte >> 3 & 7));
+    match (first, second) {
+        (0x0f, 0x03 | 0x34 | 0xa2) => true,
+        (0x0f, 0x01) => third.is_none_or(|byte| byte == 0xd0),
+        (0x0f, 0xae) => third.is_none_or(|byte| memory(byte, [4, 5, 6])),
+        (0x0f, 0xc7) => third.is_none_or(|byte| byte >= 0xf8 || memory(byte, [3, 4, 5])),
+        (0xcd, 3 | 4) => true,
+        _ => false,
+    }
 }
 
 /// Where an instruction with these bytes may begin: there, and at each prefix before. Nothing if that may be in the page before.

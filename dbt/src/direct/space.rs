@@ -76,9 +76,7 @@ pub struct Space {
     pages: BTreeMap<u64, Entry>,
     /// What the guest's kernel has been asked for: it will be touched again.
     awaited: Option<u64>,
-    /// Pages in which the process stops before some instruction, for each breakpoint.
-    stops: [Option<u64>; PLACES],
-    /// Whose turn it is to be given up.
+    /// The breakpoint whose turn it is to be given up.
     oldest: usize,
 }
 
@@ -95,7 +93,6 @@ impl Space {
             inside: Duration::ZERO,
             pages: BTreeMap::new(),
             awaited: None,
-            stops: [None; PLACES],
             oldest: 0,
         }
     }
@@ -192,7 +189,7 @@ impl Space {
         self.awaited = None;
         self.process.forget();
         self.pages.clear();
-        (0..PLACES).for_each(|number| self.set_stop(number, None));
+        (0..PLACES).for_each(|number| self.process.stop_at(number, 0));
         self.process.unmap(0, OWN.start);
     }
 
@@ -206,15 +203,10 @@ impl Space {
 
     fn drop_stops(&mut self, page: u64) {
         for number in 0..PLACES {
-            if self.stops[number] == Some(page) {
-                self.set_stop(number, None);
+            if self.process.stops()[number] & !(PAGE - 1) == page {
+                self.process.stop_at(number, 0);
             }
         }
-    }
-
-    fn set_stop(&mut self, number: usize, place: Option<(u64, u16)>) {
-        self.stops[number] = place.map(|(page, _)| page);
-        self.process.stop_at(number, place.map_or(0, |(page, offset)| page + u64::from(offset)));
     }
 
     /// The process stops at these places of a page, for which others may have to go. False: it cannot, or not without the page of the
@@ -228,8 +220,10 @@ impl Space {
             return false;
         }
         let current = self.process.registers.rip & !(PAGE - 1);
-        while self.stops.iter().flatten().count() + places.len() > PLACES {
-            if let Some(other) = self.stops[self.oldest] {
+        while self.process.stops().iter().filter(|&&stop| stop != 0).count() + places.len() > PLACES {
+            let stop = self.process.stops()[self.oldest];
+            if stop != 0 {
+                let other = stop & !(PAGE - 1);
                 if other == current {
                     return false;
                 }
@@ -239,8 +233,8 @@ impl Space {
             self.oldest = (self.oldest + 1) % PLACES;
         }
         for &place in places {
-            if let Some(free) = self.stops.iter().position(Option::is_none) {
-                self.set_stop(free, Some((page, place)));
+            if let Some(free) = self.process.stops().iter().position(|&stop| stop == 0) {
+                self.process.stop_at(free, page + u64::from(place));
             }
         }
         true

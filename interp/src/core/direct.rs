@@ -120,7 +120,7 @@ impl Session<'_, '_> {
     pub fn until_deadline(&self) -> Option<Duration> {
         let cpu = self.cpu();
         let deadline = cpu.io().deadline()?;
-        Some(Duration::from_nanos(cpu.clock.tsc_to_ns(deadline.saturating_sub(cpu.clock.tsc()))))
+        Some(Duration::from_nanos(cpu.clock.ns_until(deadline)))
     }
 
     /// RFLAGS as code at CPL 3 sees them.

@@ -132,7 +132,7 @@ pub fn store(fd: &VcpuFd, clock: &Clock, state: &ApicState) -> Result<(), Failur
     let [timer, ..] = state.lvt;
     // A count that has run out would run out again.
     if let Some(expiry) = state.timer_expiry.filter(|_| mode(timer) != Mode::TscDeadline) {
-        let left = clock.tsc_to_ns(expiry.saturating_sub(clock.tsc()));
+        let left = clock.ns_until(expiry);
         let count = left / nanoseconds(1, state.divide);
         page.set(INITIAL_COUNT, state.initial_count);
         page.set(CURRENT_COUNT, count.clamp(1, state.initial_count.max(1).into()) as u32);
