@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::guesthouse;
+use common::{SLEEP, guesthouse, multiboot_kernel};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Machines of a test, which end with it.
@@ -177,6 +177,16 @@ fn a_snapshot_that_cannot_be_leaves_nothing_and_the_machine_goes_on() {
     assert!(world.refused(&["snapshot", "a", "nowhere/snap"]).contains("nowhere/snap cannot be made"));
     world.holds(&["shared"]);
     assert_eq!(world.exec("a", "echo here"), "here\n");
+}
+
+#[test]
+fn what_was_restored_is_called_by_what_it_boots() {
+    let world = World::new();
+    let kernel = multiboot_kernel(&world.path(""), &SLEEP);
+    world.ok(&["run", "-d", "--name", "a", "--memory", "16M", "--kernel", kernel.to_str().unwrap()]);
+    world.ok(&["snapshot", "a", "snap"]);
+    world.ok(&["restore", "-d", "--rm", "--name", "b", "snap"]);
+    assert_eq!(world.guest("b"), world.guest("a"));
 }
 
 #[test]

@@ -36,7 +36,6 @@ impl Plan {
         signals: &Signals,
     ) -> anyhow::Result<Self> {
         let (stdin, stdout) = terminal::is_interactive();
-        let file_name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).display().to_string();
         let mut spec = definition.clone();
         crate::net::check(&spec.nets)?;
         let command = !spec.command.is_empty();
@@ -103,7 +102,9 @@ impl Plan {
 
     /// One that was written down. Its guest is not told of this terminal.
     pub fn restored(spec: MachineSpec) -> Self {
-        let name = spec.guest.clone().unwrap_or_else(|| "snapshot".to_owned());
+        let kernel = Some(&spec.kernel).filter(|kernel| !kernel.as_os_str().is_empty());
+        let boots = kernel.or(spec.disks.first().map(|disk| &disk.path));
+        let name = spec.guest.clone().or_else(|| Some(file_name(boots?))).unwrap_or_default();
         // Its initrd goes into its folder: where that is now may be gone at the next boot.
         let session = Some(Vec::new());
         Self { session, ..Self::plain(spec, name, terminal::is_interactive().0) }
@@ -131,6 +132,10 @@ impl Plan {
         }
         Ok(spec)
     }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).display().to_string()
 }
 
 /// The name and the disk of a guest that is a whole system, built if it is not there. What is written to it is gone at the

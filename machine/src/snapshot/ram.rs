@@ -126,7 +126,7 @@ pub fn write(from: &Source<'_>, file: &File, packed: bool) -> io::Result<(Sectio
         written.fetch_add(wrote, Ordering::Relaxed);
         Ok(())
     };
-    share_out(pieces.len(), "snapshot", begin, work)?;
+    share_out(pieces.len(), 1, "snapshot", begin, work)?;
     let data = crcs.into_iter().flat_map(|crc| crc.into_inner().to_le_bytes()).collect();
     let kind = if packed { PACKED } else { KIND };
     let section = Section { kind: kind.to_owned(), instance: 0, version: SECTION_VERSION, data };

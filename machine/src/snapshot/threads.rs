@@ -8,13 +8,14 @@ use parking_lot::{Condvar, Mutex};
 /// Most threads: each has buffers.
 const MOST: usize = 16;
 
-/// Does `work` on every number below `count`, by as many threads as the host has CPUs, this one among them. Each begins with a
-/// buffer of its own. The first error ends it.
+/// Does `work` on every number below `count`, by as many threads as the host has CPUs, this one among them, but none for fewer
+/// than `least` numbers. Each begins with a buffer of its own. The first error ends it.
 ///
 /// # Errors
 /// That of `work`.
 pub fn share_out<B, E: Send>(
     count: usize,
+    least: usize,
     name: &str,
     buffer: impl Fn() -> B + Sync,
     work: impl Fn(&mut B, usize) -> Result<(), E> + Sync,
@@ -34,7 +35,7 @@ pub fn share_out<B, E: Send>(
         }
     };
     std::thread::scope(|scope| {
-        let threads = available_parallelism().map_or(1, usize::from).min(MOST).min(count);
+        let threads = available_parallelism().map_or(1, usize::from).min(MOST).min(count / least);
         for number in 1..threads {
             // Without another thread it takes longer, that is all.
             let _ = Builder::new().name(format!("{name}{number}")).spawn_scoped(scope, worker);
@@ -111,7 +112,7 @@ mod tests {
                 Ok(())
             })
         };
-        share_out(500, "test", || (), work).unwrap();
+        share_out(500, 1, "test", || (), work).unwrap();
         assert_eq!(done.into_inner(), (0..500).collect::<Vec<_>>());
     }
 
@@ -126,7 +127,7 @@ mod tests {
                 }
                 place.pass(|| if index == 20 { Err(index) } else { Ok(()) })
             };
-            assert_eq!(share_out(1_000_000, "test", || (), work), Err(20));
+            assert_eq!(share_out(1_000_000, 1, "test", || (), work), Err(20));
         }
     }
 }
