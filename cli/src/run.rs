@@ -82,7 +82,8 @@ fn live(
     if life.no_jail {
         eprintln!("{}", jail::NONE);
     } else {
-        jail::enter(&spec, snapshot, &folder, signals);
+        let entered = jail::enter(&spec, snapshot, &folder, signals);
+        entered.inspect_err(|_| forget(&folder)).context(NO_THREAD)?;
     }
     let vm = Arc::new(Vm::new(folder, status, definition));
     let caller = Cell::new(caller);

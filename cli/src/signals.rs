@@ -6,6 +6,7 @@
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use jail::Kind;
@@ -25,7 +26,9 @@ pub struct Signals {
     caught: Arc<AtomicI32>,
     action: Arc<Mutex<Option<Action>>>,
     resized: Arc<Mutex<Option<Action>>>,
-    narrow: Arc<AtomicBool>,
+    /// The thread that watches is to end.
+    rest: Arc<AtomicBool>,
+    watcher: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Signals {
@@ -38,9 +41,15 @@ impl Signals {
         if error != 0 {
             return Err(std::io::Error::from_raw_os_error(error));
         }
-        let watcher = signals.clone();
-        std::thread::Builder::new().name("signals".into()).spawn(move || watcher.serve(&set))?;
+        signals.start(set)?;
         Ok(signals)
+    }
+
+    fn start(&self, set: libc::sigset_t) -> std::io::Result<()> {
+        let watcher = self.clone();
+        let thread = jail::spawn(Kind::Signals, "signals", move || watcher.serve(&set))?;
+        *self.watcher.lock() = Some(thread);
+        Ok(())
     }
 
     /// What a signal sets off from now on, once for each; at once if one came before.
@@ -62,11 +71,18 @@ impl Signals {
         Some(self.caught.load(Ordering::SeqCst)).filter(|&s| s != 0)
     }
 
-    /// The thread that watches was there before the process entered its jail: now it keeps what it needs.
-    pub fn narrow(&self) {
-        self.narrow.store(true, Ordering::SeqCst);
-        // Nobody's size has changed; it wakes up.
-        let _ = kill_process(getpid(), Signal::WINCH);
+    /// Has no thread while that is done: signals wait for the next one, which has no more rights than the caller then.
+    pub fn alone<T>(&self, body: impl FnOnce() -> T) -> std::io::Result<T> {
+        let watcher = self.watcher.lock().take();
+        if let Some(watcher) = watcher {
+            self.rest.store(true, Ordering::SeqCst);
+            // Nobody's size has changed; it wakes up.
+            let _ = kill_process(getpid(), Signal::WINCH);
+            let _ = watcher.join();
+        }
+        let value = body();
+        self.start(signal_set())?;
+        Ok(value)
     }
 
     fn serve(&self, set: &libc::sigset_t) {
@@ -76,8 +92,8 @@ impl Signals {
             if unsafe { libc::sigwait(set, &mut number) } != 0 {
                 continue;
             }
-            if self.narrow.swap(false, Ordering::SeqCst) {
-                jail::narrow(Kind::Signals);
+            if number == libc::SIGWINCH && self.rest.swap(false, Ordering::SeqCst) {
+                return;
             }
             if number == libc::SIGTSTP {
                 terminal::restore();

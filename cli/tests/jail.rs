@@ -6,8 +6,10 @@ mod common;
 
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::chown;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{SLEEP, guesthouse, multiboot_kernel, print};
@@ -16,6 +18,8 @@ use common::{SLEEP, guesthouse, multiboot_kernel, print};
 struct Thread {
     name: String,
     status: String,
+    /// What it is in: `ipc`, `uts`, `net`, `user`.
+    namespaces: [PathBuf; 4],
 }
 
 impl Thread {
@@ -25,6 +29,7 @@ impl Thread {
         let thread = |task: fs::DirEntry| Self {
             name: read(&task.path().join("comm")).trim().to_owned(),
             status: read(&task.path().join("status")),
+            namespaces: namespaces(&task.path()),
         };
         // One may end meanwhile.
         tasks.flatten().map(thread).filter(|thread| !thread.status.is_empty()).collect()
@@ -38,6 +43,10 @@ impl Thread {
     fn number(&self, key: &str) -> u32 {
         self.field(key).parse().unwrap()
     }
+}
+
+fn namespaces(process: &Path) -> [PathBuf; 4] {
+    ["ipc", "uts", "net", "user"].map(|kind| fs::read_link(process.join("ns").join(kind)).unwrap_or_default())
 }
 
 /// Programs that every thread of the process is under; its kind has one more.
@@ -204,6 +213,92 @@ fn a_path_that_leads_elsewhere_by_now_leads_nowhere() {
     }
 }
 
+/// Which of its namespaces a machine or a switch has for itself, in each thread.
+fn own_namespaces(pid: u32) -> [bool; 4] {
+    let ours = namespaces(Path::new("/proc/self"));
+    let of = |thread: &Thread| [0, 1, 2, 3].map(|i| thread.namespaces[i] != ours[i]);
+    let threads = Thread::all(pid);
+    let own = of(&threads[0]);
+    for thread in &threads {
+        assert_eq!(of(thread), own, "{}", thread.name);
+    }
+    own
+}
+
+#[test]
+fn the_host_s_network_is_there_for_those_who_need_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = multiboot_kernel(folder.path(), &[&print("up")[..], &SLEEP].concat());
+    let net = |arguments: &[&str]| {
+        let mut command = guesthouse(&[&["net"], arguments].concat());
+        let output = command.env("XDG_RUNTIME_DIR", folder.path()).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        output.stdout
+    };
+    let (user, allowed) = (!rustix::process::geteuid().is_root(), says("\"namespaces_missing\": null"));
+    for (switch, options, own) in
+        [("bare", &["--subnet", "none"][..], true), ("alone", &["--no-uplink"], true), ("out", &[], false)]
+    {
+        net(&[&["create", switch], options].concat());
+        let about: serde_json::Value = serde_json::from_slice(&net(&["inspect", switch, "--json"])).unwrap();
+        let namespaces = own_namespaces(about["pid"].as_u64().unwrap() as u32);
+        assert_eq!(namespaces, [true, true, own, user].map(|own| own && allowed), "switch {switch}");
+    }
+    let cards = [(None, true), (Some("out"), true), (Some("user,outside=no"), true), (Some("user"), false)];
+    for (card, own) in cards {
+        let mut arguments = vec!["run", "--engine", "interp", "--memory", "16M", "--kernel"];
+        arguments.push(kernel.to_str().unwrap());
+        arguments.extend(card.into_iter().flat_map(|card| ["--net", card]));
+        let mut child = piped(&arguments).env("XDG_RUNTIME_DIR", folder.path()).spawn().unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+        let namespaces = own_namespaces(child.id());
+        assert_eq!(namespaces, [true, true, own, user].map(|own| own && allowed), "card {card:?}");
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    for switch in ["bare", "alone", "out"] {
+        net(&["rm", switch]);
+    }
+}
+
+/// He has a user namespace around them, in which his machine is his as before.
+#[test]
+fn an_ordinary_user_has_them_too() {
+    const USER: u32 = 4242;
+    let folder = tempfile::tempdir().unwrap();
+    let kernel = multiboot_kernel(folder.path(), &[&print("up")[..], &SLEEP].concat());
+    let run = folder.path().join("run");
+    fs::create_dir(&run).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        chown(folder.path(), Some(USER), Some(USER)).unwrap();
+        chown(&run, Some(USER), Some(USER)).unwrap();
+    }
+    let user = |arguments: &[&str]| {
+        let mut command = piped(arguments);
+        if root {
+            command.uid(USER).gid(USER);
+        }
+        command.env("XDG_RUNTIME_DIR", &run).current_dir("/");
+        command
+    };
+    let kernel = kernel.to_str().unwrap();
+    let arguments = ["run", "--engine", "interp", "--memory", "16M", "--name", "m", "--kernel", kernel];
+    let mut child = user(&arguments).spawn().unwrap();
+    child.stdout.as_mut().unwrap().read_exact(&mut [0; 2]).unwrap();
+    let doctor = user(&["doctor"]).output().unwrap();
+    let allowed = String::from_utf8(doctor.stdout).unwrap().contains("namespaces: yes");
+    assert_eq!(own_namespaces(child.id()), [allowed; 4]);
+    for thread in Thread::all(child.id()) {
+        let powers = ["CapPrm", "CapEff", "CapInh"].map(|set| thread.field(set).to_owned());
+        assert_eq!(powers, ["0000000000000000"; 3], "{}", thread.name);
+    }
+    // Whoever asks by the machine's socket is told, and signals come through.
+    let output = user(&["kill", "m"]).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    child.wait().unwrap();
+}
+
 fn piped(arguments: &[&str]) -> Command {
     let mut command = guesthouse(arguments);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -211,6 +306,11 @@ fn piped(arguments: &[&str]) -> Command {
 }
 
 fn has_landlock() -> bool {
+    says("\"landlock_missing\": null")
+}
+
+/// `guesthouse doctor` does.
+fn says(text: &str) -> bool {
     let output = guesthouse(&["doctor", "--json"]).output().unwrap();
-    String::from_utf8(output.stdout).unwrap().contains("\"landlock_missing\": null")
+    String::from_utf8(output.stdout).unwrap().contains(text)
 }

@@ -7,6 +7,8 @@ use std::{fmt, io};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use crate::namespaces;
+
 /// What a host has for jails; nothing is changed by looking.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Host {
@@ -16,6 +18,8 @@ pub struct Host {
     pub landlock: Option<u32>,
     /// Why there is no Landlock, and what to do.
     pub landlock_missing: Option<&'static str>,
+    /// Why there are no namespaces for this user, and what to do.
+    pub namespaces_missing: Option<String>,
 }
 
 impl Host {
@@ -23,7 +27,12 @@ impl Host {
     #[must_use]
     pub fn probe() -> Self {
         let landlock = landlock();
-        Self { seccomp: has_seccomp(), landlock: landlock.ok(), landlock_missing: landlock.err() }
+        Self {
+            seccomp: has_seccomp(),
+            landlock: landlock.ok(),
+            landlock_missing: landlock.err(),
+            namespaces_missing: namespaces::missing(),
+        }
     }
 }
 
@@ -41,7 +50,10 @@ impl fmt::Display for Host {
         if self.landlock.is_some_and(|version| version < 4) {
             f.write_str("; TCP ports: no: Linux 6.7 has them")?;
         }
-        Ok(())
+        match &self.namespaces_missing {
+            None => f.write_str("; namespaces: yes"),
+            Some(why) => write!(f, "; namespaces: no: {why}"),
+        }
     }
 }
 

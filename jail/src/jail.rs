@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use crate::filter::Filter;
+use crate::namespaces::Namespaces;
 use crate::paths::{Access, Paths};
 use crate::{Kind, capabilities, refused, thread};
 
@@ -12,6 +13,7 @@ use crate::{Kind, capabilities, refused, thread};
 pub struct Jail {
     kinds: Vec<Kind>,
     paths: Paths,
+    namespaces: Namespaces,
 }
 
 impl Jail {
@@ -31,13 +33,21 @@ impl Jail {
     /// TCP ports of the host may be used.
     pub fn allow_tcp(&mut self) -> &mut Self {
         self.paths.tcp = true;
+        self.share_network()
+    }
+
+    /// The network that the process sees stays the host's, with its cards.
+    pub fn share_network(&mut self) -> &mut Self {
+        self.namespaces.network = true;
         self
     }
 
     /// Enters it, for good: the calling thread and those that it will make, and as far as system calls go, also those that
-    /// are there. What this host cannot do is left out, and said.
+    /// are there. What this host cannot do is left out, and said. Who is not root gets namespaces only if there is no
+    /// other thread.
     #[must_use]
     pub fn enter(&self) -> Enforced {
+        let namespaces = self.namespaces.enter();
         let capabilities = capabilities::give_up().map_err(|e| e.to_string());
         let no_new_privs = rustix::thread::set_no_new_privs(true).map_err(|e| e.to_string());
         let landlock = self.paths.enforce();
@@ -45,7 +55,7 @@ impl Jail {
         if seccomp.is_ok() {
             thread::narrow_from_now_on(&self.kinds);
         }
-        Enforced { capabilities, no_new_privs, landlock, seccomp }
+        Enforced { namespaces, capabilities, no_new_privs, landlock, seccomp }
     }
 
     fn filter(&self) -> Result<(), String> {
@@ -57,6 +67,8 @@ impl Jail {
 /// What a jail came to be on this host: each part, or why it is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Enforced {
+    /// How many namespaces the process has for itself.
+    pub namespaces: Result<u32, String>,
     /// How many of root's powers were given up.
     pub capabilities: Result<u32, String>,
     /// No program that is started can have more rights than this process.
@@ -71,7 +83,8 @@ impl Enforced {
     /// Nothing is missing.
     #[must_use]
     pub fn is_whole(&self) -> bool {
-        self.capabilities.is_ok()
+        self.namespaces.is_ok()
+            && self.capabilities.is_ok()
             && self.no_new_privs.is_ok()
             && self.landlock.is_ok()
             && self.seccomp.is_ok()
@@ -90,6 +103,8 @@ impl fmt::Display for Enforced {
         part(f, "system calls", self.seccomp.as_ref().err())?;
         f.write_str(", ")?;
         part(f, "paths", self.landlock.as_ref().err())?;
+        f.write_str(", ")?;
+        part(f, "namespaces", self.namespaces.as_ref().err())?;
         f.write_str(", ")?;
         part(f, "capabilities", self.capabilities.as_ref().err())?;
         f.write_str(", ")?;

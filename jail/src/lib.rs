@@ -1,8 +1,8 @@
 //! What the process of a machine or of a switch keeps when everything is set up: the files, the system calls and the capabilities it needs.
 //!
 //! A process enters a [`Jail`] once, for good. From then on its threads are limited by the kernel: all of them by one list
-//! of system calls, by the paths that were named (Landlock), and by what is left of root's capabilities; a thread that was
-//! made by [`spawn`] by a shorter list, that of its [`Kind`]. Lists are data, in `calls.rs`; a call that is not on them
+//! of system calls, by the paths that were named (Landlock), by what is left of root's capabilities, and by namespaces of their
+//! own where the host allows them; a thread that was made by [`spawn`] by a shorter list, that of its [`Kind`]. Lists are data, in `calls.rs`; a call that is not on them
 //! ends the process with a line that names it and exit status [`REFUSED_STATUS`].
 //!
 //! In a process that never enters a jail, [`spawn`] makes ordinary threads.
@@ -18,6 +18,7 @@ mod filter;
 mod host;
 mod jail;
 mod kind;
+mod namespaces;
 mod paths;
 mod refused;
 mod thread;

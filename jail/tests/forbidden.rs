@@ -6,8 +6,9 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
-use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::os::unix::process::{ExitStatusExt, parent_id};
 use std::path::PathBuf;
 use std::process::{self, Command, Output, Stdio};
@@ -15,7 +16,8 @@ use std::sync::mpsc::channel;
 
 use jail::{Access, Enforced, Host, Jail, Kind, REFUSED_STATUS};
 use libtest_mimic::{Arguments, Failed, Trial};
-use rustix::thread::CapabilitySet;
+use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
+use rustix::thread::{self, CapabilitySet};
 
 /// What is tried, and who may.
 struct Attempt {
@@ -129,6 +131,12 @@ const SCENES: &[(&str, u8, fn())] = &[
     ("threads-of-threads", REFUSED_STATUS, threads_of_threads),
     ("panic", 0, panic_with_backtrace),
     ("powers", 0, powers),
+    ("namespaces", 0, namespaces),
+    ("host-network", 0, host_network),
+    ("ordinary-user", 0, ordinary_user),
+    ("no-namespaces-beside-a-thread", 0, no_namespaces_beside_a_thread),
+    ("no-namespaces-for-nobody", 0, no_namespaces_for_nobody),
+    ("no-namespaces-for-some-powers", 0, no_namespaces_for_some_powers),
     ("report", REFUSED_STATUS, report),
     ("outside", 0, outside),
 ];
@@ -333,6 +341,103 @@ fn powers() {
         assert_eq!(powers & lost.bits(), 0, "{powers:x}");
     }
     assert!(lines("/proc/self/status", "NoNewPrivs:").ends_with('1'));
+}
+
+/// The namespaces that the calling thread is in.
+fn spaces() -> [PathBuf; 4] {
+    ["ipc", "uts", "net", "user"].map(|kind| fs::read_link(format!("/proc/thread-self/ns/{kind}")).unwrap())
+}
+
+/// Enters a jail; whether each of these namespaces is another one then. The host may have none.
+fn moved(jail: &Jail) -> Option<[bool; 4]> {
+    let (missing, before) = (Host::probe().namespaces_missing, spaces());
+    assert_eq!(before, spaces(), "looking changes nothing");
+    let enforced = enter(jail);
+    let after = spaces();
+    let moved = [0, 1, 2, 3].map(|i| before[i] != after[i]);
+    let count = moved.iter().filter(|moved| **moved).count() as u32;
+    assert_eq!(enforced.namespaces, missing.map_or(Ok(count), Err));
+    (count > 0).then_some(moved)
+}
+
+/// A socket that is there before is the host's: its name means nothing inside, whatever Landlock says. Paths are not networks'.
+fn namespaces() {
+    let name = SocketAddr::from_abstract_name(format!("guesthouse-{}", process::id())).unwrap();
+    let _host = UnixListener::bind_addr(&name).unwrap();
+    UnixStream::connect_addr(&name).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let _named = UnixListener::bind(&path).unwrap();
+    if let Some(moved) = moved(&jail()) {
+        assert_eq!(moved, [true, true, true, !geteuid().is_root()]);
+        let error = UnixStream::connect_addr(&name).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    }
+    UnixStream::connect(&path).unwrap();
+}
+
+fn host_network() {
+    let mut jail = jail();
+    jail.share_network();
+    if let Some(moved) = moved(&jail) {
+        assert_eq!(moved, [true, true, false, !geteuid().is_root()]);
+    }
+}
+
+/// Becomes somebody else, if it is root.
+fn become_user(id: u32) {
+    if geteuid().is_root() {
+        thread::set_thread_groups(&[]).unwrap();
+        thread::set_thread_gid(Gid::from_raw(id)).unwrap();
+        thread::set_thread_uid(Uid::from_raw(id)).unwrap();
+        // As a program is that he starts.
+        set_dumpable_behavior(DumpableBehavior::Dumpable).unwrap();
+    }
+}
+
+/// He is who he was, and no more than that.
+fn ordinary_user() {
+    become_user(4242);
+    let user = geteuid();
+    let mut jail = jail();
+    jail.allow("/proc/self", Access::Read);
+    if let Some(moved) = moved(&jail) {
+        assert_eq!((moved, geteuid()), ([true; 4], user));
+    }
+    for powers in ["CapPrm:", "CapEff:", "CapInh:"] {
+        assert!(lines("/proc/self/status", powers).ends_with("\t0000000000000000"), "{powers}");
+    }
+    assert_eq!(fs::metadata("/proc/self").unwrap().uid(), user.as_raw());
+}
+
+/// The rest of the jail is there.
+fn none(why: &str) {
+    let before = spaces();
+    let error = enter(&jail()).namespaces.unwrap_err();
+    assert!(error.contains(why) && before == spaces(), "{error}");
+}
+
+fn no_namespaces_beside_a_thread() {
+    become_user(4242);
+    let missing = Host::probe().namespaces_missing;
+    let _parked = std::thread::spawn(std::thread::park);
+    none(&missing.unwrap_or("the process has another thread".to_owned()));
+}
+
+fn no_namespaces_for_nobody() {
+    become_user(65534);
+    none("65534 is everybody else");
+}
+
+/// They are for something, and would count for nothing in a user namespace.
+fn no_namespaces_for_some_powers() {
+    let mut sets = thread::capabilities(None).unwrap();
+    if sets.effective.contains(CapabilitySet::SYS_ADMIN) {
+        sets.permitted &= !CapabilitySet::SYS_ADMIN;
+        sets.effective = sets.permitted;
+        thread::set_capabilities(None, sets).unwrap();
+        none("add CAP_SYS_ADMIN");
+    }
 }
 
 /// What is said of a refused call is in a file as well; the parent looks at it.

@@ -93,11 +93,11 @@ fn allow_disk(jail: &mut Jail, disk: &DiskSpec) {
 fn allow_net(jail: &mut Jail, net: &NetSpec) {
     let capture = match net {
         NetSpec::User(config) => {
-            UserNet::allow(jail);
+            UserNet::allow(jail, config);
             &config.capture
         }
         NetSpec::Tap(config) => {
-            jail.kind(Kind::Link).allow("/dev/net/tun", Access::Device);
+            jail.kind(Kind::Link).allow("/dev/net/tun", Access::Device).share_network();
             &config.capture
         }
         NetSpec::Switch(config) => {

@@ -1,5 +1,6 @@
 //! The jail of `guesthouse run`: what the machine needs, its folder, and who talks to its user.
 
+use std::io;
 use std::time::Instant;
 
 use jail::{Access, Jail, Kind};
@@ -13,8 +14,13 @@ use crate::terminal;
 pub const NONE: &str =
     "guesthouse: --no-jail: a guest that breaks out of its machine has all rights that you have";
 
-/// The process keeps what this machine needs.
-pub fn enter(spec: &MachineSpec, snapshot: Option<&Snapshot>, folder: &Folder, signals: &Signals) {
+/// The process keeps what this machine needs; an error if it cannot have the thread for signals again.
+pub fn enter(
+    spec: &MachineSpec,
+    snapshot: Option<&Snapshot>,
+    folder: &Folder,
+    signals: &Signals,
+) -> io::Result<()> {
     jail::before_refusal(terminal::restore);
     let mut jail: Jail = spec.jail();
     for kind in [Kind::Console, Kind::Api, Kind::Client, Kind::Signals] {
@@ -30,9 +36,9 @@ pub fn enter(spec: &MachineSpec, snapshot: Option<&Snapshot>, folder: &Folder, s
         Err(e) => tracing::warn!("the machine could not say why it died: {e}"),
     }
     let began = Instant::now();
-    let enforced = jail.enter();
+    let enforced = signals.alone(|| jail.enter())?;
     let took = began.elapsed();
-    signals.narrow();
     // Where something is missing, a line at each start would not make the host better; `guesthouse doctor` says it.
     tracing::info!(?took, whole = enforced.is_whole(), "the jail: {enforced}");
+    Ok(())
 }

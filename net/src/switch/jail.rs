@@ -16,7 +16,7 @@ impl Switch {
             jail.allow(home, Access::RemoveFolders);
         }
         if spec.vlans.iter().any(|vlan| vlan.subnet.is_some()) {
-            UserNet::allow(&mut jail);
+            UserNet::allow(&mut jail, &spec.uplink());
         }
         jail
     }

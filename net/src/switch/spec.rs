@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use super::Vlan;
+use crate::UserConfig;
 
 /// The definition of a switch.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -51,6 +52,11 @@ impl FromStr for VlanSpec {
 const MOST_VLANS: usize = 64;
 
 impl SwitchSpec {
+    /// What the ways out of its subnets may reach.
+    pub(crate) fn uplink(&self) -> UserConfig {
+        UserConfig { outside: !self.no_uplink, loopback: self.loopback, ..UserConfig::default() }
+    }
+
     /// Checks what can be checked alone.
     ///
     /// # Errors

@@ -35,8 +35,7 @@ impl Uplink {
     ///
     /// # Errors
     /// The host refuses descriptors or a thread.
-    pub fn new(range: Range, outside: bool, loopback: bool, bell: Arc<Bell>) -> Result<Self, NetError> {
-        let config = UserConfig { outside, loopback, ..UserConfig::default() };
+    pub fn new(range: Range, config: &UserConfig, bell: Arc<Bell>) -> Result<Self, NetError> {
         let gateway = range.gateway();
         // Nothing comes in by itself, so that nobody needs to be the guest.
         let subnet = Subnet {
@@ -45,7 +44,7 @@ impl Uplink {
             guest: Ipv4Addr::UNSPECIFIED,
             prefix_len: range.prefix_len(),
         };
-        let net = UserNet::for_subnet(&config, ROUTER_MAC, subnet)?;
+        let net = UserNet::for_subnet(config, ROUTER_MAC, subnet)?;
         let (out, back) = (Mutex::default(), Mutex::default());
         let cable = Arc::new(Cable { out, back, full: AtomicBool::new(false), bell });
         net.connect(cable.clone())?;

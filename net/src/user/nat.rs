@@ -46,10 +46,13 @@ pub struct Nat {
 pub type UserNet = Threaded<Nat>;
 
 impl UserNet {
-    /// What such a network needs of its host, in the jail of its process.
-    pub fn allow(jail: &mut Jail) {
-        jail.kind(Kind::Net).allow_tcp();
-        Resolver::allow(jail);
+    /// What such a network needs of its host, in the jail of its process: without a way out, nothing.
+    pub fn allow(jail: &mut Jail, config: &UserConfig) {
+        jail.kind(Kind::Net);
+        if config.outside || config.loopback || !config.forwards.is_empty() {
+            jail.allow_tcp();
+            Resolver::allow(jail);
+        }
     }
 
     /// Makes the network; forwarded ports are taken from now on. `mac` is the guest's card.

@@ -81,7 +81,7 @@ impl Switch {
         let mut uplinks = BTreeMap::new();
         for vlan in &spec.vlans {
             if let Some(range) = vlan.subnet {
-                uplinks.insert(vlan.id, Uplink::new(range, !spec.no_uplink, spec.loopback, bell.clone())?);
+                uplinks.insert(vlan.id, Uplink::new(range, &spec.uplink(), bell.clone())?);
             }
         }
         Ok(Self {
