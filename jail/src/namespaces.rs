@@ -34,11 +34,10 @@ impl Namespaces {
     pub fn enter(&self) -> Result<u32, String> {
         let kinds = if self.network { ALL & !UnshareFlags::NEWNET } else { ALL };
         let as_user = is_user()?;
-        if as_user {
-            in_a_user_namespace(kinds)?
-        } else {
-            unshare(kinds).map_err(why)?
-        };
+        match as_user {
+            true => in_a_user_namespace(kinds)?,
+            false => unshare(kinds).map_err(why)?,
+        }
         Ok(kinds.bits().count_ones() + u32::from(as_user))
     }
 }

@@ -3,6 +3,7 @@
 // UNSAFETY: most of what is forbidden has no safe wrapper.
 #![allow(unsafe_code, clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{TcpListener, TcpStream, UdpSocket};
@@ -18,6 +19,7 @@ use jail::{Access, Enforced, Host, Jail, Kind, REFUSED_STATUS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
 use rustix::thread::{self, CapabilitySet};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 /// What is tried, and who may.
 struct Attempt {
@@ -135,6 +137,7 @@ const SCENES: &[(&str, u8, fn())] = &[
     ("host-network", 0, host_network),
     ("ordinary-user", 0, ordinary_user),
     ("no-namespaces-beside-a-thread", 0, no_namespaces_beside_a_thread),
+    ("no-namespaces-where-they-are-refused", 0, no_namespaces_where_they_are_refused),
     ("no-namespaces-for-nobody", 0, no_namespaces_for_nobody),
     ("no-namespaces-for-some-powers", 0, no_namespaces_for_some_powers),
     ("report", REFUSED_STATUS, report),
@@ -422,6 +425,16 @@ fn no_namespaces_beside_a_thread() {
     let missing = Host::probe().namespaces_missing;
     let _parked = std::thread::spawn(std::thread::park);
     none(&missing.unwrap_or("the process has another thread".to_owned()));
+}
+
+/// By a container's list of calls: looking and entering say the same.
+fn no_namespaces_where_they_are_refused() {
+    let refused = SeccompAction::Errno(libc::EPERM as u32);
+    let rules = BTreeMap::from([(libc::SYS_unshare, Vec::new())]);
+    let arch = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refused, arch).unwrap();
+    apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
+    none(&Host::probe().namespaces_missing.unwrap());
 }
 
 fn no_namespaces_for_nobody() {
