@@ -59,11 +59,8 @@ fn is_user() -> Result<bool, String> {
         return Ok(false);
     }
     if !permitted.is_empty() {
-        return Err(
-            "a user namespace would take the capabilities that this process has: add CAP_SYS_ADMIN, \
-                    or go without any"
-                .to_owned(),
-        );
+        let why = "its capabilities would not count in a user namespace: add CAP_SYS_ADMIN, or drop them";
+        return Err(why.to_owned());
     }
     if [geteuid().as_raw(), getegid().as_raw()].contains(&NOBODY) {
         return Err(format!("{NOBODY} is everybody else in a user namespace: take another user and group"));
