@@ -53,12 +53,12 @@ enum Backing {
 pub struct Content {
     backing: RwLock<Backing>,
     /// Which pages were written or read. Opened early, since a jail may have no /proc; without it, all may have been.
-    pagemap: Option<File>,
+    pagemap: Option<Arc<File>>,
 }
 
 impl Content {
     fn new(backing: Backing) -> Self {
-        Self { backing: RwLock::new(backing), pagemap: File::open("/proc/self/pagemap").ok() }
+        Self { backing: RwLock::new(backing), pagemap: File::open("/proc/self/pagemap").ok().map(Arc::new) }
     }
 
     /// That of a file that will be mapped shared.
@@ -97,6 +97,20 @@ impl Content {
         }
     }
 
+    /// Where the host tells about pages.
+    pub fn pagemap(&self) -> Option<Arc<File>> {
+        self.pagemap.clone()
+    }
+
+    pub fn is_huge(&self) -> bool {
+        matches!(*self.backing.read().unwrap_or_else(PoisonError::into_inner), Backing::Huge)
+    }
+
+    /// Reads from the file that RAM is, if it is one and the host can.
+    pub fn peek(&self, offset: u64, data: &mut [u8]) -> bool {
+        self.file().is_some_and(|file| file.read_exact_at(data, offset).is_ok())
+    }
+
     /// Writes through the file, if RAM is one and the host can.
     pub fn load(&self, offset: u64, data: &[u8]) -> bool {
         match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
@@ -105,11 +119,11 @@ impl Content {
         }
     }
 
-    /// The pages hold zeros and take no memory.
+    /// The pages hold zeros and take no memory. While writes are logged, those of files do: a mapping that is replaced is in no log.
     ///
     /// # Safety
     /// They are whole pages of a mapping of guest RAM, in which only atomics are referred to.
-    pub unsafe fn forget(&self, place: Place) -> io::Result<()> {
+    pub unsafe fn forget(&self, place: Place, logged: bool) -> io::Result<()> {
         let Place { host, offset, len } = place;
         let mut backing = self.write();
         let layers = match &mut *backing {
@@ -123,6 +137,11 @@ impl Content {
         if layers.within(offset, len).all(|run| run.file.is_none()) {
             // SAFETY: the caller's word; the mapping is private and anonymous.
             return Ok(unsafe { madvise(host.cast(), len as usize, Advice::LinuxDontNeed) }?);
+        }
+        if logged {
+            // SAFETY: the caller's word; whoever reads meanwhile does so by volatile or atomic accesses.
+            unsafe { std::ptr::write_bytes(host, 0, len as usize) };
+            return Ok(());
         }
         // The file's content would come back, so the pages have to be others. The kernel has nobody see the gap.
         // SAFETY: the caller's word; what is replaced is a mapping of the same kind.

@@ -61,6 +61,20 @@ pub enum MemoryError {
         /// What the host said.
         source: std::io::Error,
     },
+    /// The host does not tell what is written.
+    #[error(
+        "this host does not say what is written to guest memory while the guest runs ({source}; it takes Linux 6.7 and userfaultfd): take the snapshot without --live"
+    )]
+    NoLog {
+        /// What the host said.
+        source: std::io::Error,
+    },
+    /// Pages that are too large for a log.
+    #[error("what is written to huge pages is not logged: take the snapshot without --live, or go without --hugepages")]
+    HugeLog,
+    /// Somebody has a log already.
+    #[error("writes to guest memory are logged for a snapshot: wait until it is taken")]
+    Logged,
     /// A range is not wholly RAM.
     #[error("guest-physical range {addr:#x}+{len:#x} is not RAM")]
     OutOfRange {

@@ -11,12 +11,14 @@ mod layers;
 mod overwrites;
 mod page;
 mod ram;
+mod written;
 
 pub use error::MemoryError;
 pub use layers::{Layers, Run};
 pub use overwrites::{Overwrites, code_epoch};
 pub use page::{PageInfo, PageRef};
 pub use ram::{GuestRam, RamRange};
+pub use written::WriteLog;
 
 /// Size of a guest page in bytes; the unit of every per-page table.
 pub const PAGE_SIZE: u64 = 4096;

@@ -6,13 +6,14 @@
 use std::fs::File;
 use std::io;
 use std::ptr::NonNull;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use vm_memory::mmap::{GuestRegionMmap, MmapRegionBuilder};
 use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap};
 
 use crate::content::{Content, Place, memory_file, present};
+use crate::written::{Noted, WriteLog};
 use crate::{HIGH_RAM_START, LOW_RAM_END, Layers, MemoryError, PAGE_SIZE, PageInfo, PageRef, Run, huge};
 
 /// Copies of fewer bytes are made one by one: the string instruction has its start-up cost.
@@ -41,6 +42,8 @@ pub struct GuestRam {
     blocks: Vec<Block>,
     /// What is in pages that were not written yet, and where to look which ones those are.
     content: Content,
+    /// As long as writes are logged: those that the host's page tables do not tell.
+    noted: RwLock<Option<Arc<Noted>>>,
 }
 
 // SAFETY: the raw pointers name mappings that `mmap` owns for as long as `self` lives; all access through
@@ -78,7 +81,7 @@ impl GuestRam {
         let Ok(file) = memory_file(size) else { return Self::new(size) };
         let file = Arc::new(file);
         let (mmap, blocks) = map(size, Some(&file), libc::MAP_NORESERVE)?;
-        Ok(Self { mmap, blocks, content: Content::live(file) })
+        Ok(Self { mmap, blocks, content: Content::live(file), noted: RwLock::default() })
     }
 
     /// The same by huge pages of `page` bytes, 2 MiB or 1 GiB, of which `size` is a multiple. All of them are put aside now,
@@ -93,7 +96,9 @@ impl GuestRam {
         };
         let file = Arc::new(huge::file(size, page).map_err(refused)?);
         match map(size, Some(&file), 0) {
-            Ok((mmap, blocks)) => Ok(Self { mmap, blocks, content: Content::huge() }),
+            Ok((mmap, blocks)) => {
+                Ok(Self { mmap, blocks, content: Content::huge(), noted: RwLock::default() })
+            }
             Err(MemoryError::Map { source, .. }) => Err(refused(source)),
             Err(other) => Err(other),
         }
@@ -119,7 +124,8 @@ impl GuestRam {
         let (mmap, blocks) = map(size, None, libc::MAP_NORESERVE)?;
         // SAFETY: mappings that nobody else knows.
         let content = unsafe { Content::layered(layers, &places(&blocks)) };
-        Ok(Self { mmap, content: content.map_err(|source| MemoryError::Map { size, source })?, blocks })
+        let content = content.map_err(|source| MemoryError::Map { size, source })?;
+        Ok(Self { mmap, blocks, content, noted: RwLock::default() })
     }
 
     /// The mappings as vm-memory sees them, for virtqueues and loaders.
@@ -166,6 +172,18 @@ impl GuestRam {
         Ok(())
     }
 
+    /// The same, so that pages that are not there take no memory of the host's for it, where RAM is a file.
+    ///
+    /// # Errors
+    /// As for [`read`](Self::read).
+    pub fn peek(&self, addr: u64, data: &mut [u8]) -> Result<(), MemoryError> {
+        self.range(addr, data.len() as u64)?;
+        match self.file_offset(addr) {
+            Some(offset) if self.content.peek(offset, data) => Ok(()),
+            _ => self.read(addr, data),
+        }
+    }
+
     /// Copies bytes into the guest. The range may span pages but must be RAM throughout.
     pub fn write(&self, addr: u64, data: &[u8]) -> Result<(), MemoryError> {
         let host = self.range(addr, data.len() as u64)?;
@@ -180,7 +198,9 @@ impl GuestRam {
     pub fn load(&self, addr: u64, data: &[u8]) -> Result<(), MemoryError> {
         self.range(addr, data.len() as u64)?;
         let block = self.block(addr).ok_or(MemoryError::OutOfRange { addr, len: data.len() as u64 })?;
-        if self.content.load(block.offset + (addr - block.range.start), data) {
+        let offset = block.offset + (addr - block.range.start);
+        if self.content.load(offset, data) {
+            self.note_unseen(offset, data.len() as u64);
             self.note_stores(addr, data.len() as u64);
             return Ok(());
         }
@@ -209,9 +229,12 @@ impl GuestRam {
         let host = self.range(start, len)?;
         let block = self.block(start).ok_or(MemoryError::OutOfRange { addr: start, len })?;
         let offset = block.offset + (start - block.range.start);
+        let noted = self.noted();
         // SAFETY: whole pages of a mapping of `self.mmap`'s, of which nobody has Rust references but to atomics, for which
         // a page of zeros is as good as any.
-        let done = unsafe { self.content.forget(Place { host, offset, len }) };
+        let done = unsafe { self.content.forget(Place { host, offset, len }, noted.is_some()) };
+        noted.iter().for_each(|noted| noted.note(offset, len));
+        drop(noted);
         done.map_err(|source| MemoryError::Discard { addr: start, len, source })?;
         self.note_stores(start, len);
         Ok(())
@@ -241,9 +264,52 @@ impl GuestRam {
     /// # Errors
     /// The host refuses it: RAM is what it was.
     pub fn freeze(&self) -> Result<Layers, MemoryError> {
+        let noted = self.noted();
+        if noted.is_some() {
+            return Err(MemoryError::Logged);
+        }
         // SAFETY: whole mappings of `self.mmap`'s, of which nobody has Rust references but to atomics.
         let frozen = unsafe { self.content.freeze(&places(&self.blocks)) };
         frozen.map_err(|source| MemoryError::Freeze { source })
+    }
+
+    /// Begins to log which pages are written, by whomever; RAM may be in use. What other processes write by mappings of
+    /// [`file`](Self::file) is known if they make them while the log is there, and say so
+    /// ([`note_mapped`](Self::note_mapped)): those that have some have to give them up before the first round.
+    ///
+    /// # Errors
+    /// The host has no such log (Linux before 6.7, or a list of calls without userfaultfd), RAM is of huge pages, or there is a
+    /// log already.
+    pub fn log_writes(&self) -> Result<WriteLog<'_>, MemoryError> {
+        if self.content.is_huge() {
+            return Err(MemoryError::HugeLog);
+        }
+        WriteLog::begin(self, places(&self.blocks), self.content.pagemap())
+    }
+
+    /// Another process will write the page at `addr` whenever it pleases: to a log it is written, until the log ends.
+    pub fn note_mapped(&self, addr: u64) {
+        if let Some(offset) = self.file_offset(addr) {
+            self.note_unseen(offset, 1);
+        }
+    }
+
+    fn note_unseen(&self, offset: u64, len: u64) {
+        self.noted().iter().for_each(|noted| noted.note(offset, len));
+    }
+
+    fn noted(&self) -> RwLockReadGuard<'_, Option<Arc<Noted>>> {
+        self.noted.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A log begins, if there is none, or ends.
+    pub(crate) fn set_noted(&self, noted: Option<Arc<Noted>>) -> Result<(), MemoryError> {
+        let mut place = self.noted.write().unwrap_or_else(PoisonError::into_inner);
+        if place.is_some() && noted.is_some() {
+            return Err(MemoryError::Logged);
+        }
+        *place = noted;
+        Ok(())
     }
 
     /// Says of each of the pages from `addr` on, which are RAM throughout, whether it may hold anything but zeros.

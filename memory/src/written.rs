@@ -1,0 +1,245 @@
+//! Which pages of guest RAM were written: the host's page tables tell, so that it does not matter by whom, an engine, KVM, a
+//! device, the host's kernel.
+//!
+//! Pages are write-protected by userfaultfd(2), and the kernel itself lets the first store to each go on
+//! (UFFD_FEATURE_WP_ASYNC); PAGEMAP_SCAN says to which there was one, and protects them again
+//! (Documentation/admin-guide/mm/pagemap.rst). Nobody is asked at a fault, so that it takes no rights. What does not
+//! go by this process's page tables is noted beside ([`Noted`]). Pages that somebody has pinned for a device of the host's
+//! (O_DIRECT, buffers of io_uring's) would be written unseen: nobody here does so with guest RAM.
+// UNSAFETY: system calls with addresses: of mappings of guest RAM, and of what they fill.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::content::Place;
+use crate::{GuestRam, MemoryError, PAGE_SIZE};
+
+/// Requests of linux/userfaultfd.h and linux/fs.h, which `jail/src/calls.rs` lists, too.
+const UFFDIO_API: u64 = 0xc018_aa3f;
+const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
+const PAGEMAP_SCAN: u64 = 0xc060_6610;
+
+const UFFD_USER_MODE_ONLY: i32 = 1;
+const UFFD_API: u64 = 0xaa;
+const FEATURE_WP_ASYNC: u64 = 1 << 15;
+/// For both requests that have a mode: which faults are wanted, and that pages are protected.
+const REGISTER_MODE_WP: u64 = 1 << 1;
+const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
+const WP_MATCHING: u64 = 1 << 0;
+const CHECK_WPASYNC: u64 = 1 << 1;
+const IS_WRITTEN: u64 = 1 << 1;
+
+/// Runs of pages that are asked for together.
+const RUNS: usize = 512;
+
+#[repr(C)]
+struct Api {
+    api: u64,
+    features: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct Register {
+    start: u64,
+    len: u64,
+    mode: u64,
+    ioctls: u64,
+}
+
+#[repr(C)]
+struct WriteProtect {
+    start: u64,
+    len: u64,
+    mode: u64,
+}
+
+#[repr(C)]
+struct Scan {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// Pages, by their number among all RAM, that are or were written past this process's page tables. Each is taken as written in every
+/// round, since nobody knows when it was last.
+pub(crate) struct Noted(Vec<AtomicU64>);
+
+impl Noted {
+    fn new(size: u64) -> Self {
+        Self((0..(size / PAGE_SIZE).div_ceil(64)).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The pages of a range, from an offset among all RAM on.
+    pub fn note(&self, offset: u64, len: u64) {
+        for page in offset / PAGE_SIZE..(offset + len).div_ceil(PAGE_SIZE) {
+            if let Some(word) = self.0.get((page / 64) as usize) {
+                word.fetch_or(1 << (page % 64), Ordering::SeqCst);
+            }
+        }
+    }
+
+    /// Gives runs of them, as offsets and lengths.
+    fn each(&self, mut give: impl FnMut(u64, u64)) {
+        for (word, first) in self.0.iter().zip((0u64..).step_by(64)) {
+            let mut bits = word.load(Ordering::SeqCst);
+            while bits != 0 {
+                let from = bits.trailing_zeros();
+                let count = (bits >> from).trailing_ones();
+                give((first + u64::from(from)) * PAGE_SIZE, u64::from(count) * PAGE_SIZE);
+                bits &= u64::MAX.checked_shl(from + count).unwrap_or(0);
+            }
+        }
+    }
+}
+
+/// A log of the pages of guest RAM that are written, as long as it lives: the first store to each page in each round takes a fault
+/// of the host's, resolved by its kernel. See [`GuestRam::log_writes`].
+pub struct WriteLog<'a> {
+    ram: &'a GuestRam,
+    places: Vec<Place>,
+    pagemap: Arc<File>,
+    noted: Arc<Noted>,
+    /// When it is closed, the kernel lets go of all pages.
+    _faults: OwnedFd,
+}
+
+impl<'a> WriteLog<'a> {
+    /// Begins it.
+    pub(crate) fn begin(
+        ram: &'a GuestRam,
+        places: Vec<Place>,
+        pagemap: Option<Arc<File>>,
+    ) -> Result<Self, MemoryError> {
+        let log = |source| MemoryError::NoLog { source };
+        let pagemap = pagemap.ok_or_else(|| log(io::ErrorKind::NotFound.into()))?;
+        let faults = userfaultfd().map_err(log)?;
+        let noted = Arc::new(Noted::new(ram.size()));
+        // From here on others note what they do. All goes with `this`, whatever comes.
+        ram.set_noted(Some(noted.clone()))?;
+        let mut this = Self { ram, places, pagemap, noted, _faults: faults };
+        for place in &this.places {
+            protect(&this._faults, place).map_err(log)?;
+        }
+        // A kernel that has the feature and cannot scan would say so too late.
+        this.round(|_, _| ()).map(|()| this)
+    }
+
+    /// Gives each run of pages that were written since the last round, or since the log began: guest-physical address and length. What
+    /// is written from the moment on at which a page is given is for the next round. A page may be given twice.
+    ///
+    /// # Errors
+    /// What the host says: the log is not whole any more.
+    pub fn round(&mut self, mut give: impl FnMut(u64, u64)) -> Result<(), MemoryError> {
+        for (place, range) in self.places.iter().zip(self.ram.ranges()) {
+            let host = place.host as u64;
+            scan(&self.pagemap, host, host + place.len, |start, len| give(range.start + (start - host), len))
+                .map_err(|source| MemoryError::NoLog { source })?;
+            self.noted.each(|offset, len| {
+                // A run may go on in the next range.
+                let (from, to) = (offset.max(place.offset), (offset + len).min(place.offset + place.len));
+                if from < to {
+                    give(range.start + (from - place.offset), to - from);
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for WriteLog<'_> {
+    fn drop(&mut self) {
+        let _ = self.ram.set_noted(None);
+    }
+}
+
+/// Faults that the kernel resolves by itself.
+fn userfaultfd() -> io::Result<OwnedFd> {
+    // SAFETY: makes a descriptor and nothing else (userfaultfd(2)).
+    let made = unsafe { libc::syscall(libc::SYS_userfaultfd, UFFD_USER_MODE_ONLY | libc::O_CLOEXEC) };
+    if made < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it was made just now, and is nobody else's.
+    let fd = unsafe { OwnedFd::from_raw_fd(made as i32) };
+    let mut api = Api { api: UFFD_API, features: FEATURE_WP_ASYNC, ioctls: 0 };
+    // SAFETY: the request's own structure, which the kernel reads and fills.
+    unsafe { request(&fd, UFFDIO_API, &mut api) }?;
+    Ok(fd)
+}
+
+/// Stores to a mapping are noticed from here on, also to pages that are not there yet.
+fn protect(faults: &OwnedFd, place: &Place) -> io::Result<()> {
+    let (start, len) = (place.host as u64, place.len);
+    let mut register = Register { start, len, mode: REGISTER_MODE_WP, ioctls: 0 };
+    // SAFETY: the request's own structure; the mapping's content and rights stay what they are for whoever uses it.
+    unsafe { request(faults, UFFDIO_REGISTER, &mut register) }?;
+    let mut protect = WriteProtect { start, len, mode: WRITEPROTECT_MODE_WP };
+    // SAFETY: as above: a store is let through by the kernel, once it is noted.
+    unsafe { request(faults, UFFDIO_WRITEPROTECT, &mut protect) }?;
+    Ok(())
+}
+
+/// Gives runs of pages that were written, by addresses of this process's and lengths, and protects them again.
+fn scan(pagemap: &File, mut start: u64, end: u64, mut give: impl FnMut(u64, u64)) -> io::Result<()> {
+    let mut regions = [Region::default(); RUNS];
+    while start < end {
+        let mut scan = Scan {
+            size: size_of::<Scan>() as u64,
+            flags: WP_MATCHING | CHECK_WPASYNC,
+            start,
+            end,
+            walk_end: start,
+            vec: regions.as_mut_ptr() as u64,
+            vec_len: RUNS as u64,
+            max_pages: 0,
+            category_inverted: 0,
+            category_mask: IS_WRITTEN,
+            category_anyof_mask: 0,
+            return_mask: IS_WRITTEN,
+        };
+        // SAFETY: the request's own structure, and regions that are ours alone and as many as it says.
+        let found = unsafe { request(pagemap, PAGEMAP_SCAN, &mut scan) }?;
+        for region in regions.iter().take(found) {
+            give(region.start, region.end - region.start);
+        }
+        if scan.walk_end <= start {
+            return Err(io::Error::other("the kernel's look at pages does not get on"));
+        }
+        start = scan.walk_end;
+    }
+    Ok(())
+}
+
+/// # Safety
+/// The structure is the one that the request reads and fills, and so is what it points to.
+unsafe fn request<T>(file: &impl AsRawFd, number: u64, what: &mut T) -> io::Result<usize> {
+    // SAFETY: the caller's word.
+    let done = unsafe { libc::ioctl(file.as_raw_fd(), number as libc::Ioctl, std::ptr::from_mut(what)) };
+    usize::try_from(done).map_err(|_| io::Error::last_os_error())
+}
+
+#[cfg(test)]
+mod tests;
