@@ -35,8 +35,13 @@ pub fn run(action: &LifeAction) -> anyhow::Result<u8> {
         LifeAction::Engine { machine, engine } => {
             Ok(power::post(&registry, machine, &format!("engine?kind={engine}")).map(|()| 0)?)
         }
-        LifeAction::Snapshot { machine, folder, stop, compress, json } => {
-            snapshot::run(&registry, machine, folder, *stop, *compress, *json)
+        LifeAction::Snapshot { machine, folder, stop, compress, live, json } => {
+            let how = match (compress, live) {
+                (true, _) => How::Compressed,
+                (_, true) => How::Live,
+                _ => How::Still,
+            };
+            snapshot::run(&registry, machine, folder, *stop, how, *json)
         }
         LifeAction::Clone(arguments) => clone::run(&registry, arguments).map(|()| 0),
         LifeAction::Stop { machines, timeout } => {

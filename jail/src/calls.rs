@@ -24,7 +24,7 @@ use libc::{
     SYS_setpriority, SYS_setsockopt, SYS_setxattr, SYS_shutdown, SYS_sigaltstack, SYS_socket, SYS_socketpair,
     SYS_splice, SYS_stat, SYS_statfs, SYS_statx, SYS_symlinkat, SYS_sync_file_range, SYS_syncfs, SYS_tgkill,
     SYS_timer_create, SYS_timer_delete, SYS_timer_settime, SYS_timerfd_create, SYS_timerfd_settime,
-    SYS_unlink, SYS_unlinkat, SYS_utimensat, SYS_wait4, SYS_write, SYS_writev,
+    SYS_unlink, SYS_unlinkat, SYS_userfaultfd, SYS_utimensat, SYS_wait4, SYS_write, SYS_writev,
 };
 
 use Call::{Any, Bits, Own, Value};
@@ -72,6 +72,10 @@ const TERMINAL: &[u64] = &[
     0x541b,
     0x5421,
 ];
+/// UFFD_USER_MODE_ONLY | O_CLOEXEC: faults in the kernel's own accesses are nobody else's business.
+const USER_FAULTS: &[u64] = &[libc::O_CLOEXEC as u64 | 1];
+/// UFFDIO_API, REGISTER, UNREGISTER, WRITEPROTECT; PAGEMAP_SCAN (`memory/src/written.rs`).
+const WRITE_LOG: &[u64] = &[0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0xc018_aa06, 0xc060_6610];
 const PR_SET_VMA: u64 = 0x5356_4d41;
 /// How the process was started; libraries look for the clock there.
 const PR_GET_AUXV: u64 = 0x4155_5856;
@@ -321,7 +325,7 @@ pub const SWITCH: &[&[Call]] = &[
 /// The log turns over.
 pub const CONSOLE: &[&[Call]] = &[FILE_DATA, OPEN, NAMES];
 /// It writes what the machine is doing, starts what clients ask for, changes weights, makes another engine's machine, and
-/// flushes disks for a snapshot.
+/// flushes disks for a snapshot, which may log what the guest writes.
 pub const API: &[&[Call]] = &[
     FILE_DATA,
     RING,
@@ -335,6 +339,7 @@ pub const API: &[&[Call]] = &[
     CODE,
     WEIGHTS,
     &[Value(SYS_socketpair, 0, &[UNIX]), Any(SYS_mincore), Any(SYS_arch_prctl)],
+    &[Value(SYS_userfaultfd, 0, USER_FAULTS), Value(SYS_ioctl, 1, WRITE_LOG)],
 ];
 /// Frames between a client and the guest, by two threads.
 pub const CLIENT: &[&[Call]] = &[SOCKET_DATA, THREADS];

@@ -70,7 +70,8 @@ struct Paused {
     user: bool,
     /// Disks that wait for the host.
     disks: u32,
-    /// Somebody is writing it down.
+    /// Somebody is writing it down, and has it stand still.
+    writing: bool,
     snapshot: bool,
     /// Guest time at which it began.
     since: Option<u64>,
@@ -366,29 +367,15 @@ impl Machine {
         self.shared.hold(|paused| paused.user = false);
     }
 
-    /// Has the guest and its devices stand still to be written down, until the guard goes.
-    pub(crate) fn stand_still(&self) -> Result<Still<'_>, MachineError> {
+    /// Nobody else writes it down until the guard goes.
+    pub(crate) fn write_down(&self) -> Result<Writing<'_>, MachineError> {
         if !self.is_started() {
             return Err(MachineError::State { state: "not started", remedy: "start it first" });
         }
-        let (mut busy, mut stuck) = (false, false);
-        let held = self.shared.hold(|paused| {
-            busy = std::mem::replace(&mut paused.snapshot, true);
-            stuck = paused.disks > 0;
-        });
-        if busy {
+        if std::mem::replace(&mut self.shared.paused.lock().writing, true) {
             return Err(MachineError::State { state: "being written down", remedy: "wait until it is" });
         }
-        let still = Still(&self.shared);
-        match (held, stuck) {
-            (true, false) => {
-                self.shared.pc.hold(true);
-                self.shared.recall_apics()?;
-                Ok(still)
-            }
-            (true, true) => Err(SnapshotError::Stuck.into()),
-            (false, _) => Err(MachineError::State { state: "at its end", remedy: "start another one" }),
-        }
+        Ok(Writing(&self.shared))
     }
 
     /// Guest time since when it stands still.
@@ -582,6 +569,36 @@ impl Drop for Machine {
     fn drop(&mut self) {
         self.stop();
         self.wait();
+    }
+}
+
+/// As long as this lives, the machine is written down.
+pub struct Writing<'a>(&'a Shared);
+
+impl<'a> Writing<'a> {
+    /// Has the guest and its devices stand still, until the guard goes.
+    pub fn stand_still(&self) -> Result<Still<'a>, MachineError> {
+        let mut stuck = false;
+        let held = self.0.hold(|paused| {
+            paused.snapshot = true;
+            stuck = paused.disks > 0;
+        });
+        let still = Still(self.0);
+        match (held, stuck) {
+            (true, false) => {
+                self.0.pc.hold(true);
+                self.0.recall_apics()?;
+                Ok(still)
+            }
+            (true, true) => Err(SnapshotError::Stuck.into()),
+            (false, _) => Err(MachineError::State { state: "at its end", remedy: "start another one" }),
+        }
+    }
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.0.paused.lock().writing = false;
     }
 }
 

@@ -14,7 +14,7 @@ use cpu::Engine;
 use cpu::x86::{cr4, xcr0};
 use iced_x86::IcedError;
 use iced_x86::code_asm::*;
-use machine::snapshot::{After, Files, Paths, file};
+use machine::snapshot::{After, Files, How, Paths, file};
 use machine::{Backends, Irqchip, Machine, MachineSpec, NullBackend, Size, Snapshot, engine};
 
 const MOVES: usize = 1000;
@@ -374,7 +374,7 @@ fn stand_still_on_any_engine(irqchip: Irqchip, timer: Timer) {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str| File::create(folder.path().join(name)).unwrap();
         let (state, memory) = (make(file::STATE), Some(make(file::MEMORY)));
-        let files = Files { state, memory, compress: false, disks: Vec::new() };
+        let files = Files { state, memory, how: How::Still, disks: Vec::new() };
         machine.snapshot(&files, After::GoOn).unwrap();
         ticks_on(&machine);
         conclude(&machine);

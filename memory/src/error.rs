@@ -70,7 +70,9 @@ pub enum MemoryError {
         source: std::io::Error,
     },
     /// Pages that are too large for a log.
-    #[error("what is written to huge pages is not logged: take the snapshot without --live, or go without --hugepages")]
+    #[error(
+        "what is written to huge pages is not logged: take the snapshot without --live, or go without --hugepages"
+    )]
     HugeLog,
     /// Somebody has a log already.
     #[error("writes to guest memory are logged for a snapshot: wait until it is taken")]

@@ -284,7 +284,7 @@ impl GuestRam {
         if self.content.is_huge() {
             return Err(MemoryError::HugeLog);
         }
-        WriteLog::begin(self, places(&self.blocks), self.content.pagemap())
+        WriteLog::begin(self, &places(&self.blocks), self.content.pagemap())
     }
 
     /// Another process will write the page at `addr` whenever it pleases: to a log it is written, until the log ends.

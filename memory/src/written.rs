@@ -16,11 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::content::Place;
-use crate::{GuestRam, MemoryError, PAGE_SIZE};
+use crate::{GuestRam, MemoryError, PAGE_SIZE, RamRange};
 
 /// Requests of linux/userfaultfd.h and linux/fs.h, which `jail/src/calls.rs` lists, too.
 const UFFDIO_API: u64 = 0xc018_aa3f;
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
+const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
 const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
 const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
@@ -36,6 +37,9 @@ const IS_WRITTEN: u64 = 1 << 1;
 
 /// Runs of pages that are asked for together.
 const RUNS: usize = 512;
+/// Bytes that are protected and let go of together: as long as that takes, others wait with what they want of the mappings (8 to 20 ms
+/// for 512 MiB at once).
+const STEP: usize = 16 << 20;
 
 #[repr(C)]
 struct Api {
@@ -45,17 +49,22 @@ struct Api {
 }
 
 #[repr(C)]
-struct Register {
+#[derive(Clone, Copy)]
+struct Range {
     start: u64,
     len: u64,
+}
+
+#[repr(C)]
+struct Register {
+    range: Range,
     mode: u64,
     ioctls: u64,
 }
 
 #[repr(C)]
 struct WriteProtect {
-    start: u64,
-    len: u64,
+    range: Range,
     mode: u64,
 }
 
@@ -115,22 +124,28 @@ impl Noted {
     }
 }
 
+/// A mapping of RAM: where it is in this process, among all RAM, and for the guest.
+struct Span {
+    host: u64,
+    offset: u64,
+    range: RamRange,
+}
+
 /// A log of the pages of guest RAM that are written, as long as it lives: the first store to each page in each round takes a fault
 /// of the host's, resolved by its kernel. See [`GuestRam::log_writes`].
 pub struct WriteLog<'a> {
     ram: &'a GuestRam,
-    places: Vec<Place>,
+    spans: Vec<Span>,
     pagemap: Arc<File>,
     noted: Arc<Noted>,
-    /// When it is closed, the kernel lets go of all pages.
-    _faults: OwnedFd,
+    faults: OwnedFd,
 }
 
 impl<'a> WriteLog<'a> {
     /// Begins it.
     pub(crate) fn begin(
         ram: &'a GuestRam,
-        places: Vec<Place>,
+        places: &[Place],
         pagemap: Option<Arc<File>>,
     ) -> Result<Self, MemoryError> {
         let log = |source| MemoryError::NoLog { source };
@@ -139,9 +154,12 @@ impl<'a> WriteLog<'a> {
         let noted = Arc::new(Noted::new(ram.size()));
         // From here on others note what they do. All goes with `this`, whatever comes.
         ram.set_noted(Some(noted.clone()))?;
-        let mut this = Self { ram, places, pagemap, noted, _faults: faults };
-        for place in &this.places {
-            protect(&this._faults, place).map_err(log)?;
+        let span =
+            |(place, range): (&Place, _)| Span { host: place.host as u64, offset: place.offset, range };
+        let spans = places.iter().zip(ram.ranges()).map(span).collect();
+        let mut this = Self { ram, spans, pagemap, noted, faults };
+        for span in &this.spans {
+            protect(&this.faults, span).map_err(log)?;
         }
         // A kernel that has the feature and cannot scan would say so too late.
         this.round(|_, _| ()).map(|()| this)
@@ -153,15 +171,14 @@ impl<'a> WriteLog<'a> {
     /// # Errors
     /// What the host says: the log is not whole any more.
     pub fn round(&mut self, mut give: impl FnMut(u64, u64)) -> Result<(), MemoryError> {
-        for (place, range) in self.places.iter().zip(self.ram.ranges()) {
-            let host = place.host as u64;
-            scan(&self.pagemap, host, host + place.len, |start, len| give(range.start + (start - host), len))
+        for &Span { host, offset, range } in &self.spans {
+            scan(&self.pagemap, host, host + range.len, |start, len| give(range.start + (start - host), len))
                 .map_err(|source| MemoryError::NoLog { source })?;
-            self.noted.each(|offset, len| {
+            self.noted.each(|first, len| {
                 // A run may go on in the next range.
-                let (from, to) = (offset.max(place.offset), (offset + len).min(place.offset + place.len));
+                let (from, to) = (first.max(offset), (first + len).min(offset + range.len));
                 if from < to {
-                    give(range.start + (from - place.offset), to - from);
+                    give(range.start + (from - offset), to - from);
                 }
             });
         }
@@ -171,6 +188,11 @@ impl<'a> WriteLog<'a> {
 
 impl Drop for WriteLog<'_> {
     fn drop(&mut self) {
+        for mut range in self.spans.iter().flat_map(steps) {
+            // What is not let go of now is when the descriptor is closed.
+            // SAFETY: the request's own structure; stores go on as they did without it.
+            let _ = unsafe { request(&self.faults, UFFDIO_UNREGISTER, &mut range) };
+        }
         let _ = self.ram.set_noted(None);
     }
 }
@@ -191,15 +213,23 @@ fn userfaultfd() -> io::Result<OwnedFd> {
 }
 
 /// Stores to a mapping are noticed from here on, also to pages that are not there yet.
-fn protect(faults: &OwnedFd, place: &Place) -> io::Result<()> {
-    let (start, len) = (place.host as u64, place.len);
-    let mut register = Register { start, len, mode: REGISTER_MODE_WP, ioctls: 0 };
+fn protect(faults: &OwnedFd, span: &Span) -> io::Result<()> {
+    let range = Range { start: span.host, len: span.range.len };
+    let mut register = Register { range, mode: REGISTER_MODE_WP, ioctls: 0 };
     // SAFETY: the request's own structure; the mapping's content and rights stay what they are for whoever uses it.
     unsafe { request(faults, UFFDIO_REGISTER, &mut register) }?;
-    let mut protect = WriteProtect { start, len, mode: WRITEPROTECT_MODE_WP };
-    // SAFETY: as above: a store is let through by the kernel, once it is noted.
-    unsafe { request(faults, UFFDIO_WRITEPROTECT, &mut protect) }?;
+    for range in steps(span) {
+        let mut protect = WriteProtect { range, mode: WRITEPROTECT_MODE_WP };
+        // SAFETY: as above: a store is let through by the kernel, once it is noted.
+        unsafe { request(faults, UFFDIO_WRITEPROTECT, &mut protect) }?;
+    }
     Ok(())
+}
+
+/// A mapping in parts.
+fn steps(span: &Span) -> impl Iterator<Item = Range> + use<> {
+    let (start, len) = (span.host, span.range.len);
+    (0..len).step_by(STEP).map(move |at| Range { start: start + at, len: (len - at).min(STEP as u64) })
 }
 
 /// Gives runs of pages that were written, by addresses of this process's and lengths, and protects them again.

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use machine::Machine;
-use machine::snapshot::{After, Files, Paths, Summary, file};
+use machine::snapshot::{After, Files, How, Paths, Summary, file};
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -53,7 +53,7 @@ enum Done {
 /// What a snapshot took.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct Taken {
-    /// Microseconds for which the guest stood still.
+    /// Microseconds for which the guest stood still, in all.
     pub pause: u64,
     /// Bytes of RAM that were written: what is zero is not, and the rest may be compressed.
     pub memory: u64,
@@ -68,8 +68,8 @@ pub(crate) enum Wish {
     Snapshot {
         /// The machine ends then.
         stop: bool,
-        /// RAM is compressed.
-        compress: bool,
+        /// How RAM is written.
+        how: How,
     },
 }
 
@@ -78,9 +78,9 @@ pub(crate) fn serve(machine: &Machine, stream: &UnixStream, wish: Wish) -> io::R
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let disks = machine.kept_disks();
-    let (count, compress) = match wish {
-        Wish::Copy => (disks.len() + 1, false),
-        Wish::Snapshot { compress, .. } => (disks.len() + 2, compress),
+    let (count, how) = match wish {
+        Wish::Copy => (disks.len() + 1, How::default()),
+        Wish::Snapshot { how, .. } => (disks.len() + 2, how),
     };
     say(stream, &Wanted { disks })?;
     let received = receive(stream, count)?;
@@ -90,7 +90,7 @@ pub(crate) fn serve(machine: &Machine, stream: &UnixStream, wish: Wish) -> io::R
     let mut files = received.into_iter().map(File::from);
     let state = files.next().ok_or(io::ErrorKind::InvalidData)?;
     let memory = if matches!(wish, Wish::Copy) { None } else { files.next() };
-    let files = Files { state, memory, compress, disks: files.collect() };
+    let files = Files { state, memory, how, disks: files.collect() };
     let written = |summary: &Summary| {
         let taken = Taken { pause: summary.pause.as_micros() as u64, memory: summary.memory };
         say(stream, &Done::Written(taken))
@@ -123,7 +123,7 @@ pub fn take(
     entry: &Entry,
     folder: &Path,
     stop: bool,
-    compress: bool,
+    how: How,
     growing: impl FnOnce(&Path),
 ) -> Result<Taken, ServerError> {
     let refused = |path: &Path| {
@@ -136,7 +136,8 @@ pub fn take(
     let beside = beside(folder).ok_or_else(|| refused(folder)(io::ErrorKind::InvalidInput.into()))?;
     DirBuilder::new().mode(0o700).create(&beside).map_err(refused(folder))?;
     growing(&beside);
-    let written = write(entry, &beside, &format!("stop={stop}&compress={compress}"));
+    let (compress, live) = (how == How::Compressed, how == How::Live);
+    let written = write(entry, &beside, &format!("stop={stop}&compress={compress}&live={live}"));
     let whole = written.and_then(|written| {
         let place = || -> io::Result<()> {
             File::open(&beside)?.sync_all()?;

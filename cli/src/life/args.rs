@@ -42,6 +42,7 @@ the disk.
 
 Examples:
   guesthouse snapshot web web.snap           the machine goes on
+  guesthouse snapshot --live web web.snap    and hardly stands still meanwhile
   guesthouse snapshot --stop web web.snap    and ends when all is written
   guesthouse restore -d --name web web.snap";
 
@@ -134,6 +135,9 @@ pub enum LifeAction {
         /// Compress memory (Zstandard) while the guest goes on: smaller, and read as a whole when it is restored.
         #[arg(long)]
         compress: bool,
+        /// Let the guest go on while most of memory is written: it stands still for what it writes last.
+        #[arg(long, conflicts_with = "compress")]
+        live: bool,
         /// Say what it took, as JSON.
         #[arg(long)]
         json: bool,

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
+use machine::snapshot::How;
 use server::Registry;
 
 use crate::exit;
@@ -14,7 +15,7 @@ pub fn run(
     name: &str,
     folder: &Path,
     stop: bool,
-    compress: bool,
+    how: How,
     json: bool,
 ) -> anyhow::Result<u8> {
     let signals = Signals::watch()?;
@@ -23,7 +24,7 @@ pub fn run(
         let folder = folder.to_owned();
         signals.on_signal(move || drop(fs::remove_dir_all(&folder)));
     };
-    let taken = match server::snapshot::take(&registry.find(name)?, folder, stop, compress, remove) {
+    let taken = match server::snapshot::take(&registry.find(name)?, folder, stop, how, remove) {
         Ok(taken) => taken,
         Err(error) => return exit::after_signal(&signals, Err(error.into())),
     };

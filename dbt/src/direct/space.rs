@@ -352,6 +352,9 @@ impl Space {
     fn map(&mut self, ram: &GuestRam, page: u64, found: UserPage, prot: c_int, generation: u32) {
         let (Some(of), Some(offset)) = (ram.page(found.phys), ram.file_offset(found.phys)) else { return };
         self.process.map(page, prot, offset);
+        if prot & PROT_WRITE != 0 {
+            ram.note_mapped(found.phys);
+        }
         let host = of.host.as_ptr() as u64;
         self.pages.insert(page, Entry { prot, host, info: of.info, generation });
     }

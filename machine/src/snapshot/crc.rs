@@ -21,6 +21,22 @@ pub fn four(pieces: [&[u8]; 4]) -> [u32; 4] {
     pieces.map(|piece| crc32c(0, piece))
 }
 
+/// What so many bytes make of the checksum of those before them, but for their own: the checksum of `a` and `b` is
+/// `behind.of(crc32c(0, a)) ^ crc32c(0, b)`, with that of `b`'s length.
+pub struct Behind([u32; 32]);
+
+impl Behind {
+    pub fn bytes(len: usize) -> Self {
+        let zeros = vec![0; len];
+        Self(std::array::from_fn(|bit| update(1 << bit, &zeros)))
+    }
+
+    pub fn of(&self, crc: u32) -> u32 {
+        let bits = self.0.iter().enumerate().filter(|(bit, _)| crc >> bit & 1 != 0);
+        bits.fold(0, |all, (_, made)| all ^ made)
+    }
+}
+
 fn update(crc: u32, data: &[u8]) -> u32 {
     if is_x86_feature_detected!("sse4.2") {
         // SAFETY: the CPU has SSE4.2.
@@ -67,5 +83,6 @@ mod tests {
         let [a, b, c, d] = &pieces[..] else { unreachable!() };
         assert_eq!(four([a, b, c, d]), [a, b, c, d].map(|piece| crc32c(0, piece)));
         assert_eq!(four([a, &b[1..], c, d])[1], crc32c(0, &b[1..]));
+        assert_eq!(Behind::bytes(101).of(crc32c(0, a)) ^ crc32c(0, b), crc32c(crc32c(0, a), b));
     }
 }

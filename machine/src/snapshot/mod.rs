@@ -8,6 +8,7 @@ mod error;
 pub(crate) mod format;
 mod header;
 mod identity;
+mod live;
 mod packed;
 mod part;
 mod ram;
@@ -22,7 +23,7 @@ pub use header::Header;
 pub use identity::make_distinct;
 pub use part::SavedPart;
 pub use restore::{Paths, Snapshot};
-pub use save::{After, Copied, Files, Summary};
+pub use save::{After, Copied, Files, How, Summary};
 
 /// Files of the folder.
 pub mod file {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -14,11 +15,11 @@ use super::{Section, SnapshotError, packed, part};
 use crate::MachineError;
 
 /// The section with the checksums, of blocks of 64 KiB; zero where all is zero.
-const KIND: &str = "ram";
+pub const KIND: &str = "ram";
 const PACKED: &str = "ram-zstd";
 const LAYERS: &str = "ram-layers";
-const SECTION_VERSION: u32 = 1;
-const BLOCK: usize = 64 << 10;
+pub const SECTION_VERSION: u32 = 1;
+pub const BLOCK: usize = 64 << 10;
 /// What is copied and looked at together.
 pub const PIECE: usize = 4 * BLOCK;
 /// Bytes of RAM whose pages are looked at together. In files, the end of what holds data is searched for from wherever the look
@@ -35,13 +36,13 @@ pub enum Source<'a> {
 }
 
 /// Some of it that may not be all zero.
-struct Piece {
+pub struct Piece {
     /// First byte among all RAM, and its guest-physical address.
-    start: u64,
-    addr: u64,
-    len: usize,
+    pub start: u64,
+    pub addr: u64,
+    pub len: usize,
     /// A bit for each page that may hold something.
-    pages: u64,
+    pub pages: u64,
 }
 
 const _: () = assert!(PIECE / PAGE == 64, "a piece's pages have a word");
@@ -53,7 +54,7 @@ impl Source<'_> {
         }
     }
 
-    fn pieces(&self) -> io::Result<Vec<Piece>> {
+    pub fn pieces(&self) -> io::Result<Vec<Piece>> {
         let (mut pieces, mut first) = (Vec::new(), 0);
         for range in self.ram().ranges() {
             for window in (0..range.len).step_by(WINDOW) {
@@ -134,18 +135,24 @@ pub fn write(from: &Source<'_>, file: &File, packed: bool) -> io::Result<(Sectio
 }
 
 /// Writes the pages that hold something, those in a row together.
-fn write_runs(file: &File, piece: &Piece, mut pages: u64, bytes: &[u8]) -> io::Result<u64> {
+pub fn write_runs(file: &File, piece: &Piece, pages: u64, bytes: &[u8]) -> io::Result<u64> {
     let mut written = 0;
-    while pages != 0 {
-        let first = pages.trailing_zeros();
-        let count = (pages >> first).trailing_ones();
-        let (from, to) = (first as usize * PAGE, (first + count) as usize * PAGE);
-        let run = bytes.get(from..to).unwrap_or_default();
-        file.write_all_at(run, piece.start + from as u64)?;
+    for range in runs(pages) {
+        let run = bytes.get(range.clone()).unwrap_or_default();
+        file.write_all_at(run, piece.start + range.start as u64)?;
         written += run.len() as u64;
-        pages &= u64::MAX.checked_shl(first + count).unwrap_or(0);
     }
     Ok(written)
+}
+
+/// Pages in a row, as bytes of a piece.
+pub fn runs(mut pages: u64) -> impl Iterator<Item = Range<usize>> {
+    std::iter::from_fn(move || {
+        let first = (pages != 0).then(|| pages.trailing_zeros())?;
+        let end = first + (pages >> first).trailing_ones();
+        pages &= u64::MAX.checked_shl(end).unwrap_or(0);
+        Some(first as usize * PAGE..end as usize * PAGE)
+    })
 }
 
 /// The checksums of a piece's blocks, the last of which may be short.

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use block::{BlockBackend, Operation, Request};
 
+use super::live::Live;
 use super::ram::Source;
 use super::{DiskMark, Header, Section, SnapshotError, disks, format, part, ram};
+use crate::machine::{Still, Writing};
 use crate::{DiskSpec, Machine, MachineError, Outcome};
 
 /// Where a snapshot goes: files that were opened for it and are empty.
@@ -21,10 +23,22 @@ pub struct Files {
     pub state: File,
     /// See [`file::MEMORY`](super::file::MEMORY); a copy's RAM is in files of the machine's.
     pub memory: Option<File>,
-    /// RAM is compressed, and not read lazily by whoever restores it.
-    pub compress: bool,
+    /// How RAM is written.
+    pub how: How,
     /// Changes of the disks of [`Machine::kept_disks`], in that order.
     pub disks: Vec<File>,
+}
+
+/// How RAM is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum How {
+    /// While the guest stands still.
+    #[default]
+    Still,
+    /// Compressed, while the guest goes on after its RAM was frozen. It is not read lazily by whoever restores it.
+    Compressed,
+    /// While the guest goes on, but for what it writes last.
+    Live,
 }
 
 /// What becomes of the machine when all is written.
@@ -39,7 +53,7 @@ pub enum After<'a> {
 /// What a snapshot took.
 #[derive(Debug, Clone, Copy)]
 pub struct Summary {
-    /// How long the guest stood still.
+    /// How long the guest stood still, in all.
     pub pause: Duration,
     /// Bytes of RAM that were written: the rest was zero.
     pub memory: u64,
@@ -62,20 +76,26 @@ impl Machine {
     }
 
     /// Writes the machine as it is now. The guest stands still meanwhile; if it goes on afterwards and RAM is compressed, it does so
-    /// when its RAM is frozen, as for copies.
+    /// when its RAM is frozen, as for copies. Live, the snapshot is of the moment at which the guest stands still last.
     ///
     /// # Errors
-    /// The machine has something that cannot be kept, or the host refuses the files: the machine is as it was.
+    /// The machine has something that cannot be kept, the host refuses the files, or it has no log of what the guest writes: the machine
+    /// is as it was.
     pub fn snapshot(&self, files: &Files, after: After<'_>) -> Result<Summary, MachineError> {
-        let began = Instant::now();
-        let still = self.stand_still()?;
-        self.can_be_written()?;
         let to = files.memory.as_ref().ok_or_else(|| failed("memory")(io::ErrorKind::InvalidInput.into()))?;
         let ram = &*self.pc().ram;
-        let write = |from: &Source<'_>| ram::write(from, to, files.compress).map_err(failed("memory"));
-        if files.compress && matches!(after, After::GoOn) {
+        let writing = self.write_down()?;
+        if files.how == How::Live {
+            return self.snapshot_live(&writing, Live::begin(ram, to)?, files, after);
+        }
+        let began = Instant::now();
+        let still = writing.stand_still()?;
+        self.can_be_written()?;
+        let compress = files.how == How::Compressed;
+        let write = |from: &Source<'_>| ram::write(from, to, compress).map_err(failed("memory"));
+        if compress && matches!(after, After::GoOn) {
             let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, ram.freeze()?)))?;
-            drop(still);
+            drop((still, writing));
             let pause = began.elapsed();
             let (section, memory) = write(&Source::Frozen(ram, &layers))?;
             parts.write(files, section)?;
@@ -85,15 +105,58 @@ impl Machine {
             self.beside_disks(files, || Ok((self.parts()?, write(&Source::Still(ram))?)))?;
         parts.write(files, section)?;
         let summary = Summary { pause: began.elapsed(), memory };
+        self.go_on_or_end(still, after, &summary);
+        Ok(summary)
+    }
+
+    /// The guest goes on while RAM is written, and while what it has written meanwhile is.
+    fn snapshot_live(
+        &self,
+        writing: &Writing<'_>,
+        mut live: Live<'_>,
+        files: &Files,
+        after: After<'_>,
+    ) -> Result<Summary, MachineError> {
+        let began = Instant::now();
+        // Processes that have RAM mapped give it up: the log does not know of what they have from before.
+        let still = writing.stand_still()?;
+        self.can_be_written()?;
+        drop(still);
+        let first = began.elapsed();
+        live.all()?;
+        live.catch_up()?;
+        let began = Instant::now();
+        let still = writing.stand_still()?;
+        self.can_be_written()?;
+        let parts = self.beside_disks(files, || {
+            let parts = self.parts()?;
+            live.round().map(|_| parts)
+        })?;
+        let still = match after {
+            // What is left takes nothing of the machine's.
+            After::GoOn => {
+                drop(still);
+                None
+            }
+            After::Stop(_) => Some(still),
+        };
+        let pause = first + began.elapsed();
+        let (section, memory) = live.finish();
+        parts.write(files, section)?;
+        let summary = Summary { pause, memory };
+        still.into_iter().for_each(|still| self.go_on_or_end(still, after, &summary));
+        Ok(summary)
+    }
+
+    fn go_on_or_end(&self, still: Still<'_>, after: After<'_>, summary: &Summary) {
         match after {
-            After::Stop(stays) if stays(&summary) => {
+            After::Stop(stays) if stays(summary) => {
                 self.shared().end(Outcome::Saved);
                 // What the guest has asked of its devices is for those who go on from here.
                 std::mem::forget(still);
             }
             _ => drop(still),
         }
-        Ok(summary)
     }
 
     /// Writes the machine as it is now, for copies on this host: its RAM is shared with them, so that little is written.
@@ -109,7 +172,7 @@ impl Machine {
         if let Some(disk) = self.spec().disks.iter().find(written) {
             return Err(SnapshotError::Written(disk.path.clone()).into());
         }
-        let still = self.stand_still()?;
+        let still = self.write_down()?.stand_still()?;
         self.can_be_written()?;
         let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, self.pc().ram.freeze()?)))?;
         drop(still);
@@ -199,7 +262,7 @@ impl Parts {
     fn write(self, files: &Files, ram: Section) -> Result<(), SnapshotError> {
         let header = serde_json::to_vec(&self.header).map_err(|e| failed("header")(e.into()))?;
         let sections: Vec<_> = [ram].into_iter().chain(self.sections).collect();
-        let version = if files.compress { format::VERSION } else { format::PLAIN };
+        let version = if files.how == How::Compressed { format::VERSION } else { format::PLAIN };
         let bytes = format::encode(version, &header, &sections);
         files.state.write_all_at(&bytes, 0).map_err(failed("state"))
     }

@@ -1,5 +1,7 @@
 //! Machines at rest, and what is no machine at rest.
 
+mod live;
+
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,7 +15,7 @@ use rustix::fs::{CWD, FileType, Mode};
 
 use super::*;
 use crate::snapshot::format::{self, Section};
-use crate::snapshot::{After, Files, Header, Paths, SnapshotError, file};
+use crate::snapshot::{After, Files, Header, How, Paths, SnapshotError, file};
 use crate::{BoardKind, MachineError, Outcome, Snapshot};
 
 /// Computes for a while in registers and memory, says that it has begun, and ends with a sum that nobody can guess.
@@ -54,7 +56,7 @@ fn begun(spec: MachineSpec) -> Machine {
 
 fn files(folder: &Path) -> Files {
     let make = |name: &str| File::create(folder.join(name)).unwrap();
-    Files { state: make(file::STATE), memory: Some(make(file::MEMORY)), compress: false, disks: Vec::new() }
+    Files { state: make(file::STATE), memory: Some(make(file::MEMORY)), how: How::Still, disks: Vec::new() }
 }
 
 fn restored(folder: &Path, engine: EngineKind) -> Result<Machine, MachineError> {
@@ -121,7 +123,7 @@ fn the_fixtures_of_all_versions_go_on() {
         fs::create_dir_all(&path).unwrap();
         let cpu_model = Some("x86-64-v1".to_owned());
         let machine = begun(MachineSpec { cpu_model, memory: Size::mib(3), ..kernel.spec() });
-        machine.snapshot(&Files { compress: true, ..files(&path) }, After::Stop(&|_| true)).unwrap();
+        machine.snapshot(&Files { how: How::Compressed, ..files(&path) }, After::Stop(&|_| true)).unwrap();
     }
     for version in 1..=crate::snapshot::VERSION {
         let copy = tempfile::tempdir().unwrap();
@@ -330,7 +332,7 @@ fn a_full_disk_leaves_the_machine_as_it_is() {
         let error = machine.snapshot(&files, After::Stop(&|_| true)).unwrap_err();
         assert!(matches!(error, MachineError::Snapshot(SnapshotError::Write { .. })), "{error}");
     }
-    let compressed = Files { memory: Some(full()), compress: true, ..files(folder.path()) };
+    let compressed = Files { memory: Some(full()), how: How::Compressed, ..files(folder.path()) };
     let error = machine.snapshot(&compressed, After::GoOn).unwrap_err();
     assert!(error.to_string().contains("memory cannot be written"), "{error}");
     // All is written, and then it does not reach the disk.
@@ -354,8 +356,11 @@ fn a_guest_goes_on_while_its_ram_is_compressed_which_stays_what_it_was() {
             }
         }
         writer.set_nonblocking(false).unwrap();
-        let slow =
-            Files { memory: Some(OwnedFd::from(writer).into()), compress: true, ..files(folder.path()) };
+        let slow = Files {
+            memory: Some(OwnedFd::from(writer).into()),
+            how: How::Compressed,
+            ..files(folder.path())
+        };
         let taken = std::thread::scope(|scope| {
             let taken = scope.spawn(|| {
                 let taken = machine.snapshot(&slow, After::GoOn);
@@ -382,7 +387,7 @@ fn a_guest_goes_on_while_its_ram_is_compressed_which_stays_what_it_was() {
 fn packed_ram_is_small_and_goes_on_and_what_is_wrong_with_it_is_found_before_the_machine_is_made() {
     let machine = begun(summing().spec());
     let folder = tempfile::tempdir().unwrap();
-    let packed = Files { compress: true, ..files(folder.path()) };
+    let packed = Files { how: How::Compressed, ..files(folder.path()) };
     let taken = machine.snapshot(&packed, After::GoOn).unwrap();
     let path = folder.path().join(file::MEMORY);
     let memory = fs::read(&path).unwrap();

@@ -12,8 +12,10 @@ const NONE: [u64; 0] = [];
 /// The pages of a round, by number, each once.
 fn round(log: &mut WriteLog<'_>) -> Vec<u64> {
     let mut pages = Vec::new();
-    log.round(|addr, len| pages.extend((addr..addr + len).step_by(PAGE_SIZE as usize).map(|at| at / PAGE_SIZE)))
-        .unwrap();
+    log.round(|addr, len| {
+        pages.extend((addr..addr + len).step_by(PAGE_SIZE as usize).map(|at| at / PAGE_SIZE))
+    })
+    .unwrap();
     pages.sort_unstable();
     pages.dedup();
     pages

@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
 use jail::Kind;
+use machine::snapshot::How;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 use utoipa::IntoParams;
@@ -23,6 +24,8 @@ pub struct Take {
     stop: bool,
     /// RAM is compressed.
     compress: bool,
+    /// The guest goes on while most of RAM is written.
+    live: bool,
     /// It is for copies on this host, with which the machine shares the RAM that neither writes.
     share: bool,
 }
@@ -43,8 +46,16 @@ pub async fn take(
 ) -> Result<Response, Refusal> {
     let query = query?.0;
     let wish = match query {
+        Take { compress: true, live: true, .. } => {
+            return Err(Refusal::new(
+                StatusCode::BAD_REQUEST,
+                "what is live is not compressed: ask for one of them",
+            ));
+        }
         Take { share: true, .. } => Wish::Copy,
-        Take { stop, compress, .. } => Wish::Snapshot { stop, compress },
+        Take { stop, compress: true, .. } => Wish::Snapshot { stop, how: How::Compressed },
+        Take { stop, live: true, .. } => Wish::Snapshot { stop, how: How::Live },
+        Take { stop, .. } => Wish::Snapshot { stop, how: How::Still },
     };
     let machine = context.vm.machine();
     let machine =
