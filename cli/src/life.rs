@@ -17,6 +17,7 @@ mod snapshot;
 mod stats;
 mod table;
 
+use machine::snapshot::How;
 use server::Registry;
 
 pub use args::{LifeAction, LifeArguments};

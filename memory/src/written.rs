@@ -34,6 +34,9 @@ const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
 const WP_MATCHING: u64 = 1 << 0;
 const CHECK_WPASYNC: u64 = 1 << 1;
 const IS_WRITTEN: u64 = 1 << 1;
+const IS_FILE: u64 = 1 << 2;
+const IS_THERE: u64 = 1 << 3 | 1 << 4;
+const IS_ZEROS: u64 = 1 << 5;
 
 /// Runs of pages that are asked for together.
 const RUNS: usize = 512;
@@ -131,12 +134,23 @@ struct Span {
     range: RamRange,
 }
 
+/// How to tell that a page was not written.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// RAM is a file's: what is not there is protected, too, or to look at it would be to write it.
+    Shared,
+    /// Pages that were written are private: others are the file's, or the page of zeros. Where nothing is there, the kernel's mark of
+    /// protection would look like a page that is in swap ([`GuestRam::look`]).
+    Private,
+}
+
 /// A log of the pages of guest RAM that are written, as long as it lives: the first store to each page in each round takes a fault
 /// of the host's, resolved by its kernel. See [`GuestRam::log_writes`].
 pub struct WriteLog<'a> {
     ram: &'a GuestRam,
     spans: Vec<Span>,
     pagemap: Arc<File>,
+    kind: Kind,
     noted: Arc<Noted>,
     faults: OwnedFd,
 }
@@ -157,11 +171,12 @@ impl<'a> WriteLog<'a> {
         let span =
             |(place, range): (&Place, _)| Span { host: place.host as u64, offset: place.offset, range };
         let spans = places.iter().zip(ram.ranges()).map(span).collect();
-        let mut this = Self { ram, spans, pagemap, noted, faults };
+        let kind = if ram.file().is_some() { Kind::Shared } else { Kind::Private };
+        let mut this = Self { ram, spans, pagemap, kind, noted, faults };
         for span in &this.spans {
-            protect(&this.faults, span).map_err(log)?;
+            protect(&this.faults, span, kind).map_err(log)?;
         }
-        // A kernel that has the feature and cannot scan would say so too late.
+        // Of private pages, this protects those that are there.
         this.round(|_, _| ()).map(|()| this)
     }
 
@@ -172,7 +187,8 @@ impl<'a> WriteLog<'a> {
     /// What the host says: the log is not whole any more.
     pub fn round(&mut self, mut give: impl FnMut(u64, u64)) -> Result<(), MemoryError> {
         for &Span { host, offset, range } in &self.spans {
-            scan(&self.pagemap, host, host + range.len, |start, len| give(range.start + (start - host), len))
+            let found = |start, len| give(range.start + (start - host), len);
+            scan(&self.pagemap, self.kind, host, host + range.len, found)
                 .map_err(|source| MemoryError::NoLog { source })?;
             self.noted.each(|first, len| {
                 // A run may go on in the next range.
@@ -212,13 +228,13 @@ fn userfaultfd() -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Stores to a mapping are noticed from here on, also to pages that are not there yet.
-fn protect(faults: &OwnedFd, span: &Span) -> io::Result<()> {
+/// Stores to a mapping can be noticed from here on, and those to a shared one are.
+fn protect(faults: &OwnedFd, span: &Span, kind: Kind) -> io::Result<()> {
     let range = Range { start: span.host, len: span.range.len };
     let mut register = Register { range, mode: REGISTER_MODE_WP, ioctls: 0 };
     // SAFETY: the request's own structure; the mapping's content and rights stay what they are for whoever uses it.
     unsafe { request(faults, UFFDIO_REGISTER, &mut register) }?;
-    for range in steps(span) {
+    for range in steps(span).filter(|_| matches!(kind, Kind::Shared)) {
         let mut protect = WriteProtect { range, mode: WRITEPROTECT_MODE_WP };
         // SAFETY: as above: a store is let through by the kernel, once it is noted.
         unsafe { request(faults, UFFDIO_WRITEPROTECT, &mut protect) }?;
@@ -233,8 +249,19 @@ fn steps(span: &Span) -> impl Iterator<Item = Range> + use<> {
 }
 
 /// Gives runs of pages that were written, by addresses of this process's and lengths, and protects them again.
-fn scan(pagemap: &File, mut start: u64, end: u64, mut give: impl FnMut(u64, u64)) -> io::Result<()> {
+fn scan(
+    pagemap: &File,
+    kind: Kind,
+    mut start: u64,
+    end: u64,
+    mut give: impl FnMut(u64, u64),
+) -> io::Result<()> {
     let mut regions = [Region::default(); RUNS];
+    // In memory or in swap, where that matters: the kernel takes for written what was never there.
+    let (without, any) = match kind {
+        Kind::Shared => (0, 0),
+        Kind::Private => (IS_FILE | IS_ZEROS, IS_THERE),
+    };
     while start < end {
         let mut scan = Scan {
             size: size_of::<Scan>() as u64,
@@ -245,9 +272,9 @@ fn scan(pagemap: &File, mut start: u64, end: u64, mut give: impl FnMut(u64, u64)
             vec: regions.as_mut_ptr() as u64,
             vec_len: RUNS as u64,
             max_pages: 0,
-            category_inverted: 0,
-            category_mask: IS_WRITTEN,
-            category_anyof_mask: 0,
+            category_inverted: without,
+            category_mask: IS_WRITTEN | without,
+            category_anyof_mask: any,
             return_mask: IS_WRITTEN,
         };
         // SAFETY: the request's own structure, and regions that are ours alone and as many as it says.

@@ -55,6 +55,11 @@ fn each_round_has_what_was_written_since_the_one_before_and_nothing_else() {
         }
         ram.peek(2000 * PAGE_SIZE, &mut bytes).unwrap();
         assert_eq!(round(&mut log), NONE, "{kind}: reading is not writing");
+        // Whoever writes RAM down does not take it for more than it is.
+        let mut held = [false; 1024];
+        ram.look(3000 * PAGE_SIZE, &mut held).unwrap();
+        let first = held.iter().position(|held| *held);
+        assert_eq!(first, None, "{kind}");
         // By the process, by atomics, and by the host's kernel as devices have it done.
         ram.write(3 * PAGE_SIZE + 4000, &[1; 200]).unwrap();
         ram.store_u32(1001 * PAGE_SIZE, 0).unwrap();

@@ -45,18 +45,22 @@ fn is_awake(machines: &Machines, name: &str) -> Result<()> {
     machines.call(&["exec", "--wait", "300", name, "true"]).map(drop)
 }
 
-fn measure(arguments: &Arguments, machines: &Machines) -> Result<[Figure; 7]> {
+fn measure(arguments: &Arguments, machines: &Machines) -> Result<[Figure; 8]> {
     machines.call(&["run", "-d", "--clonable", "--name", "one", "--memory", "512M", &arguments.guest])?;
     is_awake(machines, "one")?;
     let snapshot = machines.path("snapshot");
     let path = snapshot.display().to_string();
-    let [mut written, mut pauses, mut sizes, mut restored, mut copied, mut own, mut shared] =
-        [const { Vec::new() }; 7];
+    let [mut written, mut pauses, mut live, mut sizes, mut restored, mut copied, mut own, mut shared] =
+        [const { Vec::new() }; 8];
+    let pause = |taken: &serde_json::Value| taken["pause"].as_f64().map(|us| us / 1e3);
     for _ in 0..arguments.runs {
+        let taken = machines.call(&["snapshot", "--json", "--live", "one", &path])?;
+        live.extend(pause(&serde_json::from_str(&taken)?));
+        fs::remove_dir_all(&snapshot)?;
         let (taken, took) = timed(machines, &["snapshot", "--json", "one", &path])?;
         let taken: serde_json::Value = serde_json::from_str(&taken)?;
         written.push(took);
-        pauses.extend(taken["pause"].as_f64().map(|us| us / 1e3));
+        pauses.extend(pause(&taken));
         sizes.extend(taken["memory"].as_f64().map(|bytes| bytes / f64::from(1 << 20)));
         let (id, took) = timed(machines, &["restore", "-d", "--rm", &path])?;
         restored.push(took);
@@ -81,6 +85,7 @@ fn measure(arguments: &Arguments, machines: &Machines) -> Result<[Figure; 7]> {
     Ok([
         row("snapshot of 512M", "ms", written, Some(400.0)),
         row("the guest stands still", "ms", pauses, None),
+        row("the same with --live", "ms", live, None),
         row("RAM that is not zero", "MiB", sizes, None),
         row("restore to running", "ms", restored, Some(50.0)),
         row("clone to running", "ms", copied, Some(30.0)),

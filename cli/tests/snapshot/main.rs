@@ -1,7 +1,9 @@
 //! `guesthouse snapshot` and `restore`, as a user has them.
 #![allow(clippy::unwrap_used)] // how a test fails
 
+#[path = "../common/mod.rs"]
 mod common;
+mod live;
 
 use std::fs;
 use std::io::Write;
