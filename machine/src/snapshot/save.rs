@@ -125,6 +125,8 @@ impl Machine {
         let first = began.elapsed();
         live.all()?;
         live.catch_up()?;
+        // So that there is little to flush later.
+        self.flush_disks()?;
         let began = Instant::now();
         let still = writing.stand_still()?;
         self.can_be_written()?;
@@ -206,10 +208,13 @@ impl Machine {
         })
     }
 
+    fn flush_disks(&self) -> Result<(), SnapshotError> {
+        let mut disks = self.disks().iter().enumerate();
+        disks.try_for_each(|(index, disk)| flush(disk.as_ref()).map_err(failed(&format!("disk {index}"))))
+    }
+
     fn write_disks(&self, files: &Files) -> Result<(), MachineError> {
-        for (disk, index) in self.disks().iter().zip(0usize..) {
-            flush(disk.as_ref()).map_err(failed(&format!("disk {index}")))?;
-        }
+        self.flush_disks()?;
         for (index, to) in self.kept_disks().into_iter().zip(&files.disks) {
             let what = super::file::disk(index);
             let from = self.overlay(index).ok_or(io::ErrorKind::NotFound).map_err(io::Error::from);

@@ -109,7 +109,7 @@ fn what_is_written_is_of_one_moment_on_any_engine_and_all_go_on() {
         machine.start().unwrap();
         goes_on(&machine, 3);
         let mut turns = Vec::new();
-        for round in 0..3 {
+        for round in 0..2 {
             let folder = tempfile::tempdir().unwrap();
             let taken = machine.snapshot(&live(folder.path()), After::GoOn).unwrap();
             let copy = restored(folder.path(), engine).unwrap();
@@ -138,7 +138,7 @@ fn what_is_written_is_of_one_moment_on_any_engine_and_all_go_on() {
         }
         machine.pause().unwrap();
         turns.push(turn(&machine.pc().ram));
-        assert!(turns.is_sorted() && turns[0] < turns[3], "{engine}: {turns:?}");
+        assert!(turns.is_sorted() && turns[0] < turns[2], "{engine}: {turns:?}");
     }
 }
 
