@@ -202,6 +202,9 @@ fn a_machine_on_huge_pages_is_written_down_and_not_shared() {
     let refused = machine.copy(&files(folder.path())).unwrap_err();
     assert!(matches!(refused, MachineError::HugeStays("a copy")), "{refused}");
     assert!(matches!(machine.set_balloon(Size::mib(1)), Err(MachineError::HugeStays("a balloon"))));
+    let live = Files { how: How::Live, ..files(folder.path()) };
+    let refused = machine.snapshot(&live, After::GoOn).unwrap_err().to_string();
+    assert!(refused.contains("take the snapshot without --live"), "{refused}");
     machine.snapshot(&files(folder.path()), After::GoOn).unwrap();
     let copy = restored(folder.path(), EngineKind::Interp).unwrap();
     assert_eq!(copy.spec().hugepages, None);
