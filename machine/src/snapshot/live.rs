@@ -89,6 +89,7 @@ impl<'a> Live<'a> {
     fn write(&self, pieces: &[Piece]) -> io::Result<()> {
         share_out(
             pieces.len(),
+            1,
             "snapshot",
             || vec![0; PIECE],
             |buffer, index| pieces.get(index).map_or(Ok(()), |piece| self.write_piece(piece, buffer)),
