@@ -1,12 +1,11 @@
 //! From what a user says about a disk to something that takes requests.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::guard::Guard;
 use crate::qcow2::{Chain, overlay};
-use crate::{BlockBackend, BlockError, Format, Image, LayeredImage, Patient, Pool, RawImage, Uring};
+use crate::{BlockBackend, BlockError, Format, Image, LayeredImage, Overlay, Patient, Pool, RawImage, Uring};
 
 /// A disk as its user describes it.
 #[derive(Debug, Clone, Default)]
@@ -33,13 +32,13 @@ pub fn open(options: &ImageOptions) -> Result<Arc<dyn BlockBackend>, BlockError>
     open_with_overlay(options).map(|(disk, _)| disk)
 }
 
-/// The same, and the file that holds what is written, a qcow2 image, if that is gone with the disk.
+/// The same, and the file that holds what is written, if that is gone with the disk.
 ///
 /// # Errors
 /// As [`open`].
 pub fn open_with_overlay(
     options: &ImageOptions,
-) -> Result<(Arc<dyn BlockBackend>, Option<File>), BlockError> {
+) -> Result<(Arc<dyn BlockBackend>, Option<Overlay>), BlockError> {
     let path = &options.path;
     let guessed = match options.format {
         Some(_) => None,

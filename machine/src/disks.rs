@@ -1,11 +1,10 @@
 //! The machine's virtio devices: its disks, and a source of random numbers. What is on the disks to be booted.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 
-use block::{BlockBackend, Buffers, ImageOptions, Operation, Request, SECTOR};
+use block::{BlockBackend, Buffers, ImageOptions, Operation, Overlay, Request, SECTOR};
 use boot::disk::{ReadAt, System};
 use virtio::{Blk, BlkOptions, Rng, VirtioDevice};
 
@@ -14,7 +13,7 @@ use crate::meter::MeteredDisk;
 use crate::{DiskSpec, MachineError, MachineSpec};
 
 /// Disks, and the files of what is gone with them.
-type DisksAndOverlays = (Vec<Arc<MeteredDisk>>, Vec<Option<File>>);
+type DisksAndOverlays = (Vec<Arc<MeteredDisk>>, Vec<Option<Overlay>>);
 
 /// Opens the disks: each with the file of what is gone with the machine, if there is one.
 pub fn open(spec: &MachineSpec) -> Result<DisksAndOverlays, MachineError> {

@@ -1,13 +1,12 @@
 //! A machine from its definition to its end.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
 use agent::Host;
-use block::{BlockBackend, Patient};
+use block::{BlockBackend, Overlay, Patient};
 use cpu::x86::CpuModel;
 use cpu::{Clock, CpuState, Engine, Signals, VmConfig};
 use device::Action;
@@ -41,7 +40,7 @@ pub struct Shared {
     pub config: VmConfig,
     disks: Vec<Arc<dyn BlockBackend>>,
     /// Where their changes are that are gone with the machine.
-    overlays: Vec<Option<File>>,
+    overlays: Vec<Option<Overlay>>,
     /// Disks and networks, for what they count.
     metered: Vec<Arc<MeteredDisk>>,
     nets: Vec<Arc<MeteredNet>>,
@@ -398,7 +397,7 @@ impl Machine {
     }
 
     /// Where the changes of a disk are that are gone with the machine.
-    pub(crate) fn overlay(&self, index: usize) -> Option<&File> {
+    pub(crate) fn overlay(&self, index: usize) -> Option<&Overlay> {
         self.shared.overlays.get(index)?.as_ref()
     }
 

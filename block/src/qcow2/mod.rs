@@ -12,7 +12,6 @@ pub use chain::{Chain, Layers, backing_path};
 pub use header::Header;
 pub use storage::ImageFile;
 
-use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -25,7 +24,7 @@ use parking_lot::RwLock;
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 
-use crate::{BlockError, Buffers, Format, Image, Operation, file};
+use crate::{BlockError, Buffers, Format, Image, Operation, Overlay, file};
 
 /// Most that is uncompressed at once.
 const BOUNCE: u64 = 1 << 20;
@@ -95,7 +94,7 @@ impl LayeredImage {
             let end = at.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
             {
                 let _guard = mapping.storage().weak_write_blocker(at..end);
-                file::write(mapping.storage().file(), at, from.first(len))?;
+                mapping.storage().write(at, from.first(len))?;
             }
             layers.commit_data_mapping(mapping)?;
             from.advance(len);
@@ -156,9 +155,7 @@ impl LayeredImage {
             let (mapping, step) = layers.get_mapping(offset, len)?;
             let step = step.min(len);
             match mapping {
-                Mapping::Raw { storage, offset, writable: true, .. } => {
-                    file::punch(storage.file(), offset, step)?
-                }
+                Mapping::Raw { storage, offset, writable: true, .. } => storage.punch(offset, step)?,
                 _ if step == 0 => return Ok(()),
                 _ => {}
             }
@@ -233,20 +230,17 @@ pub fn caught<T>(work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(io::Error::other(Panicked)))
 }
 
-/// Writes an empty qcow2 image of `len` bytes into `file`; in its header stands the backing file, if there is one.
+/// Writes an empty qcow2 image of `len` bytes into an empty file; in its header stands the backing file, if there is one.
 ///
 /// # Errors
 /// What the host says.
 pub fn create(
-    file: File,
-    path: &Path,
+    file: ImageFile,
     len: u64,
     cluster: u64,
     backing: Option<(String, Format)>,
 ) -> io::Result<Qcow2<ImageFile>> {
-    let mut builder = Qcow2::<ImageFile>::create_builder(ImageFile::new(file, path, cluster))
-        .size(len)
-        .cluster_size(cluster as usize);
+    let mut builder = Qcow2::<ImageFile>::create_builder(file).size(len).cluster_size(cluster as usize);
     if let Some((name, format)) = backing {
         builder = builder.backing(name, format.to_string());
     }
@@ -263,14 +257,16 @@ pub fn temporary_folder() -> PathBuf {
 ///
 /// # Errors
 /// There is no room for a temporary file.
-pub fn overlay(base: Layers, path: &Path, format: Format) -> Result<(LayeredImage, File), BlockError> {
+pub fn overlay(base: Layers, path: &Path, format: Format) -> Result<(LayeredImage, Overlay), BlockError> {
     let folder = temporary_folder();
     let make = || {
         let file = tempfile::tempfile_in(&folder)?;
         let copy = file.try_clone()?;
+        let file = ImageFile::new(file, &folder, CLUSTER);
+        let copy = Overlay::new(copy, file.changes());
         let name = std::path::absolute(path)?.into_os_string().into_string().ok();
         let backing = name.map(|name| (name, format));
-        let mut image = create(file, &folder, base.size(), CLUSTER, backing)?;
+        let mut image = create(file, base.size(), CLUSTER, backing)?;
         image.set_backing(Some(base));
         Ok((LayeredImage::new(Layers::new(image)), copy))
     };

@@ -8,6 +8,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
@@ -15,7 +16,8 @@ use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use rustix::io::{Errno, preadv, pwritev};
 
-use crate::file;
+use crate::overlay::Changes;
+use crate::{Buffers, file};
 
 /// A file that holds a layer of a disk, or a part of it.
 #[derive(Debug)]
@@ -25,15 +27,40 @@ pub struct ImageFile {
     helper: CommonStorageHelper,
     /// Data is where the file is: from this many bytes on beyond its end, something is missing.
     granule: u64,
+    changes: Arc<Changes>,
 }
 
 impl ImageFile {
     /// `file`, which was opened from `path`, with clusters of `granule` bytes.
     pub fn new(file: File, path: &Path, granule: u64) -> Self {
-        Self { file, path: path.to_owned(), helper: CommonStorageHelper::default(), granule }
+        let (helper, changes) = Default::default();
+        Self { file, path: path.to_owned(), helper, granule, changes }
     }
 
-    /// The file itself.
+    /// Where writes are noted if somebody wants to know of them.
+    pub fn changes(&self) -> Arc<Changes> {
+        self.changes.clone()
+    }
+
+    /// Writes the buffers to `offset`.
+    pub fn write(&self, offset: u64, from: Buffers) -> io::Result<()> {
+        let len = from.len();
+        self.noted(offset, len, || file::write(&self.file, offset, from))
+    }
+
+    /// Gives the host back what these bytes take.
+    pub fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.noted(offset, len, || file::punch(&self.file, offset, len))
+    }
+
+    /// Notes it afterwards, whatever became of it.
+    fn noted(&self, offset: u64, len: u64, write: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let done = write();
+        self.changes.note(offset, len);
+        done
+    }
+
+    /// The file itself, to read it.
     pub fn file(&self) -> &File {
         &self.file
     }
@@ -85,31 +112,38 @@ impl Storage for ImageFile {
     }
 
     unsafe fn pure_writev(&self, bufv: IoVector<'_>, offset: u64) -> io::Result<()> {
+        let len = bufv.len();
         let mut slices = bufv.into_inner();
         let mut rest = &mut slices[..];
-        each(offset, |offset| {
-            let count = if rest.is_empty() { 0 } else { pwritev(self.file.as_fd(), rest, offset)? };
-            IoSlice::advance_slices(&mut rest, count);
-            Ok(count)
-        })?;
-        if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        self.noted(offset, len, || {
+            each(offset, |offset| {
+                let count = if rest.is_empty() { 0 } else { pwritev(self.file.as_fd(), rest, offset)? };
+                IoSlice::advance_slices(&mut rest, count);
+                Ok(count)
+            })?;
+            if rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+        })
     }
 
     unsafe fn pure_write_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.checked_add(length).ok_or(io::ErrorKind::FileTooLarge)?;
-        file::zero(&self.file, offset, length, true)?;
-        // One that is too short grows by zeroes.
-        if file::len(&self.file)? < end { self.file.set_len(end) } else { Ok(()) }
+        self.noted(offset, length, || {
+            file::zero(&self.file, offset, length, true)?;
+            // One that is too short grows by zeroes.
+            if file::len(&self.file)? < end { self.file.set_len(end) } else { Ok(()) }
+        })
     }
 
     unsafe fn pure_write_allocated_zeroes(&self, offset: u64, length: u64) -> io::Result<()> {
         let end = offset.checked_add(length).ok_or(io::ErrorKind::FileTooLarge)?;
-        file::zero(&self.file, offset, length, false)?;
-        if file::len(&self.file)? < end { self.file.set_len(end) } else { Ok(()) }
+        self.noted(offset, length, || {
+            file::zero(&self.file, offset, length, false)?;
+            if file::len(&self.file)? < end { self.file.set_len(end) } else { Ok(()) }
+        })
     }
 
     unsafe fn pure_discard(&self, offset: u64, length: u64) -> io::Result<()> {
-        file::punch(&self.file, offset, length)
+        self.punch(offset, length)
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -131,7 +165,10 @@ impl Storage for ImageFile {
 
     fn resize(&self, new_size: u64, prealloc_mode: PreallocateMode) -> io::Result<()> {
         match prealloc_mode {
-            PreallocateMode::None | PreallocateMode::Zero => self.file.set_len(new_size),
+            PreallocateMode::None | PreallocateMode::Zero => {
+                let len = file::len(&self.file)?;
+                self.noted(len.min(new_size), len.abs_diff(new_size), || self.file.set_len(new_size))
+            }
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }

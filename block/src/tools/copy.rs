@@ -36,7 +36,12 @@ pub fn convert(
                 handle.set_len(len)?;
                 Layers::new(Raw::open_image(ImageFile::new(handle, path, SECTOR), true)?)
             }
-            Format::Qcow2 => Layers::new(qcow2::create(handle, path, len, target.cluster, None)?),
+            Format::Qcow2 => Layers::new(qcow2::create(
+                ImageFile::new(handle, path, target.cluster),
+                len,
+                target.cluster,
+                None,
+            )?),
         }))
     };
     let to = make().map_err(write_error)?;

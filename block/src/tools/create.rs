@@ -57,7 +57,8 @@ pub fn create(options: &CreateOptions) -> Result<u64, BlockError> {
             Format::Raw => file.as_file().set_len(len),
             Format::Qcow2 => {
                 let handle = file.as_file().try_clone()?;
-                let image = qcow2::create(handle, path, len, options.cluster, options.backing.clone())?;
+                let file = qcow2::ImageFile::new(handle, path, options.cluster);
+                let image = qcow2::create(file, len, options.cluster, options.backing.clone())?;
                 // Its caches go to the file with it.
                 drop(imago::FormatAccess::new(image));
                 Ok(())

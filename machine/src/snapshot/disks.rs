@@ -6,16 +6,21 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
+use block::{Overlay, OverlayLog};
 use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::SnapshotError;
+use super::live::clear;
+use super::ram::is_zero;
 use super::threads::share_out;
 use crate::DiskSpec;
 
 /// Bytes that are copied together.
 const PIECE: usize = 256 << 10;
+/// The same of what was written again: what is zero takes no room.
+const CLUSTER: usize = 64 << 10;
 /// As many are a millisecond's work. To make a thread and its buffer takes a tenth of that, and holds up whoever else changes the
 /// process's memory: RAM is being frozen beside.
 const WORTH_A_THREAD: usize = 16;
@@ -83,8 +88,55 @@ pub fn copy(from: &File, to: &File) -> io::Result<()> {
     )
 }
 
+/// A copy of an overlay that follows what is written to it.
+pub struct Following<'a> {
+    log: OverlayLog<'a>,
+    to: &'a File,
+}
+
+impl<'a> Following<'a> {
+    /// No request is under way.
+    pub fn begin(overlay: &'a Overlay, to: &'a File) -> Self {
+        Self { log: overlay.log_writes(), to }
+    }
+
+    fn from(&self) -> &'a File {
+        self.log.overlay().file()
+    }
+
+    /// Copies all of it. Of what is written meanwhile, the copy gets something.
+    pub fn all(&self) -> io::Result<()> {
+        copy(self.from(), self.to)
+    }
+
+    /// Copies what was written since the last time. If no request is under way, the copy is the file.
+    pub fn round(&self) -> io::Result<()> {
+        // In this order: what is told of is in the file by now.
+        let (written, len) = (self.log.round(), self.from().metadata()?.len());
+        self.to.set_len(len)?;
+        let mut buffer = vec![0; CLUSTER];
+        for range in written {
+            let end = range.end.min(len);
+            for at in (range.start..end).step_by(CLUSTER) {
+                let bytes = buffer.get_mut(..(end - at).min(CLUSTER as u64) as usize).unwrap_or_default();
+                self.from().read_exact_at(bytes, at)?;
+                if is_zero(bytes) {
+                    clear(self.to, at, bytes.len())?;
+                } else {
+                    self.to.write_all_at(bytes, at)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc::channel;
+
+    use block::{BlockBackend, Buffers, Format, ImageOptions, Operation, Request};
+
     use super::*;
 
     #[test]
@@ -97,5 +149,72 @@ mod tests {
         assert!(matches!(mark.check(&disk), Err(SnapshotError::Disk(_))));
         drop(file);
         assert!(matches!(mark.check(&disk), Err(SnapshotError::NoDisk { .. })));
+    }
+
+    fn perform(disk: &dyn BlockBackend, operation: Operation) {
+        let (sender, answer) = channel();
+        let done = Box::new(move |result| sender.send(result).unwrap());
+        disk.submit(Request { operation, done });
+        disk.commit();
+        answer.recv().unwrap().unwrap();
+    }
+
+    fn content(file: &File) -> Vec<u8> {
+        let mut bytes = vec![0; file.metadata().unwrap().len() as usize];
+        file.read_exact_at(&mut bytes, 0).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn a_copy_follows_a_disk_in_use() {
+        const LEN: u64 = 32 << 20;
+        let base = tempfile::NamedTempFile::new().unwrap();
+        base.as_file().set_len(LEN).unwrap();
+        let options = ImageOptions {
+            path: base.path().to_owned(),
+            format: Some(Format::Raw),
+            snapshot: true,
+            ..ImageOptions::default()
+        };
+        let (disk, overlay) = block::open_with_overlay(&options).unwrap();
+        let overlay = overlay.unwrap();
+        let mut seed = 7u64;
+        let mut random = |below: u64| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        let mut work = |turns: u32| {
+            for _ in 0..turns {
+                let len = 512 * (1 + random(300));
+                let offset = 512 * random((LEN - len) / 512);
+                perform(
+                    disk.as_ref(),
+                    match random(8) {
+                        0 => Operation::Discard { offset, len },
+                        1 => Operation::WriteZeroes { offset, len, unmap: random(2) == 0 },
+                        byte => {
+                            let from = Buffers::owned(&vec![byte as u8 + random(200) as u8; len as usize]);
+                            Operation::Write { offset, from, durable: false }
+                        }
+                    },
+                );
+            }
+            perform(disk.as_ref(), Operation::Flush);
+        };
+        work(100);
+        let copy = tempfile::tempfile().unwrap();
+        let following = Following::begin(&overlay, &copy);
+        std::thread::scope(|scope| {
+            let guest = scope.spawn(|| work(300));
+            following.all().unwrap();
+            while !guest.is_finished() {
+                following.round().unwrap();
+            }
+        });
+        for _ in 0..20 {
+            following.round().unwrap();
+            assert!(content(overlay.file()) == content(&copy));
+            work(10);
+        }
     }
 }

@@ -153,7 +153,7 @@ fn failed(source: io::Error) -> SnapshotError {
 }
 
 /// What the file had there is zero.
-fn clear(file: &File, offset: u64, len: usize) -> io::Result<()> {
+pub fn clear(file: &File, offset: u64, len: usize) -> io::Result<()> {
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
     // Where a file cannot have holes made, it has zeros.
     fallocate(file, hole, offset, len as u64).or_else(|_| file.write_all_at(&vec![0; len], offset))

@@ -8,8 +8,9 @@ use std::sync::mpsc::channel;
 use std::thread::Builder;
 use std::time::{Duration, Instant, SystemTime};
 
-use block::{BlockBackend, Operation, Request};
+use block::{BlockBackend, Operation, Overlay, Request};
 
+use super::disks::Following;
 use super::live::Live;
 use super::ram::Source;
 use super::{DiskMark, Header, Section, SnapshotError, disks, format, part, ram};
@@ -92,17 +93,17 @@ impl Machine {
         let still = writing.stand_still()?;
         self.can_be_written()?;
         let compress = files.how == How::Compressed;
+        let disks = || self.write_disks(files);
         let write = |from: &Source<'_>| ram::write(from, to, compress).map_err(failed("memory"));
         if compress && matches!(after, After::GoOn) {
-            let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, ram.freeze()?)))?;
+            let (parts, layers) = beside(disks, || Ok((self.parts()?, ram.freeze()?)))?;
             drop((still, writing));
             let pause = began.elapsed();
             let (section, memory) = write(&Source::Frozen(ram, &layers))?;
             parts.write(files, section)?;
             return Ok(Summary { pause, memory });
         }
-        let (parts, (section, memory)) =
-            self.beside_disks(files, || Ok((self.parts()?, write(&Source::Still(ram))?)))?;
+        let (parts, (section, memory)) = beside(disks, || Ok((self.parts()?, write(&Source::Still(ram))?)))?;
         parts.write(files, section)?;
         let summary = Summary { pause: began.elapsed(), memory };
         self.go_on_or_end(still, after, &summary);
@@ -121,16 +122,19 @@ impl Machine {
         // Processes that have RAM mapped give it up: the log does not know of what they have from before.
         let still = writing.stand_still()?;
         self.can_be_written()?;
+        let disks = self.followed(files)?;
         drop(still);
         let first = began.elapsed();
-        live.all()?;
+        beside(|| each(&disks, Following::all), || Ok(live.all()?))?;
         live.catch_up()?;
-        // So that there is little to flush later.
+        // So that there is little to do later.
         self.flush_disks()?;
+        each(&disks, Following::round)?;
         let began = Instant::now();
         let still = writing.stand_still()?;
         self.can_be_written()?;
-        let parts = self.beside_disks(files, || {
+        let last = || self.flush_disks().and_then(|()| each(&disks, Following::round));
+        let parts = beside(last, || {
             let parts = self.parts()?;
             live.round().map(|_| parts)
         })?;
@@ -176,7 +180,8 @@ impl Machine {
         }
         let still = self.write_down()?.stand_still()?;
         self.can_be_written()?;
-        let (parts, layers) = self.beside_disks(files, || Ok((self.parts()?, self.pc().ram.freeze()?)))?;
+        let (parts, layers) =
+            beside(|| self.write_disks(files), || Ok((self.parts()?, self.pc().ram.freeze()?)))?;
         drop(still);
         let pause = began.elapsed();
         parts.write(files, ram::layers(&layers)?)?;
@@ -191,36 +196,37 @@ impl Machine {
         if self.pc().can_be_kept() { Ok(()) } else { Err(SnapshotError::Share) }
     }
 
-    /// Does something while a thread writes disks.
-    fn beside_disks<T>(
-        &self,
-        files: &Files,
-        act: impl FnOnce() -> Result<T, MachineError>,
-    ) -> Result<T, MachineError> {
-        std::thread::scope(|scope| {
-            let thread = Builder::new().name("snapshot-disks".to_owned());
-            let disks =
-                thread.spawn_scoped(scope, || self.write_disks(files)).map_err(MachineError::Thread)?;
-            let done = act()?;
-            let written =
-                disks.join().map_err(|_| failed("disks")(io::Error::other("a panic: report it")))?;
-            written.map(|()| done)
-        })
-    }
-
     fn flush_disks(&self) -> Result<(), SnapshotError> {
         let mut disks = self.disks().iter().enumerate();
         disks.try_for_each(|(index, disk)| flush(disk.as_ref()).map_err(failed(&format!("disk {index}"))))
     }
 
-    fn write_disks(&self, files: &Files) -> Result<(), MachineError> {
+    /// What is kept of each disk, by its place, and the file for it.
+    fn overlays<'a>(
+        &'a self,
+        files: &'a Files,
+    ) -> impl Iterator<Item = Result<(usize, &'a Overlay, &'a File), SnapshotError>> {
+        self.kept_disks().into_iter().zip(&files.disks).map(|(index, to)| {
+            let overlay = self.overlay(index).ok_or_else(|| io::ErrorKind::NotFound.into());
+            overlay.map(|from| (index, from, to)).map_err(failed(&super::file::disk(index)))
+        })
+    }
+
+    fn write_disks(&self, files: &Files) -> Result<(), SnapshotError> {
         self.flush_disks()?;
-        for (index, to) in self.kept_disks().into_iter().zip(&files.disks) {
-            let what = super::file::disk(index);
-            let from = self.overlay(index).ok_or(io::ErrorKind::NotFound).map_err(io::Error::from);
-            from.and_then(|from| disks::copy(from, to)).map_err(failed(&what))?;
-        }
-        Ok(())
+        self.overlays(files).try_for_each(|overlay| {
+            let (index, from, to) = overlay?;
+            disks::copy(from.file(), to).map_err(failed(&super::file::disk(index)))
+        })
+    }
+
+    /// Copies that follow what is written from now on, when the guest stands still.
+    fn followed<'a>(&'a self, files: &'a Files) -> Result<Vec<(usize, Following<'a>)>, SnapshotError> {
+        let begin = |overlay| {
+            let (index, from, to) = overlay?;
+            Ok((index, Following::begin(from, to)))
+        };
+        self.overlays(files).map(begin).collect()
     }
 
     /// Everything but RAM and disks.
@@ -271,6 +277,27 @@ impl Parts {
         let bytes = format::encode(version, &header, &sections);
         files.state.write_all_at(&bytes, 0).map_err(failed("state"))
     }
+}
+
+fn each<'a>(
+    disks: &[(usize, Following<'a>)],
+    act: impl Fn(&Following<'a>) -> io::Result<()>,
+) -> Result<(), SnapshotError> {
+    disks.iter().try_for_each(|(index, disk)| act(disk).map_err(failed(&super::file::disk(*index))))
+}
+
+/// Does something while a thread writes disks.
+fn beside<T>(
+    disks: impl FnOnce() -> Result<(), SnapshotError> + Send,
+    act: impl FnOnce() -> Result<T, MachineError>,
+) -> Result<T, MachineError> {
+    std::thread::scope(|scope| {
+        let thread = Builder::new().name("snapshot-disks".to_owned());
+        let disks = thread.spawn_scoped(scope, disks).map_err(MachineError::Thread)?;
+        let done = act()?;
+        let written = disks.join().map_err(|_| failed("disks")(io::Error::other("a panic: report it")))?;
+        Ok(written.map(|()| done)?)
+    })
 }
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> SnapshotError {
