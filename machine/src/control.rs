@@ -64,6 +64,8 @@ struct State {
     waiting: usize,
     paused: bool,
     reset: bool,
+    /// So many look at the state, or change it: no reset may.
+    lookers: u32,
     outcome: Option<Outcome>,
 }
 
@@ -125,7 +127,7 @@ impl Control {
             while state.outcome.is_none() && (state.paused || state.reset) {
                 match reset {
                     // It may also be asked for when all wait already.
-                    Some(reset) if state.reset && state.everybody_waits() => {
+                    Some(reset) if state.reset && state.lookers == 0 && state.everybody_waits() => {
                         state.reset = false;
                         state.outcome = reset().err();
                         self.changed.notify_all();
@@ -159,6 +161,18 @@ impl Control {
         while state.outcome.is_none() && (state.reset || !state.everybody_waits()) {
             self.changed.wait(&mut state);
         }
+        state.outcome.is_none()
+    }
+
+    /// In a pause: somebody begins to look at the machine's state, or has done. Resets that were asked for before are done before, others
+    /// wait. False if the machine has ended.
+    pub fn look(&self, on: bool) -> bool {
+        let mut state = self.state.lock();
+        while on && state.lookers == 0 && state.outcome.is_none() && state.reset {
+            self.changed.wait(&mut state);
+        }
+        state.lookers = state.lookers.saturating_add_signed(if on { 1 } else { -1 });
+        self.changed.notify_all();
         state.outcome.is_none()
     }
 
@@ -211,6 +225,7 @@ fn gone(state: &MutexGuard<State>) -> Option<Outcome> {
 #[cfg(test)]
 mod tests {
     use std::thread;
+    use std::time::Duration;
 
     use super::*;
 
@@ -272,6 +287,35 @@ mod tests {
         assert_eq!(*resets.lock(), 1);
         control.resume();
         assert_eq!(participant.join().unwrap(), Go::On);
+    }
+
+    #[test]
+    fn a_reset_waits_for_who_looks_at_the_state() {
+        let control = Arc::new(Control::new(1));
+        control.pause();
+        let resets = Arc::new(Mutex::new(0));
+        let participant = thread::spawn({
+            let (control, resets) = (control.clone(), resets.clone());
+            move || {
+                control.meet(Some(&|| {
+                    *resets.lock() += 1;
+                    Ok(())
+                }))
+            }
+        });
+        assert!(control.wait_paused());
+        // One that was asked for before comes before.
+        control.act(Action::Reset, false);
+        assert!(control.look(true));
+        assert_eq!(*resets.lock(), 1);
+        control.act(Action::Reset, false);
+        thread::sleep(Duration::from_millis(50));
+        assert_eq!(*resets.lock(), 1);
+        assert!(control.look(false) && control.wait_paused());
+        assert_eq!(*resets.lock(), 2);
+        control.end(Outcome::Stopped);
+        assert!(!control.look(true));
+        assert_eq!(participant.join().unwrap(), Go::End);
     }
 
     #[test]

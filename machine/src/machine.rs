@@ -141,16 +141,22 @@ impl Shared {
     pub fn held<T>(&self, act: impl FnOnce() -> T) -> Result<T, MachineError> {
         // Pauses wait, and so does whoever ends one.
         let paused = self.paused.lock();
-        if paused.since.is_some() {
-            return self.recall_apics().map(|()| act());
+        let goes_on = paused.since.is_none();
+        if goes_on {
+            self.control.pause();
+            self.kick();
         }
-        self.control.pause();
-        self.kick();
-        if !self.control.wait_paused() {
-            return Err(AT_ITS_END);
+        let still = !goes_on || self.control.wait_paused();
+        let done = if still && self.control.look(true) {
+            let done = self.recall_apics().map(|()| act());
+            self.control.look(false);
+            done
+        } else {
+            Err(AT_ITS_END)
+        };
+        if goes_on {
+            self.control.resume();
         }
-        let done = self.recall_apics().map(|()| act());
-        self.control.resume();
         done
     }
 
@@ -371,6 +377,9 @@ impl Machine {
         if !self.is_started() {
             return Err(MachineError::State { state: "not started", remedy: "start it first" });
         }
+        if self.shared.control.outcome().is_some() {
+            return Err(AT_ITS_END);
+        }
         if std::mem::replace(&mut self.shared.paused.lock().writing, true) {
             return Err(MachineError::State { state: "being written down", remedy: "wait until it is" });
         }
@@ -583,14 +592,14 @@ impl<'a> Writing<'a> {
             stuck = paused.disks > 0;
         });
         let still = Still(self.0);
-        match (held, stuck) {
+        match (held && self.0.control.look(true), stuck) {
             (true, false) => {
                 self.0.pc.hold(true);
                 self.0.recall_apics()?;
                 Ok(still)
             }
             (true, true) => Err(SnapshotError::Stuck.into()),
-            (false, _) => Err(MachineError::State { state: "at its end", remedy: "start another one" }),
+            (false, _) => Err(AT_ITS_END),
         }
     }
 }
@@ -607,6 +616,7 @@ pub struct Still<'a>(&'a Shared);
 impl Drop for Still<'_> {
     fn drop(&mut self) {
         self.0.pc.hold(false);
+        self.0.control.look(false);
         self.0.hold(|paused| paused.snapshot = false);
     }
 }

@@ -136,8 +136,12 @@ pub fn take(
     let beside = beside(folder).ok_or_else(|| refused(folder)(io::ErrorKind::InvalidInput.into()))?;
     DirBuilder::new().mode(0o700).create(&beside).map_err(refused(folder))?;
     growing(&beside);
-    let (compress, live) = (how == How::Compressed, how == How::Live);
-    let written = write(entry, &beside, &format!("stop={stop}&compress={compress}&live={live}"));
+    let how = match how {
+        // Machines that began with an older version know of nothing else.
+        How::Still | How::Compressed => format!("compress={}", how == How::Compressed),
+        How::Live => "live=true".to_owned(),
+    };
+    let written = write(entry, &beside, &format!("stop={stop}&{how}"));
     let whole = written.and_then(|written| {
         let place = || -> io::Result<()> {
             File::open(&beside)?.sync_all()?;

@@ -182,6 +182,25 @@ fn a_snapshot_that_cannot_be_leaves_nothing_and_the_machine_goes_on() {
 }
 
 #[test]
+fn an_image_that_is_written_to_the_end_is_what_the_snapshot_says() {
+    let world = World::new();
+    for (name, how) in [("still", &["--stop"][..]), ("live", &["--stop", "--live"])] {
+        let disk = format!("{name}.qcow2");
+        world.ok(&["image", "create", &disk, "2G"]);
+        world.ok(&["run", "-d", "--name", name, "--memory", "128M", "--disk", &disk]);
+        let load = "dd if=/dev/zero of=/dev/vda bs=64k seek=$((i*7)) count=4 conv=notrunc 2>/dev/null";
+        let load =
+            format!("(i=0; while :; do i=$((i+1)); {load}; done) </dev/null >/dev/null 2>&1 & sleep 1");
+        world.exec(name, &load);
+        world.ok(&[&["snapshot", name, "snap"], how].concat());
+        world.ok(&["restore", "-d", "--rm", "--name", "b", "snap"]);
+        assert_eq!(world.exec("b", "echo here"), "here\n");
+        world.ok(&["kill", "b"]);
+        fs::remove_dir_all(world.path("snap")).unwrap();
+    }
+}
+
+#[test]
 fn what_was_restored_is_called_by_what_it_boots() {
     let world = World::new();
     let kernel = multiboot_kernel(&world.path(""), &SLEEP);

@@ -87,7 +87,7 @@ impl Machine {
         let ram = &*self.pc().ram;
         let writing = self.write_down()?;
         if files.how == How::Live {
-            return self.snapshot_live(&writing, Live::begin(ram, to)?, files, after);
+            return self.snapshot_live(writing, Live::begin(ram, to)?, files, after);
         }
         let began = Instant::now();
         let still = writing.stand_still()?;
@@ -96,24 +96,26 @@ impl Machine {
         let disks = || self.write_disks(files);
         let write = |from: &Source<'_>| ram::write(from, to, compress).map_err(failed("memory"));
         if compress && matches!(after, After::GoOn) {
-            let (parts, layers) = beside(disks, || Ok((self.parts()?, ram.freeze()?)))?;
+            let (sections, layers) = beside(disks, || Ok((self.sections()?, ram.freeze()?)))?;
+            let parts = self.with_header(sections);
             drop((still, writing));
             let pause = began.elapsed();
             let (section, memory) = write(&Source::Frozen(ram, &layers))?;
             parts.write(files, section)?;
             return Ok(Summary { pause, memory });
         }
-        let (parts, (section, memory)) = beside(disks, || Ok((self.parts()?, write(&Source::Still(ram))?)))?;
-        parts.write(files, section)?;
+        let (sections, (section, memory)) =
+            beside(disks, || Ok((self.sections()?, write(&Source::Still(ram))?)))?;
+        self.with_header(sections).write(files, section)?;
         let summary = Summary { pause: began.elapsed(), memory };
-        self.go_on_or_end(still, after, &summary);
+        self.go_on_or_end((still, writing), after, &summary);
         Ok(summary)
     }
 
     /// The guest goes on while RAM is written, and while what it has written meanwhile is.
     fn snapshot_live(
         &self,
-        writing: &Writing<'_>,
+        writing: Writing<'_>,
         mut live: Live<'_>,
         files: &Files,
         after: After<'_>,
@@ -134,10 +136,11 @@ impl Machine {
         let still = writing.stand_still()?;
         self.can_be_written()?;
         let last = || self.flush_disks().and_then(|()| each(&disks, Following::round));
-        let parts = beside(last, || {
-            let parts = self.parts()?;
-            live.round().map(|_| parts)
+        let sections = beside(last, || {
+            let sections = self.sections()?;
+            live.round().map(|_| sections)
         })?;
+        let parts = self.with_header(sections);
         let still = match after {
             // What is left takes nothing of the machine's.
             After::GoOn => {
@@ -150,18 +153,20 @@ impl Machine {
         let (section, memory) = live.finish();
         parts.write(files, section)?;
         let summary = Summary { pause, memory };
-        still.into_iter().for_each(|still| self.go_on_or_end(still, after, &summary));
+        if let Some(still) = still {
+            self.go_on_or_end((still, writing), after, &summary);
+        }
         Ok(summary)
     }
 
-    fn go_on_or_end(&self, still: Still<'_>, after: After<'_>, summary: &Summary) {
+    fn go_on_or_end(&self, held: (Still<'_>, Writing<'_>), after: After<'_>, summary: &Summary) {
         match after {
             After::Stop(stays) if stays(summary) => {
                 self.shared().end(Outcome::Saved);
                 // What the guest has asked of its devices is for those who go on from here.
-                std::mem::forget(still);
+                std::mem::forget(held);
             }
-            _ => drop(still),
+            _ => drop(held),
         }
     }
 
@@ -180,8 +185,9 @@ impl Machine {
         }
         let still = self.write_down()?.stand_still()?;
         self.can_be_written()?;
-        let (parts, layers) =
-            beside(|| self.write_disks(files), || Ok((self.parts()?, self.pc().ram.freeze()?)))?;
+        let (sections, layers) =
+            beside(|| self.write_disks(files), || Ok((self.sections()?, self.pc().ram.freeze()?)))?;
+        let parts = self.with_header(sections);
         drop(still);
         let pause = began.elapsed();
         parts.write(files, ram::layers(&layers)?)?;
@@ -230,7 +236,7 @@ impl Machine {
     }
 
     /// Everything but RAM and disks.
-    fn parts(&self) -> Result<Parts, MachineError> {
+    fn sections(&self) -> Result<Vec<Section>, MachineError> {
         let mut sections = Vec::new();
         for (state, index) in self.cpu_states()?.iter().zip(0..) {
             sections.push(part::encode(super::restore::CPU, index, super::restore::CPU_VERSION, state)?);
@@ -238,7 +244,12 @@ impl Machine {
         for (saved, instance) in self.pc().saved() {
             sections.push(saved.to_section(instance)?);
         }
-        Ok(Parts { header: self.header(sections.len() as u32 + 1), sections })
+        Ok(sections)
+    }
+
+    /// When disks were flushed, and images are what they will be: the header says when each was written last.
+    fn with_header(&self, sections: Vec<Section>) -> Parts {
+        Parts { header: self.header(sections.len() as u32 + 1), sections }
     }
 
     fn header(&self, sections: u32) -> Header {

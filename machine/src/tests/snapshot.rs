@@ -146,6 +146,9 @@ fn taken() -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     machine.snapshot(&files(folder.path()), After::Stop(&|_| true)).unwrap();
     assert!(matches!(machine.wait(), Outcome::Saved));
+    let (late, what) = (tempfile::tempdir().unwrap(), "a second one would let its devices go on");
+    let refused = machine.snapshot(&files(late.path()), After::GoOn).unwrap_err();
+    assert!(refused.to_string().contains("at its end"), "{what}: {refused}");
     folder
 }
 
