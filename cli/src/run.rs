@@ -83,7 +83,7 @@ fn live(
         eprintln!("{}", jail::NONE);
     } else {
         let entered = jail::enter(&spec, snapshot, &folder, signals);
-        entered.inspect_err(|_| forget(&folder)).context(NO_THREAD)?;
+        entered.inspect_err(|_| forget(&folder))?;
     }
     let vm = Arc::new(Vm::new(folder, status, definition));
     let caller = Cell::new(caller);

@@ -1,10 +1,11 @@
 //! The jail of a process: what it is to keep, and the way in.
 
 use std::fmt;
+use std::io;
 use std::path::Path;
 
 use crate::filter::Filter;
-use crate::namespaces::Namespaces;
+use crate::namespaces::{Namespaces, Without};
 use crate::paths::{Access, Paths};
 use crate::{Kind, capabilities, refused, thread};
 
@@ -45,9 +46,19 @@ impl Jail {
     /// Enters it, for good: the calling thread and those that it will make, and as far as system calls go, also those that
     /// are there. What this host cannot do is left out, and said. Who is not root gets namespaces only if there is no
     /// other thread.
-    #[must_use]
-    pub fn enter(&self) -> Enforced {
-        let namespaces = self.namespaces.enter();
+    ///
+    /// # Errors
+    /// The process is in a user namespace in which it is nobody: it has to end.
+    pub fn enter(&self) -> io::Result<Enforced> {
+        let namespaces = match self.namespaces.enter() {
+            Ok(count) => Ok(count),
+            Err(Without::Left(why)) => Err(why),
+            Err(Without::Half(why)) => {
+                return Err(io::Error::other(format!(
+                    "the jail is half made: {why}, or go without (--no-jail)"
+                )));
+            }
+        };
         let capabilities = capabilities::give_up().map_err(|e| e.to_string());
         let no_new_privs = rustix::thread::set_no_new_privs(true).map_err(|e| e.to_string());
         let landlock = self.paths.enforce();
@@ -55,7 +66,7 @@ impl Jail {
         if seccomp.is_ok() {
             thread::narrow_from_now_on(&self.kinds);
         }
-        Enforced { namespaces, capabilities, no_new_privs, landlock, seccomp }
+        Ok(Enforced { namespaces, capabilities, no_new_privs, landlock, seccomp })
     }
 
     fn filter(&self) -> Result<(), String> {

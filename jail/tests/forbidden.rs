@@ -18,7 +18,7 @@ use std::sync::mpsc::channel;
 use jail::{Access, Enforced, Host, Jail, Kind, REFUSED_STATUS};
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::process::{DumpableBehavior, Gid, Uid, geteuid, set_dumpable_behavior};
-use rustix::thread::{self, CapabilitySet};
+use rustix::thread::{self, CapabilitySet, CapabilitySets};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 
 /// What is tried, and who may.
@@ -139,6 +139,8 @@ const SCENES: &[(&str, u8, fn())] = &[
     ("no-namespaces-beside-a-thread", 0, no_namespaces_beside_a_thread),
     ("no-namespaces-where-they-are-refused", 0, no_namespaces_where_they_are_refused),
     ("no-namespaces-for-nobody", 0, no_namespaces_for_nobody),
+    ("no-namespaces-in-which-root-is-nobody", 0, no_namespaces_in_which_root_is_nobody),
+    ("children-that-nobody-waits-for", 0, children_that_nobody_waits_for),
     ("no-namespaces-for-some-powers", 0, no_namespaces_for_some_powers),
     ("report", REFUSED_STATUS, report),
     ("outside", 0, outside),
@@ -207,7 +209,7 @@ fn jail() -> Jail {
 
 fn enter(jail: &Jail) -> Enforced {
     let host = Host::probe();
-    let enforced = jail.enter();
+    let enforced = jail.enter().unwrap();
     assert_eq!((&enforced.seccomp, &enforced.no_new_privs), (&Ok(()), &Ok(())));
     // What the host has is used.
     assert_eq!(enforced.landlock.is_ok(), host.landlock.is_some(), "{enforced}");
@@ -440,6 +442,26 @@ fn no_namespaces_where_they_are_refused() {
 fn no_namespaces_for_nobody() {
     become_user(65534);
     none("65534 is everybody else");
+}
+
+/// Root in a container without powers may make a user namespace, and may not be root there.
+fn no_namespaces_in_which_root_is_nobody() {
+    if geteuid().is_root() {
+        let nothing = CapabilitySet::empty();
+        let nothing = CapabilitySets { effective: nothing, permitted: nothing, inheritable: nothing };
+        thread::set_capabilities(None, nothing).unwrap();
+        let missing = Host::probe().namespaces_missing.unwrap();
+        none(&missing);
+        assert!(geteuid().is_root());
+    }
+}
+
+/// What is found out by a child does not depend on who waits for it.
+fn children_that_nobody_waits_for() {
+    let missing = Host::probe().namespaces_missing;
+    // SAFETY: children are let go of by the kernel from now on.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+    assert_eq!(Host::probe().namespaces_missing, missing);
 }
 
 /// They are for something, and would count for nothing in a user namespace.

@@ -58,7 +58,7 @@ fn begin(folder: &Folder, no_jail: bool, caller: &mut File) -> anyhow::Result<(H
         let capture = spec.capture.as_deref().map(Capture::create).transpose()?;
         std::env::set_current_dir("/")?;
         if !no_jail {
-            let enforced = Switch::jail(&spec, folder).enter();
+            let enforced = Switch::jail(&spec, folder).enter()?;
             tracing::info!(whole = enforced.is_whole(), "the jail: {enforced}");
         }
         let switch = Switch::new(&spec, listener, capture)?;
