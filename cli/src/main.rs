@@ -132,5 +132,7 @@ fn describe(error: &anyhow::Error) -> String {
 
 fn complain(message: &str) {
     let line: Vec<_> = message.split_whitespace().collect();
-    let _ = writeln!(io::stderr(), "guesthouse: {}", line.join(" "));
+    // Files and peers are quoted in it.
+    let line = line.join(" ").replace(char::is_control, "?");
+    let _ = writeln!(io::stderr(), "guesthouse: {line}");
 }

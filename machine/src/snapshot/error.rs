@@ -89,3 +89,19 @@ pub enum SnapshotError {
     #[error("a disk of the machine waits for room on the host: make some first")]
     Stuck,
 }
+
+/// What is wrong with a text, which may be quoted in it: a line, in which nothing is a terminal's.
+pub fn in_a_line(error: &serde_json::Error) -> String {
+    error.to_string().chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn what_a_file_says_is_no_command_to_a_terminal() {
+        let error = serde_json::from_str::<crate::MachineSpec>(r#"{"eng\ne\u001b[2J": 1}"#).unwrap_err();
+        assert!(error.to_string().contains('\n'));
+        let line = super::in_a_line(&error);
+        assert!(line.contains("eng?e?[2J"), "{line}");
+    }
+}

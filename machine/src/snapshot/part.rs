@@ -2,6 +2,7 @@
 
 use device::SaveRestore;
 
+use super::error::in_a_line;
 use super::{Section, SnapshotError};
 
 /// A part whose state is a section's content.
@@ -53,7 +54,8 @@ pub fn decode<T: serde::de::DeserializeOwned>(section: &Section, version: u32) -
         let what = format!("of version {theirs}, and this program knows version {version}");
         return Err(wrong(kind, *instance, what));
     }
-    serde_json::from_slice(data).map_err(|e| wrong(kind, *instance, format!("with another content ({e})")))
+    serde_json::from_slice(data)
+        .map_err(|e| wrong(kind, *instance, format!("with another content ({})", in_a_line(&e))))
 }
 
 pub fn wrong(kind: &str, instance: u16, what: String) -> SnapshotError {

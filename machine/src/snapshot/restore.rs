@@ -10,6 +10,7 @@ use cpu::{Clock, CpuState, Engine};
 use device::SaveRestore;
 use jail::Kind;
 
+use super::error::in_a_line;
 use super::ram::Content;
 use super::{Header, Section, SnapshotError, file, format, packed, part};
 use crate::moving::explained;
@@ -83,7 +84,7 @@ impl Snapshot {
         let damaged = |what: String| SnapshotError::Damaged(what);
         let (header, mut sections) = format::decode(bytes)?;
         let header: Header = serde_json::from_slice(&header)
-            .map_err(|e| damaged(format!("its header has another content: {e}")))?;
+            .map_err(|e| damaged(format!("its header has another content: {}", in_a_line(&e))))?;
         if sections.len() as u64 != u64::from(header.sections) {
             return Err(damaged("it has another number of sections".to_owned()));
         }
