@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::mpsc::channel;
 
 use crate::{Buffers, Patient};
 
@@ -31,6 +32,20 @@ pub trait BlockBackend: Send + Sync {
 
     /// Lets all begin that was submitted.
     fn commit(&self) {}
+
+    /// Does it and waits for it.
+    ///
+    /// # Errors
+    /// The request's; the disk is gone.
+    fn carry_out(&self, operation: Operation) -> io::Result<()> {
+        let (sender, answer) = channel();
+        let done = Box::new(move |result| {
+            let _ = sender.send(result);
+        });
+        self.submit(Request { operation, done });
+        self.commit();
+        answer.recv().map_err(io::Error::other)?
+    }
 
     /// The part whose writes wait, if it has one.
     fn patient(&self) -> Option<&Patient> {

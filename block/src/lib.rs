@@ -22,6 +22,7 @@ mod uring;
 pub use backend::{BlockBackend, Completion, Operation, Request, SECTOR};
 pub use buffers::Buffers;
 pub use error::BlockError;
+pub use file::zero;
 pub use format::Format;
 pub use open::{ImageOptions, open, open_with_overlay};
 pub use overlay::{Overlay, OverlayLog};

@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
+use crate::qcow2::CLUSTER;
+
 /// Bytes that are told of together.
-const PIECE: u64 = 64 << 10;
+const PIECE: u64 = CLUSTER;
 
 /// Pieces of a file that were written, noted while somebody wants to know.
 #[derive(Debug, Default)]

@@ -267,11 +267,10 @@ mod tests {
         assert_eq!(participant.join().unwrap(), Go::On);
     }
 
-    #[test]
-    fn a_reset_in_a_pause_is_done_in_it() {
-        let control = Arc::new(Control::new(1));
+    /// One participant, in a pause, and how often it has reset.
+    fn paused() -> (Arc<Control>, Arc<Mutex<i32>>, thread::JoinHandle<Go>) {
+        let (control, resets) = (Arc::new(Control::new(1)), Arc::new(Mutex::new(0)));
         control.pause();
-        let resets = Arc::new(Mutex::new(0));
         let participant = thread::spawn({
             let (control, resets) = (control.clone(), resets.clone());
             move || {
@@ -282,6 +281,12 @@ mod tests {
             }
         });
         assert!(control.wait_paused());
+        (control, resets, participant)
+    }
+
+    #[test]
+    fn a_reset_in_a_pause_is_done_in_it() {
+        let (control, resets, participant) = paused();
         control.act(Action::Reset, false);
         assert!(control.wait_paused());
         assert_eq!(*resets.lock(), 1);
@@ -291,19 +296,7 @@ mod tests {
 
     #[test]
     fn a_reset_waits_for_who_looks_at_the_state() {
-        let control = Arc::new(Control::new(1));
-        control.pause();
-        let resets = Arc::new(Mutex::new(0));
-        let participant = thread::spawn({
-            let (control, resets) = (control.clone(), resets.clone());
-            move || {
-                control.meet(Some(&|| {
-                    *resets.lock() += 1;
-                    Ok(())
-                }))
-            }
-        });
-        assert!(control.wait_paused());
+        let (control, resets, participant) = paused();
         // One that was asked for before comes before.
         control.act(Action::Reset, false);
         assert!(control.look(true));

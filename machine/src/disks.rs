@@ -2,9 +2,8 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 
-use block::{BlockBackend, Buffers, ImageOptions, Operation, Overlay, Request, SECTOR};
+use block::{BlockBackend, Buffers, ImageOptions, Operation, Overlay, SECTOR};
 use boot::disk::{ReadAt, System};
 use virtio::{Blk, BlkOptions, Rng, VirtioDevice};
 
@@ -82,13 +81,7 @@ impl ReadAt for Reader {
         // Whole sectors, with what was asked for in them.
         let start = offset - offset % SECTOR;
         let buffer = Buffers::owned(&vec![0; (end.next_multiple_of(SECTOR) - start) as usize]);
-        let (sender, answer) = channel();
-        let done = Box::new(move |result| {
-            let _ = sender.send(result);
-        });
-        self.0.submit(Request { operation: Operation::Read { offset: start, to: buffer.clone() }, done });
-        self.0.commit();
-        answer.recv().map_err(io::Error::other)??;
+        self.0.carry_out(Operation::Read { offset: start, to: buffer.clone() })?;
         let skip = (offset - start) as usize;
         to.copy_from_slice(&buffer.to_vec()[skip..skip + to.len()]);
         Ok(())

@@ -3,7 +3,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::process::Stdio;
 use std::time::Duration;
 
 use super::World;
@@ -128,13 +127,5 @@ fn who_dies_in_the_midst_of_a_live_snapshot_leaves_none() {
         assert_eq!(world.exec("a", "echo here"), "here\n");
         let _ = fs::remove_dir_all(world.path("snap"));
     }
-    let asks = world.command(&["snapshot", "--live", "a", "snap"]).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(20));
-    world.ok(&["kill", "a"]);
-    let output = asks.wait_with_output().unwrap();
-    let whole = output.status.success();
-    assert_eq!(whole, world.path("snap").exists(), "{}", String::from_utf8_lossy(&output.stderr));
-    if whole {
-        world.ok(&["restore", "-d", "--check", "snap"]);
-    }
+    world.dies_meanwhile(&["snapshot", "--live", "a", "snap"]);
 }

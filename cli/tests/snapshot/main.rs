@@ -53,6 +53,19 @@ impl World {
         self.ok(&["exec", "--wait", "60", name, "--", "sh", "-ec", script])
     }
 
+    /// The machine `a` is killed while it writes `snap`, which is whole then, or not there.
+    fn dies_meanwhile(&self, snapshot: &[&str]) {
+        let asks = self.command(snapshot).stderr(Stdio::piped()).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20));
+        self.ok(&["kill", "a"]);
+        let output = asks.wait_with_output().unwrap();
+        let whole = output.status.success();
+        assert_eq!(whole, self.path("snap").exists(), "{}", String::from_utf8_lossy(&output.stderr));
+        if whole {
+            self.ok(&["restore", "-d", "--check", "snap"]);
+        }
+    }
+
     /// What `ps` says that a machine runs.
     fn guest(&self, name: &str) -> String {
         let listed: serde_json::Value = serde_json::from_str(&self.ok(&["ps", "-a", "--json"])).unwrap();
@@ -226,15 +239,7 @@ fn who_dies_in_the_midst_of_a_snapshot_leaves_none() {
         }
         let _ = fs::remove_dir_all(world.path("snap"));
     }
-    let asks = world.command(&["snapshot", "a", "snap"]).stderr(Stdio::piped()).spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(20));
-    world.ok(&["kill", "a"]);
-    let output = asks.wait_with_output().unwrap();
-    let whole = output.status.success();
-    assert_eq!(whole, world.path("snap").exists(), "{}", String::from_utf8_lossy(&output.stderr));
-    if whole {
-        world.ok(&["restore", "-d", "--check", "snap"]);
-    }
+    world.dies_meanwhile(&["snapshot", "a", "snap"]);
 }
 
 #[test]

@@ -12,7 +12,6 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::SnapshotError;
-use super::live::clear;
 use super::ram::is_zero;
 use super::threads::share_out;
 use crate::DiskSpec;
@@ -121,7 +120,7 @@ impl<'a> Following<'a> {
                 let bytes = buffer.get_mut(..(end - at).min(CLUSTER as u64) as usize).unwrap_or_default();
                 self.from().read_exact_at(bytes, at)?;
                 if is_zero(bytes) {
-                    clear(self.to, at, bytes.len())?;
+                    block::zero(self.to, at, bytes.len() as u64, true)?;
                 } else {
                     self.to.write_all_at(bytes, at)?;
                 }
@@ -133,9 +132,7 @@ impl<'a> Following<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::channel;
-
-    use block::{BlockBackend, Buffers, Format, ImageOptions, Operation, Request};
+    use block::{Buffers, Format, ImageOptions, Operation};
 
     use super::*;
 
@@ -149,14 +146,6 @@ mod tests {
         assert!(matches!(mark.check(&disk), Err(SnapshotError::Disk(_))));
         drop(file);
         assert!(matches!(mark.check(&disk), Err(SnapshotError::NoDisk { .. })));
-    }
-
-    fn perform(disk: &dyn BlockBackend, operation: Operation) {
-        let (sender, answer) = channel();
-        let done = Box::new(move |result| sender.send(result).unwrap());
-        disk.submit(Request { operation, done });
-        disk.commit();
-        answer.recv().unwrap().unwrap();
     }
 
     fn content(file: &File) -> Vec<u8> {
@@ -187,19 +176,17 @@ mod tests {
             for _ in 0..turns {
                 let len = 512 * (1 + random(300));
                 let offset = 512 * random((LEN - len) / 512);
-                perform(
-                    disk.as_ref(),
-                    match random(8) {
-                        0 => Operation::Discard { offset, len },
-                        1 => Operation::WriteZeroes { offset, len, unmap: random(2) == 0 },
-                        byte => {
-                            let from = Buffers::owned(&vec![byte as u8 + random(200) as u8; len as usize]);
-                            Operation::Write { offset, from, durable: false }
-                        }
-                    },
-                );
+                let operation = match random(8) {
+                    0 => Operation::Discard { offset, len },
+                    1 => Operation::WriteZeroes { offset, len, unmap: random(2) == 0 },
+                    byte => {
+                        let from = Buffers::owned(&vec![byte as u8 + random(200) as u8; len as usize]);
+                        Operation::Write { offset, from, durable: false }
+                    }
+                };
+                disk.carry_out(operation).unwrap();
             }
-            perform(disk.as_ref(), Operation::Flush);
+            disk.carry_out(Operation::Flush).unwrap();
         };
         work(100);
         let copy = tempfile::tempfile().unwrap();

@@ -4,11 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use memory::{GuestRam, PAGE_SIZE, WriteLog};
-use rustix::fs::{FallocateFlags, fallocate};
 
 use super::crc::{Behind, crc32c};
 use super::ram::{BLOCK, KIND, PIECE, Piece, SECTION_VERSION, Source, is_zero, runs, write_runs};
@@ -115,7 +113,7 @@ impl<'a> Live<'a> {
         let Some(held) = self.held.get(piece.start as usize / PIECE) else { return Ok(()) };
         let before = held.load(Ordering::Relaxed);
         for run in runs(before & piece.pages & !found) {
-            clear(self.file, piece.start + run.start as u64, run.len())?;
+            block::zero(self.file, piece.start + run.start as u64, run.len() as u64, true)?;
         }
         held.store(before & !piece.pages | found, Ordering::Relaxed);
         Ok(())
@@ -150,11 +148,4 @@ impl<'a> Live<'a> {
 
 fn failed(source: io::Error) -> SnapshotError {
     SnapshotError::Write { what: "memory".to_owned(), source }
-}
-
-/// What the file had there is zero.
-pub fn clear(file: &File, offset: u64, len: usize) -> io::Result<()> {
-    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    // Where a file cannot have holes made, it has zeros.
-    fallocate(file, hole, offset, len as u64).or_else(|_| file.write_all_at(&vec![0; len], offset))
 }

@@ -4,11 +4,10 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
 use std::thread::Builder;
 use std::time::{Duration, Instant, SystemTime};
 
-use block::{BlockBackend, Operation, Overlay, Request};
+use block::{BlockBackend, Operation, Overlay};
 
 use super::disks::Following;
 use super::live::Live;
@@ -321,11 +320,5 @@ fn flush(disk: &dyn BlockBackend) -> io::Result<()> {
     if disk.is_read_only() {
         return Ok(());
     }
-    let (sender, answer) = channel();
-    let done = Box::new(move |result| {
-        let _ = sender.send(result);
-    });
-    disk.submit(Request { operation: Operation::Flush, done });
-    disk.commit();
-    answer.recv().map_err(io::Error::other)?
+    disk.carry_out(Operation::Flush)
 }
