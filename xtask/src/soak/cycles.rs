@@ -3,12 +3,15 @@
 
 use std::path::Path;
 use std::thread::sleep;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::Soak;
 use crate::machines::Machines;
+
+/// How long a machine that was killed may be listed as one that runs: as long as it takes the kernel to end it.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// So many times.
 pub fn run(soak: &Soak, cycles: u32, seed: u64) -> Result<()> {
@@ -37,7 +40,9 @@ pub fn run(soak: &Soak, cycles: u32, seed: u64) -> Result<()> {
             _ => {
                 let pid = machines.pids()?.first().context("the machine is not listed")?.to_string();
                 super::tool("kill", &["-KILL"], Path::new(&pid))?;
+                let killed = Instant::now();
                 while machines.call(&["ps", "-aq"])?.contains(|c: char| c.is_ascii_hexdigit()) {
+                    ensure!(killed.elapsed() < PATIENCE, "cycle {cycle}: it was killed, and is listed");
                     sleep(Duration::from_millis(1));
                 }
             }
