@@ -45,7 +45,7 @@ fi
 
 # An address, if there is somebody who gives one.
 for card in /sys/class/net/eth*; do
-    [ -e "$card" ] && udhcpc -i "${card##*/}" -q -n -t 5 -T 1 -s /etc/udhcpc.sh >/dev/null 2>&1
+    [ -e "$card" ] && /etc/guesthouse/new-address "${card##*/}" >/dev/null 2>&1
 done
 
 # What a driver makes comes in its own time: repeats a command until it succeeds, for five seconds.

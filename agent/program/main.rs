@@ -13,6 +13,7 @@ mod protocol;
 #[path = "../src/tree/mod.rs"]
 mod tree;
 
+mod card;
 mod copy;
 mod link;
 mod port;

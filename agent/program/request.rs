@@ -4,18 +4,19 @@ use std::io;
 use std::process::{Command, Stdio};
 
 use crate::protocol::{Exit, Request};
-use crate::sys;
+use crate::{card, sys};
 use crate::user::PATH;
 
 /// Does it; the status for the host.
 pub fn answer(request: &Request) -> Exit {
     let done = match request {
         Request::Ping => Ok(()),
-        Request::PowerOff => end("poweroff"),
-        Request::Reboot => end("reboot"),
+        Request::PowerOff => begin("poweroff", &[]),
+        Request::Reboot => begin("reboot", &[]),
         Request::Hostname(name) => sys::set_hostname(name),
         Request::Time(time) => sys::set_time(*time),
         Request::Random(seed) => sys::add_random(*seed),
+        Request::Card(from, to) => card::change(*from, *to),
     };
     match done {
         Ok(()) => Exit::Code(0),
@@ -23,10 +24,11 @@ pub fn answer(request: &Request) -> Exit {
     }
 }
 
-/// Asks the system to end, as its administrator would. The answer is on its way before the end.
-fn end(program: &str) -> io::Result<()> {
+/// Starts a program. The system's end is asked for so, as its administrator would; the answer is on its way before that.
+pub fn begin(program: &str, arguments: &[&str]) -> io::Result<()> {
     let mut command = Command::new(program);
-    command.env("PATH", PATH).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(arguments).env("PATH", PATH);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     // Its end is noticed with that of all others.
     command.spawn().map(drop)
 }

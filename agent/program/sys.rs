@@ -8,6 +8,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixDatagram;
 
 use crate::protocol::Window;
 use crate::user::Rights;
@@ -33,6 +34,14 @@ struct WindowSize {
     rows: u16,
     columns: u16,
     pixels: [u16; 2],
+}
+
+/// ifreq of linux/if.h.
+#[repr(C)]
+struct LinkRequest {
+    name: [u8; 16],
+    /// Flags in the first two bytes, or an address of the family in the first two.
+    content: [u8; 24],
 }
 
 /// rand_pool_info of linux/random.h.
@@ -97,6 +106,13 @@ const CLONE_VM: c_int = 0x100;
 const CLONE_VFORK: c_int = 0x4000;
 const RNDADDENTROPY: c_ulong = 0x4008_5203;
 const RNDRESEEDCRNG: c_ulong = 0x5207;
+const SIOCGIFFLAGS: c_ulong = 0x8913;
+const SIOCSIFFLAGS: c_ulong = 0x8914;
+const SIOCSIFHWADDR: c_ulong = 0x8924;
+/// The family of Ethernet's addresses.
+const ARPHRD_ETHER: u16 = 1;
+/// A device is in use.
+pub const IFF_UP: u16 = 1;
 const TIOCSCTTY: c_ulong = 0x540e;
 const TIOCSWINSZ: c_ulong = 0x5414;
 const TIOCGPTN: c_ulong = 0x8004_5430;
@@ -226,6 +242,47 @@ pub fn add_random(seed: [u8; 32]) -> io::Result<()> {
     unsafe {
         result(ioctl(device.as_raw_fd(), RNDADDENTROPY, &raw const entropy))?;
         result(ioctl(device.as_raw_fd(), RNDRESEEDCRNG))
+    }
+}
+
+/// A network device, as calls on a socket name it.
+pub struct Link<'a> {
+    socket: &'a UnixDatagram,
+    name: [u8; 16],
+}
+
+impl<'a> Link<'a> {
+    pub fn new(socket: &'a UnixDatagram, name: &str) -> io::Result<Self> {
+        let mut bytes = [0; 16];
+        // A zero is behind it.
+        let place = bytes.get_mut(..name.len()).filter(|place| place.len() < 16);
+        place.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(name.as_bytes());
+        Ok(Self { socket, name: bytes })
+    }
+
+    pub fn flags(&self) -> io::Result<u16> {
+        let [low, high, ..] = self.call(SIOCGIFFLAGS, [0; 24])?;
+        Ok(u16::from_le_bytes([low, high]))
+    }
+
+    pub fn set_flags(&self, flags: u16) -> io::Result<()> {
+        let mut content = [0; 24];
+        content[..2].copy_from_slice(&flags.to_le_bytes());
+        self.call(SIOCSIFFLAGS, content).map(drop)
+    }
+
+    pub fn set_address(&self, address: [u8; 6]) -> io::Result<()> {
+        let mut content = [0; 24];
+        content[..2].copy_from_slice(&ARPHRD_ETHER.to_le_bytes());
+        content[2..8].copy_from_slice(&address);
+        self.call(SIOCSIFHWADDR, content).map(drop)
+    }
+
+    fn call(&self, request: c_ulong, content: [u8; 24]) -> io::Result<[u8; 24]> {
+        let mut all = LinkRequest { name: self.name, content };
+        // SAFETY: it is what the calls take, and has room for what they answer.
+        result(unsafe { ioctl(self.socket.as_raw_fd(), request, &raw mut all) })?;
+        Ok(all.content)
     }
 }
 

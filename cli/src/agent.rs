@@ -26,6 +26,9 @@ To install it in a guest with systemd, as /usr/local/sbin/guesthouse-agent, with
   [Install]
   WantedBy=multi-user.target
 
+Where copies of a machine (`clone`) are to get new addresses and the system's DHCP client does not see
+that a link went and came back, an executable /etc/guesthouse/new-address is run with the device's name.
+
 Examples:
   guesthouse agent guesthouse-agent          write it here
   guesthouse agent - | ssh root@vm 'cat >/usr/local/sbin/guesthouse-agent'";

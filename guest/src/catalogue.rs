@@ -172,7 +172,9 @@ impl GuestEntry {
     pub(crate) fn key(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(toml::to_string(self).unwrap_or_default());
-        hash.update(crate::initramfs::INIT);
+        for part in crate::initramfs::SCRIPTS {
+            hash.update(part);
+        }
         hash.update(crate::initramfs::LINE);
         hash.update(agent::PROGRAM);
         hex(hash.finalize().get(..8).unwrap_or_default())

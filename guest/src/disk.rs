@@ -49,8 +49,9 @@ impl DiskEntry {
         let mut hash = Sha256::new();
         hash.update(toml::to_string(self).unwrap_or_default());
         hash.update(SCRIPT);
-        // One that speaks the same serves, whoever built it.
+        // One that speaks and knows the same serves, whoever built it.
         hash.update(agent::protocol::VERSION.to_le_bytes());
+        hash.update(agent::REQUESTS.to_le_bytes());
         hex(hash.finalize().get(..8).unwrap_or_default())
     }
 }

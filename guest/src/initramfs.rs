@@ -4,9 +4,13 @@ use crate::catalogue::WantedModule;
 use crate::cpio::{Archive, Node};
 
 /// Process 1.
-pub(crate) const INIT: &str = include_str!("../init.sh");
+const INIT: &str = include_str!("../init.sh");
 /// What its DHCP client does with an address.
 const UDHCPC: &str = include_str!("../udhcpc.sh");
+/// Has a card ask for an address, at the start and when a copy's card has become another.
+const NEW_ADDRESS: &str = include_str!("../new-address.sh");
+/// All of these.
+pub(crate) const SCRIPTS: [&str; 3] = [INIT, UDHCPC, NEW_ADDRESS];
 /// Runs a command on the serial line; see `agent/agent.rs`.
 pub(crate) const LINE: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/agent"));
 
@@ -24,6 +28,8 @@ pub(crate) fn archive<'a>(busybox: Vec<u8>, applets: impl Iterator<Item = &'a st
         .add("dev/null", 0o666, Node::CharDevice(1, 3))
         .add("init", 0o755, Node::File(INIT.into()))
         .add("etc/udhcpc.sh", 0o755, Node::File(UDHCPC.into()))
+        .add("etc/guesthouse", 0o755, Node::Directory)
+        .add("etc/guesthouse/new-address", 0o755, Node::File(NEW_ADDRESS.into()))
         .add("sbin/guesthouse-line", 0o755, Node::File(LINE.into()))
         .add("sbin/guesthouse-agent", 0o755, Node::File(agent::PROGRAM.into()))
         .add("bin/busybox", 0o755, Node::File(busybox))

@@ -144,6 +144,9 @@ pub enum Request {
     Time(u64),
     /// What its random numbers come from as well from now on: somebody else may have what they came from before.
     Random([u8; 32]),
+    /// The network card that has the first address has the second one from now on: its device does, whose driver has read
+    /// the other one when it began.
+    Card([u8; 6], [u8; 6]),
 }
 
 impl Request {
@@ -156,6 +159,7 @@ impl Request {
             Self::Hostname(name) => [&[3], &name[..]].concat(),
             Self::Time(time) => [&[4], &time.to_le_bytes()[..]].concat(),
             Self::Random(seed) => [&[5], &seed[..]].concat(),
+            Self::Card(from, to) => [&[6], &from[..], to].concat(),
         }
     }
 
@@ -174,6 +178,9 @@ impl Request {
             }
             [4, a, b, c, d, e, f, g, h] => Self::Time(u64::from_le_bytes([a, b, c, d, e, f, g, h])),
             [5, ref seed @ ..] => Self::Random(seed.try_into().map_err(|_| Malformed)?),
+            [6, a, b, c, d, e, f, ref to @ ..] => {
+                Self::Card([a, b, c, d, e, f], to.try_into().map_err(|_| Malformed)?)
+            }
             _ => return Err(Malformed),
         })
     }

@@ -109,11 +109,13 @@ fn an_exit_has_a_shells_status_and_a_text_of_one_line() {
         Request::Hostname(b"a".to_vec()),
         Request::Time(u64::MAX),
         Request::Random([7; 32]),
+        Request::Card([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 9]),
     ];
     for request in requests {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
     assert!(Request::decode(&[5; 32]).is_err());
+    assert!(Request::decode(&[6; 12]).is_err() && Request::decode(&[6; 14]).is_err());
     assert!(Request::decode(&Request::Hostname(vec![b'a'; 65]).encode()).is_err());
 }
 

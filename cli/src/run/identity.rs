@@ -6,18 +6,20 @@ use std::time::{Duration, SystemTime};
 use agent::AgentError;
 use agent::protocol::Request;
 use jail::Kind;
-use machine::Machine;
+use machine::snapshot::changed_cards;
+use machine::{Machine, Snapshot};
 use rustix::rand::{GetRandomFlags, getrandom};
 use server::Status;
 
 /// How long an agent has to greet again.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Gives it random numbers that nobody else has, and tells it what time it is, and its name if that is a host's. Kernels with a
-/// driver for the VM Generation ID have taken such numbers themselves.
-pub fn renew(machine: &Arc<Machine>, status: &Status) {
+/// Gives it random numbers that nobody else has, and tells it what time it is, its name if that is a host's, and which of its cards
+/// have other addresses. Kernels with a driver for the VM Generation ID have taken such numbers themselves.
+pub fn renew(machine: &Arc<Machine>, snapshot: &Snapshot, status: &Status) {
     let plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let name = status.name.clone().filter(plain);
+    let cards = changed_cards(&snapshot.spec(), machine.spec());
     let agent = machine.agent().clone();
     let tell = move || {
         let mut seed = [0; 32];
@@ -25,7 +27,9 @@ pub fn renew(machine: &Arc<Machine>, status: &Status) {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let time = Request::Time(now.as_nanos() as u64);
         let name = name.map(|name| Request::Hostname(name.into_bytes()));
-        for request in seeded.into_iter().chain([time]).chain(name) {
+        // The name comes first: with their addresses, cards ask for others by it.
+        let cards = cards.into_iter().map(|(old, new)| Request::Card(old.0, new.0));
+        for request in seeded.into_iter().chain([time]).chain(name).chain(cards) {
             match agent.request(&request, PATIENCE) {
                 Ok(()) => {}
                 // An older agent may not know of it.

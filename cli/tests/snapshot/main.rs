@@ -1,6 +1,7 @@
 //! `guesthouse snapshot` and `restore`, as a user has them.
 #![allow(clippy::unwrap_used)] // how a test fails
 
+mod cards;
 #[path = "../common/mod.rs"]
 mod common;
 mod live;

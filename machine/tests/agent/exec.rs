@@ -41,6 +41,8 @@ fn programs_have_streams_and_statuses() {
     guest.0.agent().request(&Request::Hostname(b"other".to_vec()), PATIENCE).unwrap();
     guest.0.agent().request(&Request::Time(1_000_000_000 * 1_000_000_000), PATIENCE).unwrap();
     assert_eq!(guest.sh("hostname; date +%Y").text(), "other\n2001\n");
+    let unknown = guest.0.agent().request(&Request::Card([2; 6], [4; 6]), PATIENCE).unwrap_err();
+    assert!(unknown.to_string().contains("no network card with the address 02:02:02:02:02:02"), "{unknown}");
 }
 
 #[test]
