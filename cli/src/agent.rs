@@ -26,8 +26,8 @@ To install it in a guest with systemd, as /usr/local/sbin/guesthouse-agent, with
   [Install]
   WantedBy=multi-user.target
 
-Where copies of a machine (`clone`) are to get new addresses and the system's DHCP client does not see
-that a link went and came back, an executable /etc/guesthouse/new-address is run with the device's name.
+Copies of a machine (`clone`) get other addresses of their cards by it. Where the system's DHCP
+client does not see that a link went and came back, it runs /etc/guesthouse/new-address DEVICE.
 
 Examples:
   guesthouse agent guesthouse-agent          write it here
