@@ -74,7 +74,7 @@ const TERMINAL: &[u64] = &[
 ];
 /// UFFD_USER_MODE_ONLY | O_CLOEXEC: faults in the kernel's own accesses are nobody else's business.
 const USER_FAULTS: &[u64] = &[libc::O_CLOEXEC as u64 | 1];
-/// UFFDIO_API, REGISTER, UNREGISTER, WRITEPROTECT; PAGEMAP_SCAN (`memory/src/written.rs`).
+/// UFFDIO_API, REGISTER, UNREGISTER, WRITEPROTECT (`memory/src/written.rs`); PAGEMAP_SCAN (`memory/src/pagemap.rs`).
 const WRITE_LOG: &[u64] = &[0xc018_aa3f, 0xc020_aa00, 0x8010_aa01, 0xc018_aa06, 0xc060_6610];
 const PR_SET_VMA: u64 = 0x5356_4d41;
 /// How the process was started; libraries look for the clock there.

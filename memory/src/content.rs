@@ -15,16 +15,17 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous};
 
 use crate::layers::Run;
+use crate::pagemap::Pagemap;
 use crate::{Layers, PAGE_SIZE};
 
-/// Bits of a page in /proc/PID/pagemap: it is in memory, or in swap; it is a file's.
-const THERE: u64 = 0b11 << 62;
-const FILE: u64 = 1 << 61;
 /// Pages that are looked at together.
 const PAGES: usize = 1 << 15;
 /// As many pages between two that were written are written down with them: a mapping more costs as much, here, where other threads
 /// have to hear of it, and in each copy.
 const GAP: usize = 16;
+/// As many pages that were not written are written down with a run at each end, so that no slivers of older files stay there: copies
+/// would have a mapping for each.
+const SLIVERS: u64 = 4 * GAP as u64;
 /// With more files or runs than these, all of RAM becomes one.
 const MAX_FILES: usize = 16;
 const MAX_RUNS: usize = 8192;
@@ -52,13 +53,13 @@ enum Backing {
 /// Behind the mappings of guest RAM.
 pub struct Content {
     backing: RwLock<Backing>,
-    /// Which pages were written or read. Opened early, since a jail may have no /proc; without it, all may have been.
-    pagemap: Option<Arc<File>>,
+    /// Which pages were written or read; without it, all may have been.
+    pagemap: Option<Arc<Pagemap>>,
 }
 
 impl Content {
     fn new(backing: Backing) -> Self {
-        Self { backing: RwLock::new(backing), pagemap: File::open("/proc/self/pagemap").ok().map(Arc::new) }
+        Self { backing: RwLock::new(backing), pagemap: Pagemap::open().map(Arc::new) }
     }
 
     /// That of a file that will be mapped shared.
@@ -98,7 +99,7 @@ impl Content {
     }
 
     /// Where the host tells about pages.
-    pub fn pagemap(&self) -> Option<Arc<File>> {
+    pub fn pagemap(&self) -> Option<Arc<Pagemap>> {
         self.pagemap.clone()
     }
 
@@ -173,14 +174,9 @@ impl Content {
 
     /// Says which pages may be private.
     fn private(&self, host: u64, pages: &mut [bool]) {
-        let mut entries = vec![0u8; pages.len() * 8];
-        let read = self.pagemap.as_ref().map(|map| map.read_exact_at(&mut entries, host / PAGE_SIZE * 8));
-        if !matches!(read, Some(Ok(()))) {
-            return pages.fill(true);
-        }
-        for (page, entry) in pages.iter_mut().zip(entries.as_chunks().0) {
-            let entry = u64::from_le_bytes(*entry);
-            *page = entry & THERE != 0 && entry & FILE == 0;
+        match &self.pagemap {
+            Some(map) => map.private(host, pages),
+            None => pages.fill(true),
         }
     }
 
@@ -208,7 +204,7 @@ impl Content {
             Backing::Layers(layers) => {
                 let all = layers.files().len() >= MAX_FILES || layers.runs().len() >= MAX_RUNS;
                 // SAFETY: the caller's word.
-                let (file, runs) = unsafe { self.write_down(all.then_some(&*layers), places, size) }?;
+                let (file, runs) = unsafe { self.write_down(layers, all, places, size) }?;
                 if runs.is_empty() {
                     return Ok(layers.clone());
                 }
@@ -227,14 +223,15 @@ impl Content {
         }
     }
 
-    /// A file that nobody will write, with the runs that may be private. With layers, all of RAM is written down that may
-    /// not be zero, and the runs are all places.
+    /// A file that nobody will write, with the runs that may be private; or with all of RAM that may not be zero, and the runs are
+    /// all places.
     ///
     /// # Safety
     /// As for [`freeze`](Self::freeze).
     unsafe fn write_down<'a>(
         &self,
-        all: Option<&Layers>,
+        layers: &Layers,
+        all: bool,
         places: &'a [Place],
         size: u64,
     ) -> io::Result<(Arc<File>, Placed<'a>)> {
@@ -245,8 +242,10 @@ impl Content {
                 let count = ((place.len - start) / PAGE_SIZE).min(PAGES as u64);
                 let mut pages = vec![false; count as usize];
                 self.private(place.host as u64 + start, &mut pages);
-                if let Some(layers) = all {
+                if all {
                     layers.look(place.offset + start, &mut pages);
+                } else {
+                    add_slivers(layers, place.offset + start, &mut pages);
                 }
                 for run in runs(&pages) {
                     let at = start + run.start as u64 * PAGE_SIZE;
@@ -260,7 +259,7 @@ impl Content {
             }
         }
         seal(&file)?;
-        if all.is_some() {
+        if all {
             let whole = |place: &'a Place| (place, Run { start: place.offset, len: place.len, file: None });
             written = places.iter().map(whole).collect();
         }
@@ -327,6 +326,17 @@ unsafe fn remap(layers: &Layers, places: &[Place], sharing: MapFlags) -> io::Res
         }
     }
     Ok(())
+}
+
+/// Adds pages between runs of them and runs that go on elsewhere, where those are short.
+fn add_slivers(layers: &Layers, offset: u64, pages: &mut [bool]) {
+    let within = offset..offset + pages.len() as u64 * PAGE_SIZE;
+    for run in runs(pages) {
+        let range = offset + run.start as u64 * PAGE_SIZE..offset + run.end as u64 * PAGE_SIZE;
+        let wide = layers.with_slivers(range, &within, GAP as u64 * PAGE_SIZE, SLIVERS * PAGE_SIZE);
+        let [first, end] = [wide.start, wide.end].map(|at| ((at - offset) / PAGE_SIZE) as usize);
+        pages.get_mut(first..end).into_iter().flatten().for_each(|page| *page = true);
+    }
 }
 
 /// Runs of pages that are true, with small gaps between them.

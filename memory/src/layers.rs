@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -118,6 +119,34 @@ impl Layers {
                 add_data(file, run.start, pages);
             }
         }
+    }
+
+    /// A range that will be another file's, with the runs beside it of which no more than `short` would be left, as long as it
+    /// does not get out of `within` or longer than by `most`, at each end.
+    pub(crate) fn with_slivers(
+        &self,
+        range: Range<u64>,
+        within: &Range<u64>,
+        short: u64,
+        most: u64,
+    ) -> Range<u64> {
+        let (mut start, mut end) = (range.start, range.end);
+        let piece = |at: u64| self.runs.range(..=at).next_back().filter(|(_, (_, file))| file.is_some());
+        while start > within.start
+            && let Some((&from, _)) = piece(start - 1)
+            && start - from.max(within.start) <= short
+            && range.start - from.max(within.start) <= most
+        {
+            start = from.max(within.start);
+        }
+        while end < within.end
+            && let Some((&from, (len, _))) = piece(end)
+            && (from + len).min(within.end) - end <= short
+            && (from + len).min(within.end) - range.end <= most
+        {
+            end = (from + len).min(within.end);
+        }
+        start..end
     }
 
     /// One more file, of which nothing is used yet.

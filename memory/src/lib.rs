@@ -10,6 +10,7 @@ mod huge;
 mod layers;
 mod overwrites;
 mod page;
+mod pagemap;
 mod ram;
 mod written;
 

@@ -9,21 +9,20 @@
 // UNSAFETY: system calls with addresses: of mappings of guest RAM, and of what they fill.
 #![allow(unsafe_code)]
 
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::content::Place;
+use crate::pagemap::{IS_FILE, IS_THERE, IS_WRITTEN, IS_ZEROS, Pagemap, Query};
 use crate::{GuestRam, MemoryError, PAGE_SIZE, RamRange};
 
-/// Requests of linux/userfaultfd.h and linux/fs.h, which `jail/src/calls.rs` lists, too.
+/// Requests of linux/userfaultfd.h, which `jail/src/calls.rs` lists, too.
 const UFFDIO_API: u64 = 0xc018_aa3f;
 const UFFDIO_REGISTER: u64 = 0xc020_aa00;
 const UFFDIO_UNREGISTER: u64 = 0x8010_aa01;
 const UFFDIO_WRITEPROTECT: u64 = 0xc018_aa06;
-const PAGEMAP_SCAN: u64 = 0xc060_6610;
 
 const UFFD_USER_MODE_ONLY: i32 = 1;
 const UFFD_API: u64 = 0xaa;
@@ -31,15 +30,7 @@ const FEATURE_WP_ASYNC: u64 = 1 << 15;
 /// For both requests that have a mode: which faults are wanted, and that pages are protected.
 const REGISTER_MODE_WP: u64 = 1 << 1;
 const WRITEPROTECT_MODE_WP: u64 = 1 << 0;
-const WP_MATCHING: u64 = 1 << 0;
-const CHECK_WPASYNC: u64 = 1 << 1;
-const IS_WRITTEN: u64 = 1 << 1;
-const IS_FILE: u64 = 1 << 2;
-const IS_THERE: u64 = 1 << 3 | 1 << 4;
-const IS_ZEROS: u64 = 1 << 5;
 
-/// Runs of pages that are asked for together.
-const RUNS: usize = 512;
 /// Bytes that are protected and let go of together: as long as that takes, others wait with what they want of the mappings (8 to 20 ms
 /// for 512 MiB at once).
 const STEP: usize = 16 << 20;
@@ -69,30 +60,6 @@ struct Register {
 struct WriteProtect {
     range: Range,
     mode: u64,
-}
-
-#[repr(C)]
-struct Scan {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
 }
 
 /// Pages, by their number among all RAM, that are or were written past this process's page tables. Each is taken as written in every
@@ -144,12 +111,24 @@ enum Kind {
     Private,
 }
 
+impl Kind {
+    /// What to look for. In memory or in swap, where that matters: the kernel takes for written what was never there.
+    fn written(self) -> Query {
+        match self {
+            Self::Shared => Query { all: IS_WRITTEN, none: 0, any: 0, protect: true },
+            Self::Private => {
+                Query { all: IS_WRITTEN, none: IS_FILE | IS_ZEROS, any: IS_THERE, protect: true }
+            }
+        }
+    }
+}
+
 /// A log of the pages of guest RAM that are written, as long as it lives: the first store to each page in each round takes a fault
 /// of the host's, resolved by its kernel. See [`GuestRam::log_writes`].
 pub struct WriteLog<'a> {
     ram: &'a GuestRam,
     spans: Vec<Span>,
-    pagemap: Arc<File>,
+    pagemap: Arc<Pagemap>,
     kind: Kind,
     noted: Arc<Noted>,
     faults: OwnedFd,
@@ -160,7 +139,7 @@ impl<'a> WriteLog<'a> {
     pub(crate) fn begin(
         ram: &'a GuestRam,
         places: &[Place],
-        pagemap: Option<Arc<File>>,
+        pagemap: Option<Arc<Pagemap>>,
     ) -> Result<Self, MemoryError> {
         let log = |source| MemoryError::NoLog { source };
         let pagemap = pagemap.ok_or_else(|| log(io::ErrorKind::NotFound.into()))?;
@@ -188,7 +167,9 @@ impl<'a> WriteLog<'a> {
     pub fn round(&mut self, mut give: impl FnMut(u64, u64)) -> Result<(), MemoryError> {
         for &Span { host, offset, range } in &self.spans {
             let found = |start, len| give(range.start + (start - host), len);
-            scan(&self.pagemap, self.kind, host, host + range.len, found)
+            let written = self.kind.written();
+            self.pagemap
+                .scan(written, host, host + range.len, found)
                 .map_err(|source| MemoryError::NoLog { source })?;
             self.noted.each(|first, len| {
                 // A run may go on in the next range.
@@ -246,48 +227,6 @@ fn protect(faults: &OwnedFd, span: &Span, kind: Kind) -> io::Result<()> {
 fn steps(span: &Span) -> impl Iterator<Item = Range> + use<> {
     let (start, len) = (span.host, span.range.len);
     (0..len).step_by(STEP).map(move |at| Range { start: start + at, len: (len - at).min(STEP as u64) })
-}
-
-/// Gives runs of pages that were written, by addresses of this process's and lengths, and protects them again.
-fn scan(
-    pagemap: &File,
-    kind: Kind,
-    mut start: u64,
-    end: u64,
-    mut give: impl FnMut(u64, u64),
-) -> io::Result<()> {
-    let mut regions = [Region::default(); RUNS];
-    // In memory or in swap, where that matters: the kernel takes for written what was never there.
-    let (without, any) = match kind {
-        Kind::Shared => (0, 0),
-        Kind::Private => (IS_FILE | IS_ZEROS, IS_THERE),
-    };
-    while start < end {
-        let mut scan = Scan {
-            size: size_of::<Scan>() as u64,
-            flags: WP_MATCHING | CHECK_WPASYNC,
-            start,
-            end,
-            walk_end: start,
-            vec: regions.as_mut_ptr() as u64,
-            vec_len: RUNS as u64,
-            max_pages: 0,
-            category_inverted: without,
-            category_mask: IS_WRITTEN | without,
-            category_anyof_mask: any,
-            return_mask: IS_WRITTEN,
-        };
-        // SAFETY: the request's own structure, and regions that are ours alone and as many as it says.
-        let found = unsafe { request(pagemap, PAGEMAP_SCAN, &mut scan) }?;
-        for region in regions.iter().take(found) {
-            give(region.start, region.end - region.start);
-        }
-        if scan.walk_end <= start {
-            return Err(io::Error::other("the kernel's look at pages does not get on"));
-        }
-        start = scan.walk_end;
-    }
-    Ok(())
 }
 
 /// # Safety

@@ -170,9 +170,11 @@ fn what_was_frozen_stays_as_it_was_whoever_writes() {
             assert_eq!(seen(&copy), expected);
             copy.write(0x1000, &[9; 0x2000]).unwrap();
             copy.discard(0x20_0000, 0x1000).unwrap();
-            let mut pages = [false; 4];
+            // What is near to pages that were written may have been written down with them.
+            let [mut pages, mut far] = [[false; 4]; 2];
             copy.look(0, &mut pages).unwrap();
-            assert_eq!(pages[..3], [false, true, true]);
+            copy.look(0x18_0000, &mut far).unwrap();
+            assert_eq!((&pages[1..3], far), (&[true; 2][..], [false; 4]));
             // A copy's own copies.
             assert_eq!(seen(&self::copy(&copy.freeze().unwrap(), LEN)), seen(&copy));
         }
@@ -202,6 +204,35 @@ fn many_layers_become_one_again() {
         assert_eq!([0, 0x1fff, 0x2000].map(|at| copy.load_u8(at).unwrap()), [7, 7, 0]);
     }
     assert!((10..20).contains(&most), "{most}");
+}
+
+#[test]
+fn runs_do_not_leave_slivers_of_those_before_them() {
+    const LEN: u64 = 16 << 20;
+    let ram = GuestRam::freezable(LEN).unwrap();
+    (0..LEN / PAGE_SIZE).for_each(|page| ram.write(page * PAGE_SIZE, &[1]).unwrap());
+    ram.freeze().unwrap();
+    let mut expected = vec![1; (LEN / PAGE_SIZE) as usize];
+    // Places that are written again and again, a bit further each time, and others far away from all.
+    for round in 2..12u8 {
+        for place in [100, 1100, 2100, 3100] {
+            for page in (place..place + 40).skip(usize::from(round)) {
+                ram.write(page as u64 * PAGE_SIZE, &[round]).unwrap();
+                expected[page] = round;
+            }
+        }
+        let far = 300 + 70 * usize::from(round);
+        ram.write(far as u64 * PAGE_SIZE, &[round]).unwrap();
+        expected[far] = round;
+        let layers = ram.freeze().unwrap();
+        // Two for each place, and two for each of the others, at most; and the rest.
+        let most = 2 * (4 + usize::from(round) - 1) + 1;
+        assert!(layers.runs().len() <= most, "{} runs in round {round}", layers.runs().len());
+        let copy = copy(&layers, LEN);
+        let found: Vec<u8> =
+            (0..LEN / PAGE_SIZE).map(|page| copy.load_u8(page * PAGE_SIZE).unwrap()).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 /// On hosts that have put two of them aside.
