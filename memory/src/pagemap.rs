@@ -62,8 +62,9 @@ pub struct Query {
     pub protect: bool,
 }
 
-/// Pages that were written and are nobody else's.
-const PRIVATE: Query = Query { all: 0, none: IS_FILE | IS_ZEROS, any: IS_THERE, protect: false };
+/// Pages that were written and are nobody else's. The kernel's page of zeros may have taken the place of one (KSM, `use_zero_pages`),
+/// over a file that holds something else.
+const PRIVATE: Query = Query { all: 0, none: IS_FILE, any: IS_THERE, protect: false };
 
 /// The host's page tables. Opened early, since a jail may have no /proc.
 pub struct Pagemap(File);
