@@ -583,9 +583,9 @@ impl Drop for Machine {
 /// As long as this lives, the machine is written down.
 pub struct Writing<'a>(&'a Shared);
 
-impl<'a> Writing<'a> {
+impl Writing<'_> {
     /// Has the guest and its devices stand still, until the guard goes.
-    pub fn stand_still(&self) -> Result<Still<'a>, MachineError> {
+    pub fn stand_still(&self) -> Result<Still<'_>, MachineError> {
         let mut stuck = false;
         let held = self.0.hold(|paused| {
             paused.snapshot = true;

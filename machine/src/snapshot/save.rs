@@ -97,7 +97,8 @@ impl Machine {
         if compress && matches!(after, After::GoOn) {
             let (sections, layers) = beside(disks, || Ok((self.sections()?, ram.freeze()?)))?;
             let parts = self.with_header(sections);
-            drop((still, writing));
+            drop(still);
+            drop(writing);
             let pause = began.elapsed();
             let (section, memory) = write(&Source::Frozen(ram, &layers))?;
             parts.write(files, section)?;
@@ -107,7 +108,9 @@ impl Machine {
             beside(disks, || Ok((self.sections()?, write(&Source::Still(ram))?)))?;
         self.with_header(sections).write(files, section)?;
         let summary = Summary { pause: began.elapsed(), memory };
-        self.go_on_or_end((still, writing), after, &summary);
+        if self.ended(still, after, &summary) {
+            std::mem::forget(writing);
+        }
         Ok(summary)
     }
 
@@ -152,20 +155,22 @@ impl Machine {
         let (section, memory) = live.finish();
         parts.write(files, section)?;
         let summary = Summary { pause, memory };
-        if let Some(still) = still {
-            self.go_on_or_end((still, writing), after, &summary);
+        if still.is_some_and(|still| self.ended(still, after, &summary)) {
+            std::mem::forget(writing);
         }
         Ok(summary)
     }
 
-    fn go_on_or_end(&self, held: (Still<'_>, Writing<'_>), after: After<'_>, summary: &Summary) {
+    /// Ends the machine, if that is wanted and what was written stays: it is never written down again. Otherwise it goes on.
+    fn ended(&self, still: Still<'_>, after: After<'_>, summary: &Summary) -> bool {
         match after {
             After::Stop(stays) if stays(summary) => {
                 self.shared().end(Outcome::Saved);
                 // What the guest has asked of its devices is for those who go on from here.
-                std::mem::forget(held);
+                std::mem::forget(still);
+                true
             }
-            _ => drop(held),
+            _ => false,
         }
     }
 
@@ -182,7 +187,8 @@ impl Machine {
         if let Some(disk) = self.spec().disks.iter().find(written) {
             return Err(SnapshotError::Written(disk.path.clone()).into());
         }
-        let still = self.write_down()?.stand_still()?;
+        let writing = self.write_down()?;
+        let still = writing.stand_still()?;
         self.can_be_written()?;
         let (sections, layers) =
             beside(|| self.write_disks(files), || Ok((self.sections()?, self.pc().ram.freeze()?)))?;

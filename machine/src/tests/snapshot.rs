@@ -154,17 +154,21 @@ fn taken() -> tempfile::TempDir {
 
 /// A copy that has not begun, whose files are gone by name.
 fn copy(machine: &Machine) -> Machine {
+    try_copy(machine).unwrap()
+}
+
+fn try_copy(machine: &Machine) -> Result<Machine, MachineError> {
     let folder = tempfile::tempdir().unwrap();
     let files = Files { memory: None, ..files(folder.path()) };
-    let copied = machine.copy(&files).unwrap();
+    let copied = machine.copy(&files)?;
     let memory = copied.memory.iter().map(|file| {
         assert!(file.write_at(b"x", 0).is_err(), "nobody writes what others have");
         PathBuf::from(format!("{}/{}", file::INHERITED, file.as_raw_fd()))
     });
     let paths = Paths { memory: memory.collect(), foreign: false, ..Paths::in_folder(folder.path()) };
-    let snapshot = Snapshot::open(paths).unwrap();
+    let snapshot = Snapshot::open(paths)?;
     let engine = engine::choose(EngineKind::Dbt).unwrap().engine;
-    Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends()).unwrap()
+    Machine::restore(&snapshot, snapshot.spec(), engine.as_ref(), backends())
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Snapshots of guests that go on writing: what is in one is what was in RAM at one moment.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use memory::{GuestRam, MemoryError};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 
@@ -140,6 +142,34 @@ fn what_is_written_is_of_one_moment_on_any_engine_and_all_go_on() {
         turns.push(turn(&machine.pc().ram));
         assert!(turns.is_sorted() && turns[0] < turns[2], "{engine}: {turns:?}");
     }
+}
+
+#[test]
+fn who_asks_while_another_one_is_served_is_refused_and_all_copies_are_of_one_moment() {
+    let machine = begun(MachineSpec { clonable: true, memory: Size::mib(64), ..turning().spec() });
+    goes_on(&machine, 3);
+    let asked = AtomicBool::new(true);
+    let ask = || {
+        while asked.load(Ordering::Relaxed) {
+            let folder = tempfile::tempdir().unwrap();
+            let copied = machine.copy(&Files { memory: None, ..files(folder.path()) });
+            assert!(copied.is_ok() || copied.unwrap_err().to_string().contains("being written down"));
+        }
+    };
+    std::thread::scope(|scope| {
+        (0..3).for_each(|_| drop(scope.spawn(ask)));
+        let mut served = 0;
+        while served < 30 {
+            if let Ok(copy) = try_copy(&machine) {
+                turn(&copy.pc().ram);
+                served += 1;
+            }
+        }
+        asked.store(false, Ordering::Relaxed);
+    });
+    let from = turn_of(&machine);
+    goes_on(&machine, from + 3);
+    turn_of(&machine);
 }
 
 #[test]
