@@ -10,13 +10,19 @@ use crate::{request, sys};
 /// Who is told of it, by the device's name, in a system whose DHCP client does not see that a link has gone and come back.
 const HOOK: &str = "/etc/guesthouse/new-address";
 
-/// Sets the address of the card that has the other one. What follows from an address, those of IPv6 and DHCP's, goes and
-/// comes with the link.
+const CARDS: &str = "/sys/class/net";
+
+/// Sets the address of the card whose driver has read the other one. What follows from an address, those of IPv6 and DHCP's, goes
+/// and comes with the link.
 pub fn change(from: [u8; 6], to: [u8; 6]) -> io::Result<()> {
-    let name = find(&text(from))
-        .ok_or_else(|| io::Error::other(format!("there is no network card with the address {}", text(from))))?;
     // Calls for devices are the same on every kind of socket.
     let socket = UnixDatagram::unbound()?;
+    let Some(name) = find(&socket, from) else {
+        return Err(io::Error::other(format!("there is no network card with the address {}", text(from))));
+    };
+    if current(&name).is_some_and(|address| address == text(to)) {
+        return Ok(());
+    }
     let link = sys::Link::new(&socket, &name)?;
     let flags = link.flags()?;
     link.set_flags(flags & !sys::IFF_UP)?;
@@ -26,12 +32,22 @@ pub fn change(from: [u8; 6], to: [u8; 6]) -> io::Result<()> {
     if Path::new(HOOK).exists() { request::begin(HOOK, &[&name]) } else { Ok(()) }
 }
 
-/// The device that has an address by itself: what is built on one (a bridge, a VLAN) takes over what that has.
-fn find(address: &str) -> Option<String> {
-    let cards = fs::read_dir("/sys/class/net").ok()?.flatten();
-    let mut own = cards.filter(|card| card.path().join("device").exists());
-    let has = |path: &Path| fs::read_to_string(path.join("address")).is_ok_and(|text| text.trim() == address);
-    own.find(|card| has(&card.path()))?.file_name().into_string().ok()
+/// The device with this address, which it may have had before somebody set another: that is what its driver remembers. What is built
+/// on one (a bridge, a VLAN) takes over what that has.
+fn find(socket: &UnixDatagram, address: [u8; 6]) -> Option<String> {
+    let all = fs::read_dir(CARDS).ok()?.flatten();
+    let own = all.filter(|card| card.path().join("device").exists());
+    let names: Vec<String> = own.filter_map(|card| card.file_name().into_string().ok()).collect();
+    let permanent = |name: &&String| {
+        sys::Link::new(socket, name).and_then(|link| link.permanent_address()).is_ok_and(|own| own == address)
+    };
+    let has = |name: &&String| current(name).is_some_and(|own| own == text(address));
+    names.iter().find(permanent).or_else(|| names.iter().find(has)).cloned()
+}
+
+fn current(name: &str) -> Option<String> {
+    let said = fs::read_to_string(Path::new(CARDS).join(name).join("address")).ok()?;
+    Some(said.trim().to_owned())
 }
 
 /// As the kernel writes it.

@@ -109,6 +109,8 @@ const RNDRESEEDCRNG: c_ulong = 0x5207;
 const SIOCGIFFLAGS: c_ulong = 0x8913;
 const SIOCSIFFLAGS: c_ulong = 0x8914;
 const SIOCSIFHWADDR: c_ulong = 0x8924;
+const SIOCETHTOOL: c_ulong = 0x8946;
+const ETHTOOL_GPERMADDR: u32 = 0x20;
 /// The family of Ethernet's addresses.
 const ARPHRD_ETHER: u16 = 1;
 /// A device is in use.
@@ -278,9 +280,25 @@ impl<'a> Link<'a> {
         self.call(SIOCSIFHWADDR, content).map(drop)
     }
 
+    /// The one that its driver found.
+    pub fn permanent_address(&self) -> io::Result<[u8; 6]> {
+        // Command and room, then the address (ethtool_perm_addr of linux/ethtool.h).
+        let mut asked = [0u8; 16];
+        asked[..4].copy_from_slice(&ETHTOOL_GPERMADDR.to_le_bytes());
+        asked[4..8].copy_from_slice(&8u32.to_le_bytes());
+        let mut content = [0; 24];
+        content[..8].copy_from_slice(&(asked.as_mut_ptr() as u64).to_le_bytes());
+        self.call(SIOCETHTOOL, content)?;
+        let [.., 6, 0, 0, 0, a, b, c, d, e, f, _, _] = asked else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        Ok([a, b, c, d, e, f])
+    }
+
     fn call(&self, request: c_ulong, content: [u8; 24]) -> io::Result<[u8; 24]> {
         let mut all = LinkRequest { name: self.name, content };
-        // SAFETY: it is what the calls take, and has room for what they answer.
+        // SAFETY: it is what the calls take, and has room for what they answer; one that has a pointer in it has it to as much room
+        // as it says there.
         result(unsafe { ioctl(self.socket.as_raw_fd(), request, &raw mut all) })?;
         Ok(all.content)
     }

@@ -151,8 +151,8 @@ impl Run<'_> {
         connected.context(NO_THREAD)?;
         console.open_to_clients(plan.style, typist(vm));
         let server = Server::start(vm)?;
-        if let Some(snapshot) = self.snapshot {
-            identity::renew(&machine, snapshot, &vm.status());
+        if self.snapshot.is_some() {
+            identity::renew(&machine, &vm.status());
         }
         let (status, outcome) = self.live(machine, &backends, &reasons, &console);
         // Clients get everything the guest has said, then the news.

@@ -12,8 +12,9 @@ use cpu::{Clock, CpuState, Engine, Signals, VmConfig};
 use device::Action;
 use jail::Kind;
 use memory::GuestRam;
+use net::Mac;
 use parking_lot::Mutex;
-use virtio::Balloon;
+use virtio::{Balloon, Net, VirtioDevice};
 
 use crate::console::{self, SocketPort};
 use crate::control::{Control, Go};
@@ -44,6 +45,7 @@ pub struct Shared {
     /// Disks and networks, for what they count.
     metered: Vec<Arc<MeteredDisk>>,
     nets: Vec<Arc<MeteredNet>>,
+    cards: Vec<Arc<Net>>,
     ports: Vec<Arc<SocketPort>>,
     balloon: Arc<Balloon>,
     throttles: Throttles,
@@ -253,7 +255,7 @@ impl Machine {
         let mut throttles = Throttles::default();
         let mut devices = disks::devices(&spec, &disks, &mut throttles)?;
         let (nets, cards) = nets::open(&spec, &mut throttles)?;
-        devices.extend(cards);
+        devices.extend(cards.iter().map(|card| card.clone() as Arc<dyn VirtioDevice>));
         throttles.apply(&spec.limits)?;
         devices.extend(shares::open(&spec.shares)?);
         let ports = console::open(&spec.ports)?;
@@ -284,6 +286,7 @@ impl Machine {
             overlays,
             metered,
             nets,
+            cards,
             ports,
             balloon,
             throttles,
@@ -480,6 +483,12 @@ impl Machine {
     /// The agent in the guest, if there is one: it says so when it is asked for something.
     pub fn agent(&self) -> &Arc<Host> {
         &self.shared.agent
+    }
+
+    /// Cards whose addresses are others than the guest's drivers have read, since the machine is a copy: what they take them for, and
+    /// what they are.
+    pub fn mistaken_cards(&self) -> Vec<(Mac, Mac)> {
+        self.shared.cards.iter().filter_map(|card| card.mistaken()).collect()
     }
 
     /// The definition.

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use net::switch::SwitchNet;
 use net::{Mac, NetBackend, NetError, TapNet, UserNet};
-use virtio::{Net, VirtioDevice};
+use virtio::Net;
 
 use crate::limits::{DeviceName, Throttles};
 use crate::meter::MeteredNet;
 use crate::{MachineError, MachineSpec, NetSpec};
 
 /// Networks, and the cards that are plugged into them.
-type NetsAndCards = (Vec<Arc<MeteredNet>>, Vec<Arc<dyn VirtioDevice>>);
+type NetsAndCards = (Vec<Arc<MeteredNet>>, Vec<Arc<Net>>);
 
 /// Gives cards their addresses that have none yet: they keep them wherever the machine goes.
 pub fn address(spec: &mut MachineSpec) -> Result<(), MachineError> {
@@ -29,7 +29,7 @@ pub fn address(spec: &mut MachineSpec) -> Result<(), MachineError> {
 /// Makes the networks and the cards, in the order of their slots.
 pub fn open(spec: &MachineSpec, throttles: &mut Throttles) -> Result<NetsAndCards, MachineError> {
     let mut nets = Vec::new();
-    let mut devices: Vec<Arc<dyn VirtioDevice>> = Vec::new();
+    let mut cards = Vec::new();
     for (net, index) in spec.nets.iter().zip(0u8..) {
         let (backend, mac): (Arc<dyn NetBackend>, _) = match net {
             NetSpec::User(config) => {
@@ -54,7 +54,7 @@ pub fn open(spec: &MachineSpec, throttles: &mut Throttles) -> Result<NetsAndCard
         let [sent, received] = device.throttles();
         throttles.0.insert(DeviceName::Sent(index), sent);
         throttles.0.insert(DeviceName::Received(index), received);
-        devices.push(Arc::new(device));
+        cards.push(Arc::new(device));
     }
-    Ok((nets, devices))
+    Ok((nets, cards))
 }

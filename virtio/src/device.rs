@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use ::net::Mac;
 use device::RestoreError;
 use serde::{Deserialize, Serialize};
 
@@ -40,8 +41,17 @@ pub enum DeviceState {
     Console(ConsoleState),
     /// What a balloon's driver was asked for and has done.
     Balloon(BalloonState),
-    /// Pairs of queues that a card's driver uses.
-    Net(u16),
+    /// A card's.
+    Net(NetState),
+}
+
+/// What a network card remembers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetState {
+    /// Pairs of queues that the driver uses.
+    pub pairs: u16,
+    /// The address that the driver has read: a copy's card has another one.
+    pub known: Option<Mac>,
 }
 
 /// A transport as the machine sees it.

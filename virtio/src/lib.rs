@@ -28,7 +28,7 @@ mod worker;
 pub use balloon::{Balloon, BalloonState, BalloonStatistics};
 pub use blk::{Blk, BlkOptions};
 pub use console::{Console, ConsoleSize, ConsoleState, Peer, PortBackend, PortBell};
-pub use device::{DeviceState, Session, Transport, VirtioDevice, feature};
+pub use device::{DeviceState, NetState, Session, Transport, VirtioDevice, feature};
 pub use frontend::{Frontend, FrontendState};
 pub use fs::Fs;
 pub use link::{DriverLink, Interrupt};

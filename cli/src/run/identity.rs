@@ -1,46 +1,69 @@
 //! What a guest that was elsewhere has to be told, by its agent if it has one.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
 use agent::AgentError;
 use agent::protocol::Request;
 use jail::Kind;
-use machine::snapshot::changed_cards;
-use machine::{Machine, Snapshot};
+use machine::Machine;
 use rustix::rand::{GetRandomFlags, getrandom};
 use server::Status;
 
-/// How long an agent has to greet again.
+/// How long an agent may take; then it is asked again, since the guest may be busy or paused, or have just begun.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Gives it random numbers that nobody else has, and tells it what time it is, its name if that is a host's, and which of its cards
-/// have other addresses. Kernels with a driver for the VM Generation ID have taken such numbers themselves.
-pub fn renew(machine: &Arc<Machine>, snapshot: &Snapshot, status: &Status) {
+/// have other addresses, as soon as its agent hears it. Kernels with a driver for the VM Generation ID have taken such numbers
+/// themselves.
+pub fn renew(machine: &Arc<Machine>, status: &Status) {
     let plain = |name: &String| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
     let name = status.name.clone().filter(plain);
-    let cards = changed_cards(&snapshot.spec(), machine.spec());
-    let agent = machine.agent().clone();
+    // The name comes before the cards, which ask for other addresses by it.
+    let name = name.map(|name| Request::Hostname(name.into_bytes()));
+    let cards = machine.mistaken_cards().into_iter().map(|(known, now)| Request::Card(known.0, now.0));
+    let news: Vec<_> = name.into_iter().chain(cards).collect();
+    let machine = Arc::downgrade(machine);
     let tell = move || {
-        let mut seed = [0; 32];
-        let seeded = getrandom(&mut seed, GetRandomFlags::empty()).map(|_| Request::Random(seed));
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let time = Request::Time(now.as_nanos() as u64);
-        let name = name.map(|name| Request::Hostname(name.into_bytes()));
-        // The name comes first: with their addresses, cards ask for others by it.
-        let cards = cards.into_iter().map(|(old, new)| Request::Card(old.0, new.0));
-        for request in seeded.into_iter().chain([time]).chain(name).chain(cards) {
-            match agent.request(&request, PATIENCE) {
-                Ok(()) => {}
-                // An older agent may not know of it.
-                Err(AgentError::Refused(why)) => {
-                    tracing::info!("the guest does not want to know who it is: {why}")
-                }
-                Err(e) => return tracing::info!("the guest is not told who it is: {e}"),
-            }
-        }
+        tell(&machine, seed);
+        tell(&machine, time);
+        news.iter().for_each(|request| tell(&machine, || Some(request.clone())));
     };
     if let Err(e) = jail::spawn(Kind::Client, "identity", tell) {
         tracing::warn!("the host refuses a thread: {e}");
+    }
+}
+
+fn seed() -> Option<Request> {
+    let mut seed = [0; 32];
+    getrandom(&mut seed, GetRandomFlags::empty()).ok().map(|_| Request::Random(seed))
+}
+
+fn time() -> Option<Request> {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Some(Request::Time(now.as_nanos() as u64))
+}
+
+/// Until it was heard, or the machine has ended. A guest may hear it twice.
+fn tell(machine: &Weak<Machine>, request: impl Fn() -> Option<Request>) {
+    while let Some(agent) = machine.upgrade().map(|machine| machine.agent().clone()) {
+        let Some(request) = request() else { return };
+        match agent.request(&request, PATIENCE) {
+            Ok(()) => return,
+            // An older agent may not know of it.
+            Err(AgentError::Refused(why)) if matches!(request, Request::Card(..)) => {
+                return tracing::warn!(
+                    "the guest has the network address of the machine that this is a copy of: {why}"
+                );
+            }
+            Err(why @ (AgentError::Refused(_) | AgentError::Version(_))) => {
+                return tracing::info!("the guest does not want to know who it is: {why}");
+            }
+            Err(e) => tracing::info!("the guest is not told who it is yet: {e}"),
+        }
+        sleep(PAUSE);
     }
 }

@@ -65,6 +65,37 @@ fn copies_of_the_default_guest_are_others_on_their_network() {
     copies_and_their_original_reach_each_other(&[]);
 }
 
+/// Its guest may not have been told that it is a copy when it is copied, or saved, itself.
+#[test]
+fn a_copy_of_a_copy_that_has_just_begun_is_another_one() {
+    let world = World::new();
+    world.ok(&["net", "create", "lan"]);
+    let _lan = Lan(&world);
+    world.ok(&["run", "-d", "--clonable", "--name", "a", "--memory", "128M", "--net", "lan"]);
+    let first = addresses(&world, "a", ["", ""]);
+    world.ok(&["clone", "--name", "b", "a"]);
+    world.ok(&["clone", "--name", "c", "b"]);
+    world.ok(&["clone", "--name", "d", "a"]);
+    world.ok(&["snapshot", "--stop", "d", "snap"]);
+    world.ok(&["restore", "-d", "--name", "e", "snap"]);
+    // What was set by hand is not for two, either.
+    world.exec(
+        "a",
+        "for card in /sys/class/net/eth*; do ip link set ${card##*/} address 02:00:00:00:00:77; done",
+    );
+    world.ok(&["clone", "--name", "f", "a"]);
+    let old = first.each_ref().map(String::as_str);
+    let byhand = ["02:00:00:00:00:77", old[1]];
+    let others = [("b", old), ("c", old), ("e", old), ("f", byhand)];
+    let all: HashSet<_> = others.iter().flat_map(|(name, old)| addresses(&world, name, *old)).collect();
+    assert_eq!(all.len(), 8, "{all:?}");
+    let lan: serde_json::Value =
+        serde_json::from_str(&world.ok(&["net", "inspect", "lan", "--json"])).unwrap();
+    for port in lan["ports"].as_array().unwrap().iter().filter(|port| port["name"] != "a") {
+        assert!(all.contains(port["mac"].as_str().unwrap()), "{all:?} {lan}");
+    }
+}
+
 #[test]
 fn copies_of_a_whole_system_are_others_on_their_network() {
     copies_and_their_original_reach_each_other(&["debian"]);

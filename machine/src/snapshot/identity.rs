@@ -3,8 +3,6 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use net::Mac;
-
 use crate::{MachineSpec, NetSpec};
 
 /// Makes a copy's definition one that can live beside the original: its sockets have the copy's name behind theirs, its cards
@@ -27,17 +25,6 @@ pub fn make_distinct(spec: &mut MachineSpec, name: &str) {
     }
 }
 
-/// The cards that have other addresses than before, which a guest's driver reads once: the old ones and the new ones.
-pub fn changed_cards(before: &MachineSpec, after: &MachineSpec) -> Vec<(Mac, Mac)> {
-    let mac = |net: &NetSpec| match net {
-        NetSpec::User(config) => config.mac,
-        NetSpec::Tap(config) => config.mac,
-        NetSpec::Switch(config) => config.mac,
-    };
-    let pairs = before.nets.iter().zip(&after.nets).filter_map(|(old, new)| mac(old).zip(mac(new)));
-    pairs.filter(|(old, new)| old != new).collect()
-}
-
 fn beside(path: &Path, name: &str) -> PathBuf {
     let mut text = OsString::from(path);
     text.push(".");
@@ -48,8 +35,6 @@ fn beside(path: &Path, name: &str) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use net::switch::SwitchConfig;
-
     use crate::{PortSpec, UserConfig};
 
     #[test]
@@ -61,30 +46,5 @@ mod tests {
         make_distinct(&mut spec, "web-1");
         assert_eq!(spec.ports[0].path, Path::new("/run/a.sock.web-1"));
         assert_eq!(spec.nets, [NetSpec::User(UserConfig::default())]);
-    }
-
-    #[test]
-    fn a_copys_guest_is_told_of_cards_whose_addresses_it_cannot_keep() {
-        let on = |switch: &str| SwitchConfig { switch: switch.to_owned(), ..SwitchConfig::default() };
-        let user = UserConfig { mac: Some(Mac([2; 6])), ..UserConfig::default() };
-        let nets = vec![
-            NetSpec::User(user),
-            NetSpec::Switch(on("a")),
-            NetSpec::User(UserConfig::default()),
-            NetSpec::Switch(on("b")),
-        ];
-        let mut before = MachineSpec { nets, ..MachineSpec::default() };
-        crate::nets::address(&mut before).unwrap();
-        assert_eq!(changed_cards(&before, &before), []);
-        let mut after = before.clone();
-        make_distinct(&mut after, "copy");
-        crate::nets::address(&mut after).unwrap();
-        let [(first, other), (second, another)] = changed_cards(&before, &after)[..] else {
-            panic!("{after:?}")
-        };
-        let all: std::collections::HashSet<_> = [first, other, second, another].into();
-        assert_eq!(all.len(), 4, "{all:?}");
-        let NetSpec::Switch(config) = &before.nets[3] else { panic!("{before:?}") };
-        assert_eq!(config.mac, Some(second));
     }
 }

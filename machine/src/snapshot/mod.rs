@@ -20,7 +20,7 @@ pub use disks::DiskMark;
 pub use error::SnapshotError;
 pub use format::{PLAIN, Section, VERSION, encode};
 pub use header::Header;
-pub use identity::{changed_cards, make_distinct};
+pub use identity::make_distinct;
 pub use part::SavedPart;
 pub use restore::{Paths, Snapshot};
 pub use save::{After, Copied, Files, How, Summary};

@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use ::net::{Mac, NetBackend};
 use device::RestoreError;
+use parking_lot::Mutex;
 
 use crate::device::read_image;
-use crate::{DeviceState, Session, Throttle, VirtioDevice};
+use crate::{DeviceState, NetState, Session, Throttle, VirtioDevice};
 use port::Port;
 
 /// Feature bits (5.1.3).
@@ -45,6 +46,9 @@ pub struct Net {
     backend: Arc<dyn NetBackend>,
     port: Arc<Port>,
     queues: Vec<u16>,
+    mac: Mac,
+    /// The address that the driver has read.
+    known: Mutex<Option<Mac>>,
     config: [u8; 10],
 }
 
@@ -70,12 +74,17 @@ impl Net {
             });
         }
         backend.connect(port.clone())?;
-        Ok(Self { backend, port, queues, config })
+        Ok(Self { backend, port, queues, mac, known: Mutex::default(), config })
     }
 
     /// The rates of frames from the guest and to it.
     pub fn throttles(&self) -> [Arc<Throttle>; 2] {
         [self.port.sent().clone(), self.port.received().clone()]
+    }
+
+    /// The address that the driver has read, where the card's is another one.
+    pub fn mistaken(&self) -> Option<(Mac, Mac)> {
+        self.known.lock().filter(|known| *known != self.mac).map(|known| (known, self.mac))
     }
 
     fn pairs(&self) -> u16 {
@@ -119,6 +128,9 @@ impl VirtioDevice for Net {
         let status = if self.port.is_up() { LINK_UP } else { 0 };
         config[6..8].copy_from_slice(&status.to_le_bytes());
         read_image(&config, offset, data);
+        if offset < self.mac.0.len() as u64 && !data.is_empty() {
+            *self.known.lock() = Some(self.mac);
+        }
     }
 
     fn start(&self, session: Arc<Session>) {
@@ -142,19 +154,20 @@ impl VirtioDevice for Net {
     }
 
     fn save(&self) -> DeviceState {
-        DeviceState::Net(self.port.pairs())
+        DeviceState::Net(NetState { pairs: self.port.pairs(), known: *self.known.lock() })
     }
 
     fn check(&self, state: &DeviceState, kind: &'static str) -> Result<(), RestoreError> {
         match state {
-            DeviceState::Net(pairs) if (1..=self.pairs()).contains(pairs) => Ok(()),
+            DeviceState::Net(state) if (1..=self.pairs()).contains(&state.pairs) => Ok(()),
             _ => Err(RestoreError { kind, reason: "it is of another type of device, or has other queues" }),
         }
     }
 
     fn restore(&self, state: &DeviceState) {
-        if let DeviceState::Net(pairs) = state {
+        if let DeviceState::Net(NetState { pairs, known }) = state {
             self.port.use_pairs(*pairs);
+            *self.known.lock() = *known;
         }
     }
 }

@@ -231,3 +231,29 @@ fn kicks_and_resets_at_every_moment_are_harmless() {
     stop.store(1, Ordering::SeqCst);
     backend.join().unwrap();
 }
+
+#[test]
+fn a_card_knows_which_address_its_driver_has_read() {
+    let card = |last| Net::new(Arc::new(Far::default()), Mac([2, 3, 4, 5, 6, last]), 2).unwrap();
+    let (first, other) = (card(7), card(8));
+    assert_eq!(first.mistaken(), None);
+    first.read_config(6, &mut [0; 2]);
+    assert_eq!(
+        first.save(),
+        DeviceState::Net(NetState { pairs: 1, known: None }),
+        "its status is no address"
+    );
+    let mut address = [0; 6];
+    first.read_config(0, &mut address);
+    assert_eq!((Mac(address), first.mistaken()), (MAC, None));
+    // Whoever goes on with what it was has another address until a driver reads that, and is reset in between or not.
+    other.check(&first.save(), "net").unwrap();
+    other.restore(&first.save());
+    other.reset();
+    assert_eq!(other.mistaken(), Some((MAC, Mac([2, 3, 4, 5, 6, 8]))));
+    let third = card(9);
+    third.restore(&other.save());
+    assert_eq!(third.mistaken(), Some((MAC, Mac([2, 3, 4, 5, 6, 9]))));
+    other.read_config(5, &mut [0]);
+    assert_eq!(other.mistaken(), None);
+}
