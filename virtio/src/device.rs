@@ -47,11 +47,33 @@ pub enum DeviceState {
 
 /// What a network card remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "SavedNet")]
 pub struct NetState {
     /// Pairs of queues that the driver uses.
     pub pairs: u16,
     /// The address that the driver has read: a copy's card has another one.
     pub known: Option<Mac>,
+}
+
+/// As snapshots have it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum SavedNet {
+    /// From when cards remembered no address.
+    Pairs(u16),
+    State {
+        pairs: u16,
+        known: Option<Mac>,
+    },
+}
+
+impl From<SavedNet> for NetState {
+    fn from(saved: SavedNet) -> Self {
+        match saved {
+            SavedNet::Pairs(pairs) => Self { pairs, known: None },
+            SavedNet::State { pairs, known } => Self { pairs, known },
+        }
+    }
 }
 
 /// A transport as the machine sees it.

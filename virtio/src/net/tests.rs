@@ -257,3 +257,13 @@ fn a_card_knows_which_address_its_driver_has_read() {
     other.read_config(5, &mut [0]);
     assert_eq!(other.mistaken(), None);
 }
+
+#[test]
+fn a_saved_card_is_understood_as_it_is_and_as_it_was() {
+    for state in [NetState { pairs: 2, known: Some(MAC) }, NetState { pairs: 2, known: None }] {
+        let saved = serde_json::to_string(&DeviceState::Net(state)).unwrap();
+        assert_eq!(serde_json::from_str::<DeviceState>(&saved).unwrap(), DeviceState::Net(state));
+    }
+    let before: DeviceState = serde_json::from_str(r#"{"Net":2}"#).unwrap();
+    assert_eq!(before, DeviceState::Net(NetState { pairs: 2, known: None }));
+}
