@@ -4,8 +4,8 @@ use std::io;
 use std::process::{Command, Stdio};
 
 use crate::protocol::{Exit, Request};
-use crate::{card, sys};
 use crate::user::PATH;
+use crate::{card, sys};
 
 /// Does it; the status for the host.
 pub fn answer(request: &Request) -> Exit {

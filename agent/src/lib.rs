@@ -19,9 +19,6 @@ pub use host::{Event, Host, Session, serve};
 /// The program for the guest: static, x86-64 Linux.
 pub const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/guesthouse-agent"));
 
-/// How many kinds of [`protocol::Request`] it knows: guests with one that knows fewer are built again.
-pub const REQUESTS: u32 = 7;
-
 #[cfg(test)]
 mod tests {
     #[test]

@@ -51,7 +51,7 @@ impl DiskEntry {
         hash.update(SCRIPT);
         // One that speaks and knows the same serves, whoever built it.
         hash.update(agent::protocol::VERSION.to_le_bytes());
-        hash.update(agent::REQUESTS.to_le_bytes());
+        hash.update([agent::protocol::Request::KINDS]);
         hex(hash.finalize().get(..8).unwrap_or_default())
     }
 }

@@ -150,6 +150,9 @@ pub enum Request {
 }
 
 impl Request {
+    /// How many kinds there are: guests whose agent knows fewer are built again.
+    pub const KINDS: u8 = 7;
+
     /// As bytes.
     pub fn encode(&self) -> Vec<u8> {
         match self {

@@ -114,6 +114,9 @@ fn an_exit_has_a_shells_status_and_a_text_of_one_line() {
     for request in requests {
         assert_eq!(Request::decode(&request.encode()), Ok(request));
     }
+    // As many kinds are known as are said to be.
+    let known = |kind: u8| (0..64).any(|len| Request::decode(&[vec![kind], vec![1; len]].concat()).is_ok());
+    assert_eq!((0..=u8::MAX).filter(|&kind| known(kind)).count(), usize::from(Request::KINDS));
     assert!(Request::decode(&[5; 32]).is_err());
     assert!(Request::decode(&[6; 12]).is_err() && Request::decode(&[6; 14]).is_err());
     assert!(Request::decode(&Request::Hostname(vec![b'a'; 65]).encode()).is_err());

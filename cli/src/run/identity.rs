@@ -24,13 +24,17 @@ pub fn renew(machine: &Arc<Machine>, status: &Status) {
     let name = status.name.clone().filter(plain);
     // The name comes before the cards, which ask for other addresses by it.
     let name = name.map(|name| Request::Hostname(name.into_bytes()));
-    let cards = machine.mistaken_cards().into_iter().map(|(known, now)| Request::Card(known.0, now.0));
-    let news: Vec<_> = name.into_iter().chain(cards).collect();
+    let cards = machine.mistaken_cards();
     let machine = Arc::downgrade(machine);
     let tell = move || {
-        tell(&machine, seed);
-        tell(&machine, time);
-        news.iter().for_each(|request| tell(&machine, || Some(request.clone())));
+        tell(&machine, |_| seed());
+        tell(&machine, |_| time());
+        tell(&machine, |_| name.clone());
+        for (known, now) in cards {
+            // A driver that has begun anew knows.
+            let is_mistaken = |machine: &Machine| machine.mistaken_cards().contains(&(known, now));
+            tell(&machine, |machine| is_mistaken(machine).then_some(Request::Card(known.0, now.0)));
+        }
     };
     if let Err(e) = jail::spawn(Kind::Client, "identity", tell) {
         tracing::warn!("the host refuses a thread: {e}");
@@ -47,10 +51,10 @@ fn time() -> Option<Request> {
     Some(Request::Time(now.as_nanos() as u64))
 }
 
-/// Until it was heard, or the machine has ended. A guest may hear it twice.
-fn tell(machine: &Weak<Machine>, request: impl Fn() -> Option<Request>) {
-    while let Some(agent) = machine.upgrade().map(|machine| machine.agent().clone()) {
-        let Some(request) = request() else { return };
+/// Until it was heard, there is nothing to be told, or the machine has ended. A guest may hear it twice.
+fn tell(machine: &Weak<Machine>, request: impl Fn(&Machine) -> Option<Request>) {
+    let ask = || machine.upgrade().and_then(|machine| Some((machine.agent().clone(), request(&machine)?)));
+    while let Some((agent, request)) = ask() {
         match agent.request(&request, PATIENCE) {
             Ok(()) => return,
             // An older agent may not know of it.

@@ -49,7 +49,6 @@ pub struct Net {
     mac: Mac,
     /// The address that the driver has read.
     known: Mutex<Option<Mac>>,
-    config: [u8; 10],
 }
 
 impl Net {
@@ -61,9 +60,6 @@ impl Net {
         let pairs = pairs.clamp(1, MAX_PAIRS);
         let mut queues = vec![QUEUE_SIZE; usize::from(pairs) * 2];
         queues.push(CONTROL_SIZE);
-        let mut config = [0; 10];
-        config[..6].copy_from_slice(&mac.0);
-        config[8..].copy_from_slice(&pairs.to_le_bytes());
         let port = Arc::new(Port::new(pairs));
         for throttle in [port.sent(), port.received()] {
             let bell = Arc::downgrade(&backend);
@@ -74,7 +70,7 @@ impl Net {
             });
         }
         backend.connect(port.clone())?;
-        Ok(Self { backend, port, queues, mac, known: Mutex::default(), config })
+        Ok(Self { backend, port, queues, mac, known: Mutex::default() })
     }
 
     /// The rates of frames from the guest and to it.
@@ -124,9 +120,11 @@ impl VirtioDevice for Net {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let mut config = self.config;
         let status = if self.port.is_up() { LINK_UP } else { 0 };
+        let mut config = [0; 10];
+        config[..6].copy_from_slice(&self.mac.0);
         config[6..8].copy_from_slice(&status.to_le_bytes());
+        config[8..].copy_from_slice(&self.pairs().to_le_bytes());
         read_image(&config, offset, data);
         if offset < self.mac.0.len() as u64 && !data.is_empty() {
             *self.known.lock() = Some(self.mac);
